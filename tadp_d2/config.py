@@ -1,0 +1,75 @@
+"""Every config key that Detectron2 lacks, with its unit, default and source.
+
+The defaults follow the text of the TADP paper; `configs/presets/` holds what its tables and its
+released code do instead.
+"""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_tadp_config(cfg: CN) -> None:
+    """Adds the keys of this project to Detectron2's config, in place."""
+    cfg.MODEL.DIFFUSION = CN()
+    # Folder in diffusers' format, or hub id. The original repository of SD 1.5 is gone from the
+    # hub; this is its mirror.
+    cfg.MODEL.DIFFUSION.WEIGHTS = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    # Branch, tag or commit of the hub's model; empty for its main branch.
+    cfg.MODEL.DIFFUSION.REVISION = ""
+    # Folder of a fine-tuned UNet (DreamBooth) that replaces the one of WEIGHTS; empty for none.
+    cfg.MODEL.DIFFUSION.UNET = ""
+    # Noise level that the UNet is told. The papers write t = 0; the released code passes 1.
+    cfg.MODEL.DIFFUSION.TIMESTEP = 0
+    # Multiply latents by the VAE's scaling factor, 0.18215 for SD 1.5 (TADP, section 3; VPD: off).
+    cfg.MODEL.DIFFUSION.LATENT_SCALING = True
+    # Recompute the UNet's blocks in the backward pass: less memory, more time, equal results.
+    cfg.MODEL.DIFFUSION.GRADIENT_CHECKPOINTING = False
+    # Cross-attention maps behind the features: at which levels (none: off), averaged over the
+    # layers of which paths, and whether gradients flow through them (released code: no).
+    cfg.MODEL.DIFFUSION.ATTENTION_MAPS = CN()
+    cfg.MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS = ("s4", "s5")
+    cfg.MODEL.DIFFUSION.ATTENTION_MAPS.PATHS = ("down", "up")
+    cfg.MODEL.DIFFUSION.ATTENTION_MAPS.GRADIENT = True
+
+    cfg.TEXT = CN()
+    # Target domain: "watercolor", "comic" or "night". It says what the modifier's name means.
+    cfg.TEXT.DOMAIN = ""
+    # Caption modifier in training and testing: "null", "simple", "ti", "dreambooth", "nearby",
+    # "unrelated", or a template such as "a charcoal sketch of {caption}".
+    cfg.TEXT.MODIFIER = "null"
+    # Modifier in training where it differs from MODIFIER; empty for the same. The released
+    # detection commands train without one ("null") and test with one.
+    cfg.TEXT.MODIFIER_TRAIN = ""
+    # Files of learned tokens (learned_embeds.safetensors).
+    cfg.TEXT.TOKENS = ()
+    # Folder of the caption files, <dataset>.jsonl or .json; empty for $DETECTRON2_DATASETS/captions.
+    cfg.TEXT.CAPTION_DIR = ""
+    # Contexts of how many prompts are kept in memory; one of SD 1.x takes 0.23 MiB.
+    cfg.TEXT.CACHE_SIZE = 4096
+
+    # "square": FIXED_SIZE x FIXED_SIZE pixels, aspect ratio not kept (TADP's detection, 512);
+    # "shortest_edge": Detectron2's MIN_SIZE_* and MAX_SIZE_*.
+    cfg.INPUT.RESIZE = "square"
+    cfg.INPUT.FIXED_SIZE = 512
+
+    # Learning rate of the UNet as a multiple of BASE_LR (TADP, section C: 1/10; its tables: 0.01).
+    cfg.SOLVER.UNET_LR_FACTOR = 0.1
+    # Exponent of the polynomial decay (1 - iteration / MAX_ITER)^power, with "PolyLR".
+    cfg.SOLVER.POLY_POWER = 0.9
+    # Batches of IMS_PER_BATCH images whose gradients are averaged into one iteration.
+    cfg.SOLVER.GRADIENT_ACCUMULATION = 1
+    # Mixed precision of SOLVER.AMP.ENABLED: "bf16" on GPU and CPU, "fp16" on GPU only.
+    cfg.SOLVER.AMP.DTYPE = "bf16"
+
+    # Besides the two VOC metrics, COCO's AP (mean over classes with ground truth).
+    cfg.TEST.COCO_METRICS = False
+
+    # Detectron2's own keys whose defaults do not suit this project.
+    cfg.INPUT.FORMAT = "RGB"
+    # To [-1, 1], as Stable Diffusion was trained.
+    cfg.MODEL.PIXEL_MEAN = [127.5, 127.5, 127.5]
+    cfg.MODEL.PIXEL_STD = [127.5, 127.5, 127.5]
+    cfg.SOLVER.LR_SCHEDULER_NAME = "PolyLR"
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.SOLVER.WARMUP_ITERS = 0
+    # Same seed, same machine, same result.
+    cfg.SEED = 1

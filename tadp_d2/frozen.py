@@ -1,0 +1,46 @@
+"""Parts of a model that are used but never trained, and fingerprints of weights."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Frozen(nn.Module):
+    """Keeps a module in eval mode, without gradients and out of checkpoints.
+
+    It moves between devices with its parent. `state_dict` leaves it out, and loading a state dict
+    that lacks it reports nothing missing.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module.requires_grad_(False)
+        self.train(False)
+        self.register_load_state_dict_pre_hook(_keep_own_weights)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return super().train(False)
+
+    def state_dict(self, *args: Any, destination: dict | None = None, **kwargs: Any) -> dict:
+        return {} if destination is None else destination
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+def _keep_own_weights(frozen: Frozen, state_dict: dict, prefix: str, *_: Any) -> None:
+    own = frozen.module.state_dict(prefix=f"{prefix}module.")
+    state_dict.update(own)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 of a module's parameter names, shapes and values, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        array = tensor.detach().cpu().float().contiguous().numpy()
+        digest.update(f"{name}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""Attention of the UNet: fused everywhere, explicit where the cross-attention map is wanted.
+
+The recorder of the maps is an argument of the pass that makes them, so nothing is left lying
+around between passes.
+"""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusers.models.attention_processor import Attention
+
+
+class AttentionMaps:
+    """The cross-attention maps of one forward pass, averaged over heads and layers per level."""
+
+    def __init__(self, gradient: bool = True):
+        """
+        Args:
+            gradient: whether gradients flow through the maps. The paper trains on `V = A + F`
+                without a word about it; the released code cuts it.
+        """
+        self._gradient = gradient
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._open = True
+
+    def add(self, level: str, probabilities: Tensor) -> None:
+        """Adds one layer's softmax probabilities, B x heads x HW x N.
+
+        Once the maps were taken, further calls do nothing: gradient checkpointing runs the layers
+        again in the backward pass.
+        """
+        if not self._open:
+            return
+        head_mean = probabilities.mean(1) if self._gradient else probabilities.detach().mean(1)
+        self._sums[level] = self._sums[level] + head_mean if level in self._sums else head_mean
+        self._counts[level] = self._counts.get(level, 0) + 1
+
+    def take(self) -> dict[str, Tensor]:
+        """Ends the recording and returns level -> mean over its layers, B x HW x N."""
+        self._open = False
+        return {level: total / self._counts[level] for level, total in self._sums.items()}
+
+
+class FusedAttention:
+    """diffusers attention processor: `scaled_dot_product_attention`, no map."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        attention_maps: AttentionMaps | None = None,
+    ) -> Tensor:
+        """Attends from `hidden_states`, B x HW x C, to `encoder_hidden_states`, B x N x D.
+
+        Args:
+            attention_mask: bias that is added to the scores, B x 1 x N.
+            attention_maps: ignored; diffusers hands it to every layer.
+        """
+        query, key, value = _project(attn, hidden_states, encoder_hidden_states)
+        bias = None if attention_mask is None else attention_mask.unsqueeze(1)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return _merge_heads(attn, out)
+
+
+class RecordedAttention:
+    """diffusers attention processor: explicit softmax, whose probabilities are recorded."""
+
+    def __init__(self, level: str):
+        """
+        Args:
+            level: feature level of the layer, such as "s4".
+        """
+        self.level = level
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        attention_maps: AttentionMaps | None = None,
+    ) -> Tensor:
+        """As `FusedAttention`, and adds the probabilities to `attention_maps`."""
+        query, key, value = _project(attn, hidden_states, encoder_hidden_states)
+        if attn.upcast_attention:
+            query, key = query.float(), key.float()
+        scores = (query * attn.scale) @ key.transpose(-1, -2)
+        if attention_mask is not None:
+            scores = scores + attention_mask.unsqueeze(1)
+        probabilities = scores.softmax(-1)
+        if attention_maps is not None:
+            attention_maps.add(self.level, probabilities)
+        return _merge_heads(attn, probabilities.to(value.dtype) @ value)
+
+
+def _project(
+    attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each B x heads x length x channels of a head."""
+    source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+    projected = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
+    query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
+    return query, key, value
+
+
+def _merge_heads(attn: Attention, out: Tensor) -> Tensor:
+    projection, dropout = attn.to_out
+    return dropout(projection(out.transpose(1, 2).flatten(2)))

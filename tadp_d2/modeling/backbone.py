@@ -1,0 +1,96 @@
+"""The diffusion model as a Detectron2 backbone, plain and with Detectron2's FPN."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from tadp_d2.frozen import Frozen
+from tadp_d2.modeling.stable_diffusion import LatentEncoder, UNetFeatures, load_unet, load_vae
+from tadp_d2.text.conditioning import Context
+from tadp_d2.weights import find_weights
+
+
+class DiffusionBackbone(Backbone):
+    """Image -> frozen VAE -> latent -> one UNet pass under a context -> multi-scale features.
+
+    It must be told the context of the images: `with backbone.conditioned(context): ...`.
+    """
+
+    def __init__(self, latent_encoder: LatentEncoder, unet: UNetFeatures, timestep: float = 0):
+        super().__init__()
+        self.latent_encoder = Frozen(latent_encoder)
+        self.unet = unet
+        self.timestep = timestep
+        self._context: Context | None = None
+
+    @contextlib.contextmanager
+    def conditioned(self, context: Context) -> Iterator[None]:
+        """Passes inside the block are conditioned on `context`, B x N x D."""
+        self._context = context
+        try:
+            yield
+        finally:
+            self._context = None
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """
+        Args:
+            images: B x 3 x H x W in [-1, 1]; H and W multiples of `size_divisibility`.
+
+        Returns:
+            level -> B x C x H/stride x W/stride, as `output_shape` says.
+        """
+        if self._context is None:
+            raise RuntimeError(
+                "the diffusion backbone needs a context: call it inside conditioned(context), or "
+                "use a meta-architecture that does, such as CaptionedRCNN"
+            )
+        return self.unet(self.latent_encoder(images), self._context, self.timestep)
+
+    @property
+    def size_divisibility(self) -> int:
+        return max(self.unet.strides.values())
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {
+            level: ShapeSpec(channels=self.unet.channels[level], stride=stride)
+            for level, stride in self.unet.strides.items()
+        }
+
+
+@BACKBONE_REGISTRY.register()
+def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionBackbone:
+    """The plain backbone, whose maps are named "s3", "s4", ... by the log2 of their strides."""
+    options = cfg.MODEL.DIFFUSION
+    folder = find_weights(options.WEIGHTS, options.REVISION)
+    latent_encoder = LatentEncoder(load_vae(folder), options.LATENT_SCALING)
+    unet = load_unet(Path(options.UNET) if options.UNET else folder / "unet")
+    if options.GRADIENT_CHECKPOINTING:
+        unet.enable_gradient_checkpointing()
+    features = UNetFeatures(
+        unet,
+        latent_stride=latent_encoder.stride,
+        context_length=_context_length(folder),
+        map_levels=options.ATTENTION_MAPS.LEVELS,
+        map_paths=options.ATTENTION_MAPS.PATHS,
+        map_gradient=options.ATTENTION_MAPS.GRADIENT,
+    )
+    return DiffusionBackbone(latent_encoder, features, options.TIMESTEP)
+
+
+@BACKBONE_REGISTRY.register()
+def build_diffusion_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Detectron2's FPN on the maps of the diffusion backbone: "p3", "p4", ..."""
+    bottom_up = build_diffusion_backbone(cfg, input_shape)
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=list(bottom_up.output_shape()),
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

@@ -1,0 +1,83 @@
+"""Learned tokens (textual inversion): reading their files and teaching them to a text encoder."""
+
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from tadp_d2.errors import UserError
+
+
+def read_tokens(path: str | Path) -> dict[str, Tensor]:
+    """Reads `learned_embeds.safetensors`, or the older `.bin`, as diffusers writes them.
+
+    Returns:
+        token -> its vectors, n x D with n >= 1, float32.
+
+    Raises:
+        UserError: the file is absent or holds anything but named vectors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"no learned token at {path}: TEXT.TOKENS must name files as textual inversion of "
+            "diffusers writes them (learned_embeds.safetensors)"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            tensors = safetensors.torch.load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the two readers raise many kinds for a damaged file
+        raise UserError(f"{path}: cannot be read as learned tokens ({error})") from None
+    valid = isinstance(tensors, dict) and tensors
+    if not valid or not all(isinstance(t, Tensor) and t.ndim in (1, 2) for t in tensors.values()):
+        raise UserError(f"{path}: expected a mapping from tokens to vectors")
+    return {token: t.detach().reshape(-1, t.shape[-1]).float() for token, t in tensors.items()}
+
+
+def add_token(
+    token: str, vectors: Tensor, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
+) -> None:
+    """Teaches a tokenizer and a text encoder a token of n vectors, in place.
+
+    Further vectors get the names `<token>_1`, `<token>_2`, ... as in diffusers.
+
+    Args:
+        token: a new word of the vocabulary, such as `<watercolor>`.
+        vectors: n x D, D the width of the text encoder.
+
+    Raises:
+        UserError: the token exists already or its vectors have another width.
+    """
+    embedding = text_encoder.get_input_embeddings()
+    width = embedding.weight.shape[1]
+    if vectors.shape[1] != width:
+        raise UserError(
+            f"token {token!r} has vectors of width {vectors.shape[1]}, the text encoder of width "
+            f"{width}: it was learned for another base model"
+        )
+    names = [token] + [f"{token}_{i}" for i in range(1, len(vectors))]
+    known = tokenizer.get_vocab()
+    for name in names:
+        if name in known:
+            raise UserError(f"token {name!r} exists already in the tokenizer: rename the new one")
+    tokenizer.add_tokens(names)
+    weight = torch.cat([embedding.weight.data, embedding.weight.new_zeros(len(names), width)])
+    weight[tokenizer.convert_tokens_to_ids(names)] = vectors.to(weight)
+    text_encoder.set_input_embeddings(torch.nn.Embedding.from_pretrained(weight))
+
+
+def expand_tokens(prompt: str, tokenizer: CLIPTokenizer) -> str:
+    """Writes out the further vectors of every learned token: `<t>` -> `<t> <t>_1 <t>_2`."""
+    known = tokenizer.get_added_vocab()
+    for token in known:
+        names = [token]
+        while f"{token}_{len(names)}" in known:
+            names.append(f"{token}_{len(names)}")
+        if len(names) > 1:
+            prompt = prompt.replace(token, " ".join(names))
+    return prompt
