@@ -4,6 +4,9 @@ The defaults follow the text of the TADP paper; `configs/presets/` holds what it
 released code do instead.
 """
 
+# Imported for what they register in Detectron2: a program that has the keys has the parts.
+import tadp_d2.data.cross_domain_voc
+import tadp_d2.modeling.meta_arch  # noqa: F401
 from detectron2.config import CfgNode as CN
 
 
@@ -62,6 +65,8 @@ def add_tadp_config(cfg: CN) -> None:
 
     # Besides the two VOC metrics, COCO's AP (mean over classes with ground truth).
     cfg.TEST.COCO_METRICS = False
+    # Images per data set that are drawn with their detections into OUTPUT_DIR/gallery; 0: none.
+    cfg.TEST.GALLERY_IMAGES = 8
 
     # Detectron2's own keys whose defaults do not suit this project.
     cfg.INPUT.FORMAT = "RGB"

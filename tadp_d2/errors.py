@@ -4,9 +4,16 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+_RELAYED = "tadp_d2.errors.UserError: "
+
 
 class UserError(Exception):
     """Wrong input: the message names the culprit, what was expected and what to do."""
+
+    def __init__(self, message: str):
+        # A data-loading worker relays its exception as one of the same type whose message is a
+        # whole traceback; the user needs its last part.
+        super().__init__(message.rpartition(_RELAYED)[2].strip())
 
 
 @contextlib.contextmanager

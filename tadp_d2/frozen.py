@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Frozen(nn.Module):
@@ -36,10 +36,11 @@ def _keep_own_weights(frozen: Frozen, state_dict: dict, prefix: str, *_: Any) ->
     state_dict.update(own)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of a module's parameter names, shapes and values, whatever file they came from."""
+def fingerprint(weights: nn.Module | Tensor) -> str:
+    """SHA-256 of names, shapes and fp32 values, whatever file the weights came from."""
+    tensors = {"": weights} if isinstance(weights, Tensor) else weights.state_dict()
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         array = tensor.detach().cpu().float().contiguous().numpy()
         digest.update(f"{name}{array.shape}".encode())
         digest.update(array.tobytes())

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
+from transformers import CLIPTextConfig
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen
 from tadp_d2.modeling.stable_diffusion import LatentEncoder, UNetFeatures, load_unet, load_vae
 from tadp_d2.text.conditioning import Context
@@ -69,13 +71,20 @@ def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionB
     options = cfg.MODEL.DIFFUSION
     folder = find_weights(options.WEIGHTS, options.REVISION)
     latent_encoder = LatentEncoder(load_vae(folder), options.LATENT_SCALING)
-    unet = load_unet(Path(options.UNET) if options.UNET else folder / "unet")
+    unet_folder = Path(options.UNET) if options.UNET else folder / "unet"
+    unet = load_unet(unet_folder)
+    text = CLIPTextConfig.from_pretrained(folder / "text_encoder")
+    if unet.config.cross_attention_dim != text.hidden_size:
+        raise UserError(
+            f"{unet_folder}: reads contexts of width {unet.config.cross_attention_dim}, but the "
+            f"text encoder of {folder} writes {text.hidden_size}: they are of different base models"
+        )
     if options.GRADIENT_CHECKPOINTING:
         unet.enable_gradient_checkpointing()
     features = UNetFeatures(
         unet,
         latent_stride=latent_encoder.stride,
-        context_length=_context_length(folder),
+        context_length=text.max_position_embeddings,
         map_levels=options.ATTENTION_MAPS.LEVELS,
         map_paths=options.ATTENTION_MAPS.PATHS,
         map_gradient=options.ATTENTION_MAPS.GRADIENT,

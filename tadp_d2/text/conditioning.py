@@ -57,9 +57,11 @@ class TextConditioner(nn.Module):
         self.tokenizer = tokenizer
         self.cache_size = cache_size
         self.base_fingerprint = fingerprint(text_encoder)
+        self.token_fingerprints: dict[str, str] = {}
         for file in token_files:
             for token, vectors in read_tokens(file).items():
                 add_token(token, vectors, tokenizer, text_encoder)
+                self.token_fingerprints[token] = fingerprint(vectors)
         self.text_encoder = Frozen(text_encoder)
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
@@ -84,7 +86,7 @@ class TextConditioner(nn.Module):
     @property
     def length(self) -> int:
         """N, the number of tokens of a context."""
-        return self.tokenizer.model_max_length
+        return self.text_encoder.module.config.max_position_embeddings
 
     def check(self, modifier: Modifier) -> None:
         """

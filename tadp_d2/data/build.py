@@ -1,0 +1,80 @@
+"""Data sets with captions, and the loaders over them."""
+
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from tadp_d2.data.captions import CaptionFile, find_caption_file, read_captions
+from tadp_d2.data.cross_domain_voc import check_voc, datasets_root
+from tadp_d2.data.dataset_mapper import CaptionedDatasetMapper
+from tadp_d2.errors import UserError
+
+
+def load_captions(cfg: CfgNode, dataset: str) -> CaptionFile:
+    """The caption file of a data set.
+
+    Raises:
+        UserError: it is absent or malformed.
+    """
+    folder = Path(cfg.TEXT.CAPTION_DIR) if cfg.TEXT.CAPTION_DIR else datasets_root() / "captions"
+    return read_captions(find_caption_file(folder, dataset))
+
+
+def load_dataset(cfg: CfgNode, dataset: str, filter_empty: bool = False) -> list[dict[str, Any]]:
+    """Detectron2's dicts of a registered data set, each with its "caption".
+
+    Args:
+        filter_empty: leave out pictures without objects, which a detector cannot train on.
+
+    Raises:
+        UserError: the data set is unknown, absent or malformed, an image has no caption, or no
+            image is left.
+    """
+    if dataset not in DatasetCatalog.list():
+        raise UserError(f"unknown data set {dataset!r}: {', '.join(_known())} are registered")
+    if MetadataCatalog.get(dataset).get("evaluator_type") == "pascal_voc":
+        check_voc(dataset)
+    captions = load_captions(cfg, dataset)
+    dicts = get_detection_dataset_dicts(dataset, filter_empty=False)
+    for entry in dicts:
+        entry["caption"] = captions[str(entry["image_id"])]
+    if filter_empty:
+        dicts = [entry for entry in dicts if entry["annotations"]]
+    if not dicts:
+        raise UserError(f"data set {dataset!r}: no image of it has an object to train on")
+    return dicts
+
+
+def _known() -> list[str]:
+    prefixes = ("voc_", "watercolor_", "comic_")
+    return [name for name in sorted(DatasetCatalog.list()) if name.startswith(prefixes)]
+
+
+def build_train_loader(cfg: CfgNode) -> DataLoader:
+    """Detectron2's training loader over all of `DATASETS.TRAIN`."""
+    dicts = [
+        entry
+        for dataset in cfg.DATASETS.TRAIN
+        for entry in load_dataset(cfg, dataset, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    ]
+    return build_detection_train_loader(
+        cfg, mapper=CaptionedDatasetMapper(cfg, is_train=True), dataset=dicts
+    )
+
+
+def build_test_loader(cfg: CfgNode, dataset: str) -> DataLoader:
+    """Detectron2's test loader over one data set, in its order."""
+    return build_detection_test_loader(
+        load_dataset(cfg, dataset),
+        mapper=CaptionedDatasetMapper(cfg, is_train=False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )

@@ -1,0 +1,83 @@
+"""The detection data sets: Watercolor2k and Comic2k as Detectron2 data sets, beside its own VOC.
+
+They lie in VOC's layout below `$DETECTRON2_DATASETS` (default `datasets/`). Importing this module
+registers `watercolor_train`, `watercolor_test`, `comic_train` and `comic_test`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+from detectron2.structures import BoxMode
+from tadp_d2.data.pascal_voc import read_annotation, read_split
+
+# The classes that both targets share with VOC, on which they are scored.
+SHARED_CLASSES = ("bicycle", "bird", "car", "cat", "dog", "person")
+
+
+def datasets_root() -> Path:
+    """`$DETECTRON2_DATASETS`, or `datasets`."""
+    return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+
+
+def load_voc(root: Path, split: str, dataset: str, class_names: Sequence[str]) -> list[dict]:
+    """Detectron2's dicts of a VOC-style split: RGB files, boxes as 0-based absolute XYXY pixels.
+
+    Raises:
+        UserError: as `read_split` and `read_annotation`.
+    """
+    return [
+        _to_dict(root, image_id, class_names) for image_id in read_split(root, split, dataset)
+    ]
+
+
+def _to_dict(root: Path, image_id: str, class_names: Sequence[str]) -> dict[str, Any]:
+    annotation = read_annotation(root / "Annotations" / f"{image_id}.xml", class_names)
+    instances = [
+        {
+            "category_id": class_names.index(obj.name),
+            # From pixel indices, 1-based and inclusive, to coordinates: (1, W) covers 0 to W.
+            "bbox": [obj.box[0] - 1, obj.box[1] - 1, obj.box[2], obj.box[3]],
+            "bbox_mode": BoxMode.XYXY_ABS,
+        }
+        for obj in annotation.objects
+    ]
+    return {
+        "file_name": str(root / "JPEGImages" / f"{image_id}.jpg"),
+        "image_id": image_id,
+        "height": annotation.height,
+        "width": annotation.width,
+        "annotations": instances,
+    }
+
+
+def check_voc(dataset: str) -> None:
+    """Reads a registered VOC-style data set strictly, also one that Detectron2 itself registers.
+
+    Raises:
+        UserError: as `read_split` and `read_annotation`.
+    """
+    meta = MetadataCatalog.get(dataset)
+    load_voc(Path(meta.dirname), meta.split, dataset, meta.thing_classes)
+
+
+def register_target(name: str, root: Path, split: str) -> None:
+    """Registers a VOC-style target: all VOC classes are known, the six shared ones are scored."""
+    DatasetCatalog.register(name, lambda: load_voc(root, split, name, CLASS_NAMES))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(CLASS_NAMES),
+        evaluation_classes=list(SHARED_CLASSES),
+        evaluator_type="pascal_voc",
+        dirname=str(root),
+        split=split,
+        # Detectron2's evaluator asks for a year to choose its metric; ours computes both.
+        year=2007,
+    )
+
+
+for _target in ("watercolor", "comic"):
+    for _split in ("train", "test"):
+        register_target(f"{_target}_{_split}", datasets_root() / _target, _split)

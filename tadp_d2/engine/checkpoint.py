@@ -1,0 +1,87 @@
+"""Detectron2's checkpointer, written whole or not at all, loaded safely and completely."""
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from detectron2.checkpoint import DetectionCheckpointer
+from tadp_d2.engine.provenance import Provenance
+from tadp_d2.errors import UserError
+from tadp_d2.files import replacing
+
+
+class RunCheckpointer(DetectionCheckpointer):
+    """Saves and loads `.pth` files; refuses weights that do not fit, instead of skipping them."""
+
+    def __init__(
+        self, model: nn.Module, save_dir: str, provenance: Provenance, **checkpointables: Any
+    ):
+        super().__init__(model, save_dir, **checkpointables)
+        self._provenance = provenance
+        self._loading = ""
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Writes `<name>.pth` and points `last_checkpoint` to it."""
+        if not self.save_to_disk:
+            return
+        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        data = {
+            "model": self.model.state_dict(),
+            "provenance": self._provenance.record,
+            **states,
+            **extra,
+        }
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        with replacing(path) as temporary:
+            torch.save(data, temporary)
+        self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
+            temporary.write_text(last_filename_basename)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: there is no checkpoint at `path`, or it is damaged, of another architecture
+                or of another base model.
+        """
+        if path and not os.path.isfile(path):
+            raise UserError(f"no checkpoint at {path}: MODEL.WEIGHTS names a .pth file of a run")
+        self._loading = path
+        return super().load(path, *args, **kwargs)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged or foreign file
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{filename}: cannot be read as a checkpoint ({reason})") from None
+        if not isinstance(checkpoint, dict) or "model" not in checkpoint:
+            raise UserError(f"{filename}: expected a checkpoint of train_net.py, with its weights")
+        return checkpoint
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self._provenance.check(checkpoint.pop("provenance", None), self._loading)
+        before = self.model.state_dict()
+        _refuse_other_architecture(before, checkpoint["model"], self._loading)
+        return super()._load_model(checkpoint)
+
+
+def _refuse_other_architecture(own: dict, loaded: dict, path: str) -> None:
+    missing = [key for key in own if key not in loaded]
+    unexpected = [key for key in loaded if key not in own]
+    reshaped = [key for key in own if key in loaded and own[key].shape != loaded[key].shape]
+    for problem, keys in (
+        ("lacks", missing),
+        ("has no place for", unexpected),
+        ("differs in shape in", reshaped),
+    ):
+        if keys:
+            raise UserError(
+                f"{path}: a checkpoint of another architecture: it {problem} {keys[0]} "
+                f"({len(keys)} such of {len(own)}); use the config that it was trained with"
+            )

@@ -1,0 +1,64 @@
+"""AdamW with one rate for the UNet and one for the rest, and the paper's learning-rate schedule."""
+
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from detectron2.config import CfgNode
+from detectron2.solver import (
+    LRMultiplier,
+    WarmupParamScheduler,
+    build_lr_scheduler,
+    get_default_optimizer_params,
+)
+from detectron2.solver.build import maybe_add_gradient_clipping
+from tadp_d2.modeling.stable_diffusion import UNetFeatures
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+    """AdamW over the trainable parameters, with Detectron2's gradient clipping if configured.
+
+    The parameter groups are named "unet", "unet norm", "head" and "head norm". The UNet's rate is
+    `SOLVER.BASE_LR * SOLVER.UNET_LR_FACTOR` (TADP, section C); norm layers decay by
+    `SOLVER.WEIGHT_DECAY_NORM`.
+    """
+    unet = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, UNetFeatures)
+        for parameter in module.parameters()
+    }
+    groups: dict[str, dict] = {}
+    for group in get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+    ):
+        norm = "" if group["weight_decay"] == cfg.SOLVER.WEIGHT_DECAY else " norm"
+        for parameter in group["params"]:
+            part = "unet" if id(parameter) in unet else "head"
+            factor = cfg.SOLVER.UNET_LR_FACTOR if part == "unet" else 1.0
+            name = part + norm
+            settings = {"lr": group["lr"] * factor, "weight_decay": group["weight_decay"]}
+            groups.setdefault(name, {"name": name, "params": [], **settings})
+            groups[name]["params"].append(parameter)
+    optimizer_class = maybe_add_gradient_clipping(cfg, AdamW)
+    return optimizer_class([groups[name] for name in sorted(groups)], lr=cfg.SOLVER.BASE_LR)
+
+
+def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+    """The schedule `SOLVER.LR_SCHEDULER_NAME`, per iteration: "PolyLR" or one of Detectron2's.
+
+    "PolyLR" multiplies every rate by `(1 - iteration / MAX_ITER) ^ POLY_POWER`, after a linear
+    warm-up over `WARMUP_ITERS` from `WARMUP_FACTOR` of the first rate.
+    """
+    if cfg.SOLVER.LR_SCHEDULER_NAME != "PolyLR":
+        return build_lr_scheduler(cfg, optimizer)
+    iterations = max(cfg.SOLVER.MAX_ITER, 1)
+    schedule = PolynomialDecayParamScheduler(base_value=1.0, power=cfg.SOLVER.POLY_POWER)
+    if cfg.SOLVER.WARMUP_ITERS > 0:
+        warmup = min(cfg.SOLVER.WARMUP_ITERS / iterations, 1.0)
+        schedule = WarmupParamScheduler(schedule, cfg.SOLVER.WARMUP_FACTOR, warmup, "linear")
+    return LRMultiplier(optimizer, multiplier=schedule, max_iter=iterations)

@@ -1,0 +1,77 @@
+"""What a trained model rests on but does not contain, so that it is not evaluated on other ground.
+
+A checkpoint holds the trained weights only. The frozen base model, the learned tokens, the captions
+and the pixels' scale are recorded beside them, as fingerprints.
+"""
+
+import logging
+from typing import Any
+
+from torch import nn
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from tadp_d2.data.build import load_captions
+from tadp_d2.errors import UserError
+from tadp_d2.frozen import fingerprint
+from tadp_d2.modeling.backbone import DiffusionBackbone
+from tadp_d2.text.conditioning import TextConditioner
+
+_logger = logging.getLogger(__name__)
+
+# What must be equal for a checkpoint's weights to mean anything, and what it is called in messages.
+_ESSENTIAL = {
+    "vae": "another VAE (MODEL.DIFFUSION.WEIGHTS)",
+    "text_encoder": "another text encoder (MODEL.DIFFUSION.WEIGHTS)",
+    "pixels": "another pixel normalisation (MODEL.PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT)",
+    "classes": "other classes (DATASETS.TRAIN)",
+}
+
+
+class Provenance:
+    """Fingerprints of a model's ground; saved in checkpoints, compared when one is loaded."""
+
+    def __init__(self, cfg: CfgNode, model: nn.Module):
+        backbone = _part(model, DiffusionBackbone)
+        text = _part(model, TextConditioner)
+        self.record: dict[str, Any] = {
+            "vae": fingerprint(backbone.latent_encoder.module),
+            "text_encoder": text.base_fingerprint,
+            "pixels": [
+                list(map(float, cfg.MODEL.PIXEL_MEAN)),
+                list(map(float, cfg.MODEL.PIXEL_STD)),
+                cfg.INPUT.FORMAT,
+            ],
+            "classes": list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes),
+            "tokens": text.token_fingerprints,
+            "captions": {
+                dataset: load_captions(cfg, dataset).fingerprint()
+                for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+            },
+        }
+
+    def check(self, trained: dict[str, Any] | None, checkpoint: str) -> None:
+        """Compares with the record of a checkpoint.
+
+        Other tokens and captions are legitimate, and are said; other ground is an error.
+
+        Raises:
+            UserError: the checkpoint was trained on other ground.
+        """
+        if trained is None:
+            _logger.warning(f"{checkpoint} does not say on which base model it was trained")
+            return
+        for key, meaning in _ESSENTIAL.items():
+            if trained[key] != self.record[key]:
+                raise UserError(
+                    f"{checkpoint} was trained with {meaning}; use what it was trained with, or "
+                    "train anew"
+                )
+        for key in ("tokens", "captions"):
+            for name in sorted(set(trained[key]) & set(self.record[key])):
+                if trained[key][name] != self.record[key][name]:
+                    _logger.warning(f"{checkpoint} was trained with other {key} for {name!r}")
+
+
+def _part(model: nn.Module, kind: type) -> Any:
+    return next(module for module in model.modules() if isinstance(module, kind))

@@ -1,0 +1,107 @@
+"""Results as files with a history: metrics, config, versions, fingerprints, seed."""
+
+import importlib.metadata
+import json
+import logging
+import math
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tabulate import tabulate
+from torch import nn
+
+import detectron2
+from detectron2.config import CfgNode
+from detectron2.utils.events import get_event_storage
+from tadp_d2 import __version__
+from tadp_d2.engine.provenance import Provenance
+from tadp_d2.files import replacing
+
+_logger = logging.getLogger(__name__)
+
+FORMAT = "tadp_d2 results"
+VERSION = 1
+
+
+def write_results(
+    cfg: CfgNode, model: nn.Module, results: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> None:
+    """Writes `results.json` into the output folder.
+
+    Args:
+        results: data set -> metric set -> metric -> value; NaN (nothing to measure) becomes null.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "metrics": _plain(results),
+        "iteration": _iteration(),
+        "weights": cfg.MODEL.WEIGHTS,
+        "seed": cfg.SEED,
+        "versions": _versions(),
+        "revision": _git_revision(),
+        "provenance": Provenance(cfg, model).record,
+        "config": yaml.safe_load(cfg.dump()),
+    }
+    with replacing(Path(cfg.OUTPUT_DIR, "results.json")) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def log_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """Logs a table with a row per data set and metric set: the means, then AP50 per class."""
+    rows = [
+        {"data set": dataset, "metric": name, **_short(metrics)}
+        for dataset, sets in results.items()
+        for name, metrics in sets.items()
+    ]
+    table = tabulate(rows, headers="keys", floatfmt=".1f", tablefmt="pipe", missingval="-")
+    _logger.info(f"Results (classes: AP50):\n{table}")
+
+
+def _short(metrics: Mapping[str, float]) -> dict[str, float]:
+    kept = {k: v for k, v in metrics.items() if k in ("AP", "AP50", "AP75")}
+    return kept | {k.removeprefix("AP50-"): v for k, v in metrics.items() if k.startswith("AP50-")}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if math.isnan(value) else float(value)
+
+
+def _iteration() -> int | None:
+    """The number of iterations done, None outside of training."""
+    try:
+        return get_event_storage().iter + 1
+    except AssertionError:
+        return None
+
+
+def _versions() -> dict[str, str]:
+    packages = ("diffusers", "transformers", "torchvision", "numpy", "pillow")
+    return {
+        "tadp_d2": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "detectron2": detectron2.__version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _git_revision() -> str | None:
+    """Commit of the source tree, "+changes" behind it where files differ; None without git."""
+    source = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,122 @@
+"""From a command line to a checked config."""
+
+import argparse
+import difflib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
+from tadp_d2.config import add_tadp_config
+from tadp_d2.engine.train_step import PRECISIONS
+from tadp_d2.errors import UserError
+from tadp_d2.modeling.meta_arch import get_modifiers
+
+PRESETS = Path(__file__).parents[2] / "configs" / "presets"
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Reads the config of `train_net.py`'s arguments and prepares logging, seed and output folder.
+
+    Raises:
+        UserError: the config is wrong.
+    """
+    cfg = load_config(args.config_file, args.preset, args.opts)
+    default_setup(cfg, args)
+    return cfg
+
+
+def load_config(config_file: str = "", preset: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+    """Defaults, then a config file, then a preset of `configs/presets/`, then `KEY VALUE` pairs.
+
+    Raises:
+        UserError: a file is absent or malformed, a key unknown, or a value of the wrong kind.
+    """
+    cfg = get_cfg()
+    add_tadp_config(cfg)
+    for file in (config_file, _preset_file(preset)):
+        if file:
+            _merge_file(cfg, str(file))
+    _merge_overrides(cfg, list(overrides))
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+        logging.getLogger(__name__).warning("No GPU found: MODEL.DEVICE is cpu")
+    check_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """
+    Raises:
+        UserError: a value is outside of what its key allows.
+    """
+    for key, value, allowed in (
+        ("INPUT.RESIZE", cfg.INPUT.RESIZE, ("square", "shortest_edge")),
+        ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, tuple(PRECISIONS)),
+    ):
+        if value not in allowed:
+            raise UserError(f"{key} is {value!r}: expected one of {', '.join(allowed)}")
+    if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "fp16" and cfg.MODEL.DEVICE == "cpu":
+        raise UserError("SOLVER.AMP.DTYPE fp16 needs a GPU: use bf16 on a CPU")
+    if cfg.SOLVER.GRADIENT_ACCUMULATION < 1:
+        raise UserError(
+            f"SOLVER.GRADIENT_ACCUMULATION is {cfg.SOLVER.GRADIENT_ACCUMULATION}: expected 1 or more"
+        )
+    for key in ("TRAIN", "TEST"):
+        if not cfg.DATASETS[key]:
+            raise UserError(f"DATASETS.{key} names no data set; is --config-file missing?")
+    get_modifiers(cfg)
+
+
+def _preset_file(preset: str) -> Path | None:
+    if not preset:
+        return None
+    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if preset not in names:
+        raise UserError(f"unknown preset {preset!r}: expected one of {', '.join(names)}")
+    return PRESETS / f"{preset}.yaml"
+
+
+def _merge_file(cfg: CfgNode, file: str) -> None:
+    if not Path(file).is_file():
+        raise UserError(f"no config file {file}")
+    try:
+        cfg.merge_from_file(file, allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not a safe YAML file ({error})") from None
+    except (KeyError, ValueError, AssertionError, OSError) as error:
+        raise UserError(f"{file}: {_explain(cfg, error)}") from None
+
+
+def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+    if len(overrides) % 2:
+        raise UserError(f"overrides come in pairs KEY VALUE; found {' '.join(overrides)!r}")
+    try:
+        cfg.merge_from_list(overrides)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"command line: {_explain(cfg, error)}") from None
+
+
+def _explain(cfg: CfgNode, error: Exception) -> str:
+    """The message of a config error, with the known key that looks most like an unknown one."""
+    message = str(error.args[0]) if error.args else str(error)
+    if "on-existent" not in message:
+        return message
+    key = message.rsplit(":", 1)[-1].strip().rstrip("'\"")
+    similar = difflib.get_close_matches(key, _keys(cfg), n=1)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    return f"unknown config key {key}{hint}"
+
+
+def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in cfg.items():
+        keys.append(prefix + name)
+        if isinstance(value, CfgNode):
+            keys += _keys(value, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,105 @@
+"""Detectron2's trainer with this project's data, optimizer, evaluators and checkpoints."""
+
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.utils import comm
+from tadp_d2.data.build import build_test_loader, build_train_loader
+from tadp_d2.engine.checkpoint import RunCheckpointer
+from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
+from tadp_d2.engine.provenance import Provenance
+from tadp_d2.engine.results import log_table, write_results
+from tadp_d2.engine.train_step import PRECISIONS, AccumulatingTrainer
+from tadp_d2.errors import UserError
+from tadp_d2.evaluation.coco import NamedCOCOEvaluator
+from tadp_d2.evaluation.voc import ClassSubsetVOCEvaluator
+from tadp_d2.visualization.gallery import DetectionGallery
+
+
+class Trainer(DefaultTrainer):
+    """Trains a config and evaluates it on every data set of `DATASETS.TEST`."""
+
+    def __init__(self, cfg: CfgNode):
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        # Data first: what is wrong with it shows before gigabytes of weights are loaded.
+        loader = self.build_train_loader(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._trainer = AccumulatingTrainer(
+            create_ddp_model(model, broadcast_buffers=False),
+            loader,
+            optimizer,
+            accumulation=cfg.SOLVER.GRADIENT_ACCUMULATION,
+            precision=PRECISIONS[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = RunCheckpointer(
+            model, cfg.OUTPUT_DIR, Provenance(cfg, model), trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As Detectron2's.
+
+        Raises:
+            UserError: the output folder holds a run already and `resume` is not set.
+        """
+        if not resume and self.checkpointer.has_checkpoint():
+            raise UserError(
+                f"{self.cfg.OUTPUT_DIR} holds a run already: continue it with --resume, or choose "
+                "another OUTPUT_DIR"
+            )
+        super().resume_or_load(resume)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+        return build_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+        evaluators: list[DatasetEvaluator] = [ClassSubsetVOCEvaluator(dataset_name, classes)]
+        if cfg.TEST.COCO_METRICS:
+            evaluators.append(NamedCOCOEvaluator(dataset_name, cfg.OUTPUT_DIR))
+        if cfg.TEST.GALLERY_IMAGES:
+            evaluators.append(DetectionGallery(cfg, dataset_name))
+        return DatasetEvaluators(evaluators)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> OrderedDict[str, Any]:
+        """As Detectron2's, and writes `results.json`; always by data set."""
+        results = super().test(cfg, model, evaluators)
+        if len(cfg.DATASETS.TEST) == 1:
+            results = OrderedDict({cfg.DATASETS.TEST[0]: results})
+        if comm.is_main_process():
+            log_table(results)
+            write_results(cfg, model, results)
+        return results

@@ -1,0 +1,205 @@
+"""What is in a picture: its setting, its objects and where they are, and the sentence about it.
+
+How anything looks is not decided here; the same scene can be rendered in every style.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from tadp_d2.synthetic.drawing import (
+    CLASSES,
+    POSES,
+    SETTINGS,
+    SKIES,
+    Shape,
+    bounds,
+    figure,
+    transformed,
+)
+
+# Longest side of an object in pixels, when far away and when near.
+_SIZES = {
+    "bicycle": (74, 165),
+    "bird": (44, 110),
+    "car": (84, 170),
+    "cat": (50, 130),
+    "dog": (54, 140),
+    "person": (76, 170),
+}
+_PICTURE_SIZES = ((320, 240), (240, 320), (288, 288))
+_PICTURE_SIZE_SHARES = (0.7, 0.15, 0.15)
+_COUNT_SHARES = (0.2, 0.3, 0.25, 0.15, 0.1)
+# Room between an object and the rim, pixels: a style may wobble or outline an object by less.
+_MARGIN = 9
+# Share of the smaller of two boxes that may be covered by the other.
+_MAX_OVERLAP = 0.2
+
+_PLURALS = {name: f"{name}s" for name in CLASSES} | {"person": "people"}
+_NUMBERS = ("no", "a", "two", "three", "four", "five")
+_PLACES = {
+    "park": "in a park",
+    "street": "on a street",
+    "beach": "on a beach",
+    "meadow": "in a meadow",
+}
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object of a scene.
+
+    Attributes:
+        name: class, one of `drawing.CLASSES`.
+        pose: one of `drawing.POSES[name]`.
+        x: middle of the object, pixels from the left.
+        bottom: lowest point of the object, pixels from the top.
+        size: longest side, pixels.
+        facing: "left" or "right".
+        variation: seed of colours and proportions.
+        depth: 0 (far) to 1 (near); near objects hide far ones.
+        grounded: whether it stands on the ground, and not in the air.
+    """
+
+    name: str
+    pose: str
+    x: float
+    bottom: float
+    size: float
+    facing: str
+    variation: int
+    depth: float
+    grounded: bool = True
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """The drawing of the object, in pixels of the picture."""
+        shapes = figure(self.name, self.pose, self.facing, self.variation)
+        return transformed(shapes, (self.size, self.size), (self.x, self.bottom))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is in a picture.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        setting: one of `drawing.SETTINGS`.
+        light: one of `drawing.SKIES`.
+        horizon: y at which the ground to stand on begins, pixels from the top.
+        seed: of everything that varies within a setting.
+        objects: far to near.
+    """
+
+    width: int
+    height: int
+    setting: str
+    light: str
+    horizon: float
+    seed: int
+    objects: tuple[SceneObject, ...]
+
+
+def sample_scene(rng: np.random.Generator, include: str | None = None) -> Scene:
+    """A random scene with one to five objects, each inside the picture and mostly visible.
+
+    Args:
+        rng: source of all choices.
+        include: a class that the scene must hold; None for no such wish.
+    """
+    width, height = _PICTURE_SIZES[rng.choice(3, p=_PICTURE_SIZE_SHARES)]
+    horizon = height * rng.uniform(0.4, 0.54)
+    first = include or CLASSES[rng.integers(len(CLASSES))]
+    count = 1 + rng.choice(5, p=_COUNT_SHARES)
+    others = [CLASSES[i] for i in rng.integers(len(CLASSES), size=count - 1)]
+    return Scene(
+        width=width,
+        height=height,
+        setting=SETTINGS[rng.integers(len(SETTINGS))],
+        light=tuple(SKIES)[rng.integers(len(SKIES))],
+        horizon=horizon,
+        seed=int(rng.integers(2**31)),
+        objects=_placed(rng, [first, *others], (width, height), horizon),
+    )
+
+
+def describe(scene: Scene) -> str:
+    """One sentence about a scene, such as "a dog and two birds in a park"."""
+    counts = Counter(o.name for o in sorted(scene.objects, key=lambda o: -o.size))
+    parts = [f"{_NUMBERS[n]} {name if n == 1 else _PLURALS[name]}" for name, n in counts.items()]
+    things = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return f"{things} {_PLACES[scene.setting]}"
+
+
+def _placed(
+    rng: np.random.Generator, names: list[str], size: tuple[int, int], horizon: float
+) -> tuple[SceneObject, ...]:
+    """Objects of these classes, far to near; one that finds no room is left out."""
+    placed: list[SceneObject] = []
+    boxes: list[tuple[float, ...]] = []
+    for name in names:
+        look = _sample_look(rng, name)
+        extent = bounds(figure(*look))
+        for attempt in range(30):
+            # Each attempt asks for less room, so that crowded scenes still come out.
+            candidate = _candidate(rng, look, extent, size, horizon, shrink=0.98**attempt)
+            left, top, right, bottom = (candidate.size * side for side in extent)
+            x, y = candidate.x, candidate.bottom
+            box = (x + left, y + top, x + right, y + bottom)
+            if all(_overlap(box, other) <= _MAX_OVERLAP for other in boxes):
+                placed.append(candidate)
+                boxes.append(box)
+                break
+    return tuple(sorted(placed, key=lambda o: o.depth))
+
+
+def _sample_look(rng: np.random.Generator, name: str) -> tuple[str, str, str, int]:
+    """Name, pose, facing and variation of an object."""
+    pose = POSES[name][rng.integers(len(POSES[name]))]
+    facing = ("left", "right")[rng.integers(2)]
+    return name, pose, facing, int(rng.integers(2**31))
+
+
+def _candidate(
+    rng: np.random.Generator,
+    look: tuple[str, str, str, int],
+    extent: tuple[float, ...],
+    size: tuple[int, int],
+    horizon: float,
+    shrink: float,
+) -> SceneObject:
+    """An object of this look, and of this extent at size 1, somewhere within the picture."""
+    (width, height), (left, top, right, _) = size, extent
+    name, pose, facing, variation = look
+    depth = rng.uniform(0.08, 1)
+    far, near = _SIZES[name]
+    side = (far + (near - far) * depth) * rng.uniform(0.85, 1.15) * shrink
+    side = float(np.clip(side, 42, 168))
+    reach = (right - left) / 2 * side
+    flying = pose == "flying"
+    if flying:
+        highest = _MARGIN - top * side
+        bottom = rng.uniform(highest, max(horizon, highest))
+    else:
+        bottom = horizon + (height - _MARGIN - horizon) * depth
+    return SceneObject(
+        name=name,
+        pose=pose,
+        x=rng.uniform(_MARGIN + reach, width - _MARGIN - reach),
+        bottom=bottom,
+        size=side,
+        facing=facing,
+        variation=variation,
+        depth=depth,
+        grounded=not flying,
+    )
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Area shared by two boxes as a share of the smaller one."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / min((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))

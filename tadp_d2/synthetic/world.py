@@ -1,0 +1,57 @@
+"""The whole built-in world: data sets, captions and a tiny diffusion model, in one folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from tadp_d2.data.captions import read_captions
+from tadp_d2.files import new_folder
+from tadp_d2.synthetic.diffusion_model import write_diffusion_model
+from tadp_d2.synthetic.voc_world import VocWorldSizes, write_voc_world
+from tadp_d2.text.modifiers import MODIFIERS
+
+MODEL_FOLDER = "stable-diffusion-tiny"
+# Pictures on which the VAE's scaling factor is measured.
+_MEASURED = 16
+
+
+def write_world(
+    folder: Path,
+    seed: int = 0,
+    sizes: VocWorldSizes | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Writes the world, whole or not at all; the same seed gives the same bytes.
+
+    Args:
+        folder: must not exist, or be empty. It becomes a `$DETECTRON2_DATASETS`, and its
+            `stable-diffusion-tiny` a `MODEL.DIFFUSION.WEIGHTS`.
+        sizes: numbers of pictures; None for the defaults.
+        progress: called with the number of pictures written and to be written.
+
+    Raises:
+        UserError: `folder` is not empty.
+    """
+    with new_folder(folder) as temporary:
+        write_voc_world(temporary, seed, sizes, progress)
+        pictures = sorted((temporary / "VOC2007" / "JPEGImages").glob("*.jpg"))[:_MEASURED]
+        write_diffusion_model(
+            temporary / MODEL_FOLDER,
+            seed,
+            _sentences(temporary / "captions"),
+            [Image.open(path).convert("RGB") for path in pictures],
+        )
+
+
+def _sentences(captions: Path) -> set[str]:
+    """The world's captions, and all modifiers' words, without the learned tokens."""
+    sentences = {
+        caption
+        for path in captions.glob("*.jsonl")
+        for caption in read_captions(path).captions.values()
+    }
+    templates = [
+        modifier.template for table in MODIFIERS.values() for modifier in table.values()
+    ]
+    return sentences | {template for template in templates if "<" not in template}
