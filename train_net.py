@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Trains and evaluates a config of this project, in the shape of Detectron2's own script.
 
-    python train_net.py --config-file configs/voc2watercolor_simple.yaml
-    python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+python train_net.py --config-file configs/voc2watercolor_simple.yaml
+python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
 """
 
 import argparse
@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+
 from tadp_d2.data.build import load_dataset
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.provenance import Provenance

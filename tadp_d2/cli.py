@@ -1,9 +1,7 @@
 """`tadp-d2 <command>`: a thin layer over the package's functions."""
 
 import argparse
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tadp_d2.errors import exit_on_user_error
@@ -32,12 +30,10 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
 
 def _synth(args: argparse.Namespace) -> None:
     # Imported here: the other commands and --help should not wait for torch.
-    from diffusers.utils import logging as diffusers_logging
+    from tadp_d2.progress import hide_library_bars, progress_line
     from tadp_d2.synthetic.world import MODEL_FOLDER, write_world
-    from transformers.utils import logging as transformers_logging
 
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
+    hide_library_bars()
     write_world(args.folder, args.seed, progress=progress_line("pictures"))
     print(
         f"Wrote {args.folder}. To use it:\n"
@@ -45,16 +41,3 @@ def _synth(args: argparse.Namespace) -> None:
         f"  python train_net.py --config-file configs/quick_schedules/voc2watercolor_simple.yaml "
         f"MODEL.DIFFUSION.WEIGHTS {args.folder / MODEL_FOLDER}"
     )
-
-
-def progress_line(what: str) -> Callable[[int, int], None]:
-    """A callback (done, total) that keeps a line with an estimate of the time left on stderr."""
-    start = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        left = (time.monotonic() - start) / done * (total - done)
-        end = "\n" if done == total else "\r"
-        if done == total or done % 20 == 0:
-            print(f"{done}/{total} {what}, {left:.0f} s left  ", end=end, file=sys.stderr)
-
-    return show

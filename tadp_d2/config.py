@@ -5,9 +5,10 @@ released code do instead.
 """
 
 # Imported for what they register in Detectron2: a program that has the keys has the parts.
+from detectron2.config import CfgNode as CN
+
 import tadp_d2.data.cross_domain_voc
 import tadp_d2.modeling.meta_arch  # noqa: F401
-from detectron2.config import CfgNode as CN
 
 
 def add_tadp_config(cfg: CN) -> None:
@@ -44,7 +45,7 @@ def add_tadp_config(cfg: CN) -> None:
     cfg.TEXT.MODIFIER_TRAIN = ""
     # Files of learned tokens (learned_embeds.safetensors).
     cfg.TEXT.TOKENS = ()
-    # Folder of the caption files, <dataset>.jsonl or .json; empty for $DETECTRON2_DATASETS/captions.
+    # Folder of the caption files <dataset>.jsonl or .json; empty: $DETECTRON2_DATASETS/captions.
     cfg.TEXT.CAPTION_DIR = ""
     # Contexts of how many prompts are kept in memory; one of SD 1.x takes 0.23 MiB.
     cfg.TEXT.CACHE_SIZE = 4096

@@ -89,9 +89,7 @@ def _cached(name: str, revision: str) -> Path | None:
 
 def _download(name: str, revision: str) -> Path:
     try:
-        return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=_patterns())
-        )
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_patterns()))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

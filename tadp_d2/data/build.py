@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
@@ -13,6 +11,8 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from torch.utils.data import DataLoader
+
 from tadp_d2.data.captions import CaptionFile, find_caption_file, read_captions
 from tadp_d2.data.cross_domain_voc import check_voc, datasets_root
 from tadp_d2.data.dataset_mapper import CaptionedDatasetMapper

@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.structures import BoxMode
+
 from tadp_d2.data.pascal_voc import read_annotation, read_split
 
 # The classes that both targets share with VOC, on which they are scored.
@@ -29,9 +30,7 @@ def load_voc(root: Path, split: str, dataset: str, class_names: Sequence[str]) -
     Raises:
         UserError: as `read_split` and `read_annotation`.
     """
-    return [
-        _to_dict(root, image_id, class_names) for image_id in read_split(root, split, dataset)
-    ]
+    return [_to_dict(root, image_id, class_names) for image_id in read_split(root, split, dataset)]
 
 
 def _to_dict(root: Path, image_id: str, class_names: Sequence[str]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from PIL import Image
-
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
+from PIL import Image
+
 from tadp_d2.errors import UserError
 
 

@@ -4,9 +4,9 @@ import os
 from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from detectron2.checkpoint import DetectionCheckpointer
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing

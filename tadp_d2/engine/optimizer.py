@@ -1,10 +1,5 @@
 """AdamW with one rate for the UNet and one for the rest, and the paper's learning-rate schedule."""
 
-from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
-from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
 from detectron2.config import CfgNode
 from detectron2.solver import (
     LRMultiplier,
@@ -13,6 +8,11 @@ from detectron2.solver import (
     get_default_optimizer_params,
 )
 from detectron2.solver.build import maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
 from tadp_d2.modeling.stable_diffusion import UNetFeatures
 
 

@@ -7,10 +7,10 @@ and the pixels' scale are recorded beside them, as fingerprints.
 import logging
 from typing import Any
 
-from torch import nn
-
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from torch import nn
+
 from tadp_d2.data.build import load_captions
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint

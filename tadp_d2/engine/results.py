@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
 import yaml
+from detectron2.config import CfgNode
+from detectron2.utils.events import get_event_storage
 from tabulate import tabulate
 from torch import nn
 
-import detectron2
-from detectron2.config import CfgNode
-from detectron2.utils.events import get_event_storage
 from tadp_d2 import __version__
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.files import replacing

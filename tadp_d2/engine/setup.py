@@ -8,13 +8,16 @@ from pathlib import Path
 
 import torch
 import yaml
-
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
 from tadp_d2.config import add_tadp_config
 from tadp_d2.engine.train_step import PRECISIONS
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.meta_arch import get_modifiers
+from tadp_d2.progress import hide_library_bars
 
 PRESETS = Path(__file__).parents[2] / "configs" / "presets"
 
@@ -26,7 +29,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         UserError: the config is wrong.
     """
     cfg = load_config(args.config_file, args.preset, args.opts)
+    hide_library_bars()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tadp_d2")
+    if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        logging.getLogger(__name__).warning("Running on the CPU")
     return cfg
 
 
@@ -44,7 +51,6 @@ def load_config(config_file: str = "", preset: str = "", overrides: Sequence[str
     _merge_overrides(cfg, list(overrides))
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-        logging.getLogger(__name__).warning("No GPU found: MODEL.DEVICE is cpu")
     check_config(cfg)
     cfg.freeze()
     return cfg
@@ -65,7 +71,8 @@ def check_config(cfg: CfgNode) -> None:
         raise UserError("SOLVER.AMP.DTYPE fp16 needs a GPU: use bf16 on a CPU")
     if cfg.SOLVER.GRADIENT_ACCUMULATION < 1:
         raise UserError(
-            f"SOLVER.GRADIENT_ACCUMULATION is {cfg.SOLVER.GRADIENT_ACCUMULATION}: expected 1 or more"
+            f"SOLVER.GRADIENT_ACCUMULATION is {cfg.SOLVER.GRADIENT_ACCUMULATION}: expected 1 or "
+            "more"
         )
     for key in ("TRAIN", "TEST"):
         if not cfg.DATASETS[key]:

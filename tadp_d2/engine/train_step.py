@@ -4,11 +4,10 @@ import contextlib
 import time
 
 import torch
+from detectron2.engine import SimpleTrainer
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-
-from detectron2.engine import SimpleTrainer
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,9 +32,7 @@ class AccumulatingTrainer(SimpleTrainer):
         self._accumulation = accumulation
         self._device = next(model.parameters()).device.type
         self._precision = precision
-        self.grad_scaler = torch.amp.GradScaler(
-            self._device, enabled=precision == torch.float16
-        )
+        self.grad_scaler = torch.amp.GradScaler(self._device, enabled=precision == torch.float16)
 
     def run_step(self) -> None:
         """Runs one iteration and logs the mean losses of its batches."""

@@ -4,16 +4,16 @@ import weakref
 from collections import OrderedDict
 from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
-
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
 from tadp_d2.data.build import build_test_loader, build_train_loader
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler

@@ -16,15 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
+
 from tadp_d2.data.pascal_voc import VOCAnnotation, read_annotation, read_split
 from tadp_d2.errors import UserError
 
 _logger = logging.getLogger(__name__)
+# It announces itself for every class and metric.
+logging.getLogger("detectron2.evaluation.pascal_voc_evaluation").setLevel(logging.WARNING)
 
 # Metric -> the year by which Detectron2 chooses it: AP over 11 points, or the area under the curve.
 METRICS = {"voc07": 2007, "voc_area": 2012}

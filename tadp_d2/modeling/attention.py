@@ -4,10 +4,9 @@ The recorder of the maps is an argument of the pass that makes them, so nothing 
 around between passes.
 """
 
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn import functional as F
-
-from diffusers.models.attention_processor import Attention
 
 
 class AttentionMaps:

@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor
-from transformers import CLIPTextConfig
-
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from torch import Tensor
+from transformers import CLIPTextConfig
+
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen
 from tadp_d2.modeling.stable_diffusion import LatentEncoder, UNetFeatures, load_unet, load_vae

@@ -3,11 +3,11 @@
 import contextlib
 from typing import Any
 
-from torch import Tensor, nn
-
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import Instances
+from torch import Tensor, nn
+
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import DiffusionBackbone
 from tadp_d2.text.conditioning import TextConditioner

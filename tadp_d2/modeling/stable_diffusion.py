@@ -9,10 +9,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-
-from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.attention import AttentionMaps, FusedAttention, RecordedAttention
@@ -212,10 +211,8 @@ def _check_architecture(unet: UNet2DConditionModel) -> None:
         {key for key in _OTHER_CONDITIONS if config.get(key) is not None},
     )
     if any(unknown):
-        raise UserError(
-            f"this UNet is no Stable Diffusion 1.x or 2.x: {', '.join(sorted(set().union(*unknown)))}"
-            " is not supported"
-        )
+        names = ", ".join(sorted(map(str, set().union(*unknown))))
+        raise UserError(f"this UNet is no Stable Diffusion 1.x or 2.x: {names} is not supported")
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:

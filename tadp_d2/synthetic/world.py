@@ -51,7 +51,5 @@ def _sentences(captions: Path) -> set[str]:
         for path in captions.glob("*.jsonl")
         for caption in read_captions(path).captions.values()
     }
-    templates = [
-        modifier.template for table in MODIFIERS.values() for modifier in table.values()
-    ]
+    templates = [modifier.template for table in MODIFIERS.values() for modifier in table.values()]
     return sentences | {template for template in templates if "<" not in template}

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
@@ -13,6 +11,8 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
+from PIL import Image
+
 from tadp_d2.files import replacing
 
 COLUMNS = 4

@@ -1,0 +1,41 @@
+"""Metadata of the package. `make setup` installs it with the pinned, tested set of versions."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = (ROOT / "tadp_d2" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
+
+setup(
+    name="tadp_d2",
+    version=VERSION,
+    description="Text-aligned diffusion backbones for Detectron2 (TADP)",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["tadp_d2", "tadp_d2.*"]),
+    # Detectron2 is on no package index under its own name: tools/install_detectron2.py.
+    install_requires=[
+        "torch>=2.4",
+        "torchvision",
+        "diffusers>=0.32",
+        "transformers>=5",
+        "tokenizers",
+        "huggingface_hub",
+        "safetensors",
+        "fvcore",
+        "numpy",
+        "pillow",
+        "pyyaml",
+        "tabulate",
+        "pycocotools",
+    ],
+    extras_require={
+        "segmentation": ["cityscapesscripts"],
+        "cleaning": ["openai>=1"],
+        "dev": ["pytest", "ruff"],
+    },
+    entry_points={"console_scripts": ["tadp-d2 = tadp_d2.cli:main"]},
+)
