@@ -1,0 +1,63 @@
+"""A small built-in world for all tests, in the place where Detectron2 looks for data sets."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+# Detectron2 reads the place of the data sets when it is imported, and the hub client its mode.
+ROOT = Path(tempfile.mkdtemp(prefix="tadp_d2_tests_"))
+atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
+os.environ["DETECTRON2_DATASETS"] = str(ROOT / "world")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest  # noqa: E402
+from tadp_d2.engine.setup import load_config  # noqa: E402
+from tadp_d2.progress import hide_library_bars  # noqa: E402
+from tadp_d2.synthetic.voc_world import VocWorldSizes  # noqa: E402
+from tadp_d2.synthetic.world import MODEL_FOLDER, write_world  # noqa: E402
+
+hide_library_bars()
+
+SIZES = VocWorldSizes(
+    voc_2007_trainval=8,
+    voc_2007_test=6,
+    voc_2012_trainval=4,
+    watercolor_train=2,
+    watercolor_test=6,
+    comic_train=2,
+    comic_test=6,
+)
+CONFIG = Path(__file__).parents[1] / "configs" / "quick_schedules" / "voc2watercolor_simple.yaml"
+
+
+@pytest.fixture(scope="session")
+def world() -> Path:
+    """A folder with the data sets, captions and the tiny diffusion model."""
+    folder = Path(os.environ["DETECTRON2_DATASETS"])
+    if not folder.exists():
+        write_world(folder, seed=0, sizes=SIZES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(world: Path) -> Path:
+    """A Stable Diffusion folder in diffusers' format."""
+    return world / MODEL_FOLDER
+
+
+@pytest.fixture
+def make_config(model_folder: Path, tmp_path: Path):
+    """make_config("KEY", value, ...) is the quick schedule's config on the world, 128 x 128."""
+
+    def make(*overrides):
+        settings = {
+            "MODEL.DIFFUSION.WEIGHTS": str(model_folder),
+            "INPUT.FIXED_SIZE": 128,
+            "OUTPUT_DIR": str(tmp_path / "run"),
+        }
+        pairs = [item for pair in settings.items() for item in pair]
+        return load_config(str(CONFIG), overrides=[*pairs, *overrides])
+
+    return make

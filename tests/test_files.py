@@ -1,0 +1,50 @@
+"""Files appear whole or not at all."""
+
+import hashlib
+
+import pytest
+from tadp_d2.errors import UserError
+from tadp_d2.files import new_folder, replacing, sha256
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half of the new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_successful_write_replaces_the_file(tmp_path):
+    path = tmp_path / "deep" / "file"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_folder_vanishes(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "new") as temporary:
+        (temporary / "file").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_something_in_it_is_not_touched(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(UserError, match="exists already"), new_folder(tmp_path):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    with new_folder(tmp_path / "new") as temporary:
+        (temporary / "file").write_text("x")
+    assert (tmp_path / "new" / "file").read_text() == "x"
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
