@@ -333,7 +333,8 @@ def install_pure(sdist: Path | None) -> None:
         root = unpack(sdist, folder / "unpacked")
         apply_edits(root, EDITS)
         files = len({edit.path for edit in EDITS})
-        print(f"Made {len(EDITS)} edits in {files} files for current NumPy, Pillow, setuptools.")
+        print(f"Made {len(EDITS)} edits in {files} files, for current NumPy, Pillow and setuptools")
+        print("and for COCO evaluation without compiled code.")
         lay_out(root, folder / "source")
         build_and_install(folder / "source", folder / "wheels")
 
