@@ -136,5 +136,6 @@ def _unet() -> UNet2DConditionModel:
         block_out_channels=(32, 64, 96, 96),
         layers_per_block=2,
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,
+        # As in Stable Diffusion 1.5, diffusers means the number of heads.
+        attention_head_dim=2,
     )

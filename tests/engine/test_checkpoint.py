@@ -1,0 +1,126 @@
+"""Checkpoints: whole, complete, safe, and only on the ground that they were trained on."""
+
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+from detectron2.modeling import build_model
+from tadp_d2.engine.checkpoint import RunCheckpointer
+from tadp_d2.engine.provenance import Provenance
+from tadp_d2.errors import UserError
+
+
+def checkpointer(cfg, folder):
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    return RunCheckpointer(model, str(folder), Provenance(cfg, model))
+
+
+@pytest.fixture
+def saved(make_config, tmp_path):
+    """A checkpoint with weights unlike those of a new model."""
+    run = checkpointer(make_config(), tmp_path)
+    with torch.no_grad():
+        for parameter in run.model.parameters():
+            if parameter.requires_grad:
+                parameter += 1
+    run.save("model_final")
+    return run.model, str(tmp_path / "model_final.pth")
+
+
+def test_what_is_saved_is_loaded(make_config, saved, tmp_path):
+    model, path = saved
+    run = checkpointer(make_config(), tmp_path)
+    assert run.get_checkpoint_file() == path
+    run.load(path)
+    expected = model.state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in run.model.state_dict().items())
+
+
+def test_frozen_parts_are_not_in_the_file(saved):
+    weights = torch.load(saved[1], weights_only=True)["model"]
+    assert not [k for k in weights if "vae" in k or "text_encoder" in k or "latent" in k]
+    assert [k for k in weights if k.startswith("backbone.bottom_up.unet.")]
+
+
+def test_a_save_that_fails_leaves_the_earlier_checkpoint(saved, make_config, tmp_path, monkeypatch):
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def fail(data, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError):
+        checkpointer(make_config(), tmp_path).save("model_final")
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [
+        "last_checkpoint",
+        "model_final.pth",
+    ]
+
+
+def test_another_architecture_is_an_error(make_config, saved, tmp_path):
+    other = checkpointer(make_config("MODEL.FPN.OUT_CHANNELS", 32), tmp_path)
+    with pytest.raises(UserError, match="another architecture: it differs in shape in"):
+        other.load(saved[1])
+    more = checkpointer(make_config("MODEL.ROI_BOX_HEAD.NUM_FC", 3), tmp_path)
+    with pytest.raises(UserError, match="another architecture: it lacks roi_heads"):
+        more.load(saved[1])
+    fewer = checkpointer(make_config("MODEL.ROI_BOX_HEAD.NUM_FC", 1), tmp_path)
+    with pytest.raises(UserError, match="another architecture: it has no place for roi_heads"):
+        fewer.load(saved[1])
+
+
+@pytest.mark.parametrize("part, other", [("vae", "another VAE"), ("text_encoder", "another text")])
+def test_another_base_model_is_an_error(make_config, model_folder, saved, tmp_path, part, other):
+    copy = tmp_path / "other_model"
+    shutil.copytree(model_folder, copy)
+    (file,) = (copy / part).glob("*.safetensors")
+    weights = safetensors.torch.load_file(file)
+    changed = next(name for name in sorted(weights) if "decoder" not in name)
+    weights[changed] = weights[changed] + 1e-3
+    safetensors.torch.save_file(weights, file, metadata={"format": "pt"})
+    run = checkpointer(make_config("MODEL.DIFFUSION.WEIGHTS", str(copy)), tmp_path)
+    with pytest.raises(UserError, match=f"was trained with {other}"):
+        run.load(saved[1])
+
+
+def test_another_pixel_normalisation_is_an_error(make_config, saved, tmp_path):
+    run = checkpointer(make_config("MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0]), tmp_path)
+    with pytest.raises(UserError, match="another pixel normalisation"):
+        run.load(saved[1])
+
+
+def test_other_captions_are_said(make_config, world, saved, tmp_path, caplog):
+    captions = tmp_path / "captions"
+    shutil.copytree(world / "captions", captions)
+    with open(captions / "watercolor_test.jsonl", "a") as file:
+        file.write('{"image_id": "more", "raw": "a dog"}\n')
+    cfg = make_config("TEXT.CAPTION_DIR", str(captions))
+    checkpointer(cfg, tmp_path).load(saved[1])
+    assert "trained with other captions for 'watercolor_test'" in caplog.text
+
+
+class _Payload:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_files_that_are_no_checkpoints(make_config, tmp_path, capsys):
+    run = checkpointer(make_config(), tmp_path)
+    with pytest.raises(UserError, match="no checkpoint at"):
+        run.load(str(tmp_path / "absent.pth"))
+    (tmp_path / "damaged.pth").write_bytes(b"PK\3\4 half of a file")
+    with pytest.raises(UserError, match="damaged.pth: cannot be read as a checkpoint"):
+        run.load(str(tmp_path / "damaged.pth"))
+    for name in ("attack.pth", "attack.pkl"):
+        torch.save({"model": _Payload()}, tmp_path / name)
+        with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+            run.load(str(tmp_path / name))
+    assert "executed" not in capsys.readouterr().out
+    torch.save({"weights": {}}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="expected a checkpoint of train_net.py"):
+        run.load(str(tmp_path / "other.pth"))

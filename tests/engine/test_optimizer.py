@@ -1,0 +1,77 @@
+"""The rates that reach the optimizer are the configured ones."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
+from torch import nn
+
+SETTINGS = (
+    *("SOLVER.BASE_LR", 2e-5, "SOLVER.UNET_LR_FACTOR", 0.1, "SOLVER.WEIGHT_DECAY", 0.01),
+    *("SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_ITER", 10),
+)
+
+
+@pytest.fixture
+def model(make_config):
+    return build_model(make_config())
+
+
+def test_rate_and_decay_of_every_parameter(make_config, model):
+    optimizer = build_optimizer(make_config(*SETTINGS), model)
+    settings = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    norms = (nn.GroupNorm, nn.LayerNorm)
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                assert id(parameter) not in settings
+                continue
+            lr, decay = settings.pop(id(parameter))
+            assert lr == pytest.approx(2e-6 if ".unet." in name else 2e-5), name
+            assert decay == (0.0 if isinstance(module, norms) else 0.01), name
+    assert not settings
+    assert {group["name"] for group in optimizer.param_groups} == {"unet", "unet norm", "head"}
+
+
+def rates(cfg, model):
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_scheduler(cfg, optimizer)
+    table = []
+    for _ in range(cfg.SOLVER.MAX_ITER):
+        table.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+        optimizer.step()
+        scheduler.step()
+    return table
+
+
+def test_the_papers_schedule_per_iteration(make_config, model):
+    for iteration, row in enumerate(rates(make_config(*SETTINGS), model)):
+        factor = (1 - iteration / 10) ** 0.9
+        assert row["head"] == pytest.approx(2e-5 * factor)
+        assert row["unet"] == row["unet norm"] == pytest.approx(2e-6 * factor)
+
+
+def test_linear_warm_up(make_config, model):
+    warm = ("SOLVER.WARMUP_ITERS", 4, "SOLVER.WARMUP_FACTOR", 1e-6, "SOLVER.POLY_POWER", 1.0)
+    heads = [row["head"] / 2e-5 for row in rates(make_config(*SETTINGS, *warm), model)]
+    assert heads[:4] == pytest.approx([0.6 * i / 4 for i in range(4)], abs=2e-6)
+    assert heads[4:] == pytest.approx([1 - i / 10 for i in range(4, 10)])
+
+
+def test_detectron2s_schedules_can_be_chosen(make_config, model):
+    steps = ("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.STEPS", (5,))
+    heads = [row["head"] for row in rates(make_config(*SETTINGS, *steps), model)]
+    assert heads == pytest.approx([2e-5] * 5 + [2e-6] * 5)
+
+
+def test_gradients_are_clipped_before_the_step(make_config, model):
+    clip = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5)
+    optimizer = build_optimizer(make_config(*SETTINGS, *clip), model)
+    parameter = optimizer.param_groups[0]["params"][0]
+    parameter.grad = torch.full_like(parameter, 100.0)
+    optimizer.step()
+    assert parameter.grad.norm().item() == pytest.approx(0.5, rel=1e-3)

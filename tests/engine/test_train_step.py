@@ -1,0 +1,62 @@
+"""One iteration: accumulation and mixed precision."""
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from tadp_d2.engine.train_step import AccumulatingTrainer
+from torch import nn
+
+
+class _Regression(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 1)
+        self.dtypes = []
+
+    def forward(self, batch):
+        out = self.layer(torch.stack([x for x, _ in batch]))
+        self.dtypes.append(out.dtype)
+        return {"loss": (out[:, 0] - torch.tensor([y for _, y in batch])).square().mean()}
+
+
+def data(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(3, generator=generator), float(i)) for i in range(8)]
+
+
+def train(batches, **options):
+    model = _Regression()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    trainer = AccumulatingTrainer(model, batches, optimizer, **options)
+    with EventStorage(0) as storage:
+        trainer.storage = storage
+        trainer.run_step()
+        trainer.run_step()
+        losses = [value for value, _ in storage.history("total_loss").values()]
+    return model, losses
+
+
+def test_accumulated_batches_equal_one_large_batch():
+    examples = data()
+    large, large_losses = train([examples[:4], examples[4:]])
+    small, small_losses = train([examples[i : i + 2] for i in range(0, 8, 2)], accumulation=2)
+    torch.testing.assert_close(small.layer.weight, large.layer.weight)
+    assert small_losses == pytest.approx(large_losses)
+
+
+def test_bf16_on_the_cpu_keeps_weights_in_fp32():
+    model, losses = train([data(), data(1)], precision=torch.bfloat16)
+    assert model.dtypes == [torch.bfloat16] * 2
+    assert model.layer.weight.dtype == torch.float32
+    _, full = train([data(), data(1)])
+    assert losses == pytest.approx(full, rel=0.05)
+    assert losses != full
+
+
+def test_state_is_restored():
+    model = _Regression()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    trainer = AccumulatingTrainer(model, [data()], optimizer)
+    trainer.load_state_dict(trainer.state_dict())
+    assert set(trainer.state_dict()) >= {"optimizer", "grad_scaler"}

@@ -1,0 +1,42 @@
+"""`tadp-d2` as a user runs it."""
+
+import subprocess
+import sys
+
+import pytest
+from tadp_d2 import cli
+
+
+def test_synth_writes_a_world_and_says_how_to_use_it(tmp_path, capsys, monkeypatch):
+    from tadp_d2.synthetic import world
+    from tadp_d2.synthetic.voc_world import VocWorldSizes
+
+    write = world.write_voc_world
+    small = VocWorldSizes(2, 2, 2, 2, 2, 2, 2)
+    monkeypatch.setattr(
+        world, "write_voc_world", lambda root, seed, sizes, progress: write(root, seed, small)
+    )
+    cli.main(["synth", str(tmp_path / "world"), "--seed", "3"])
+    assert f"export DETECTRON2_DATASETS={tmp_path / 'world'}" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "world").iterdir()}
+    assert names == {
+        *("VOC2007", "VOC2012", "watercolor", "comic", "captions", "stable-diffusion-tiny")
+    }
+
+
+def test_synth_does_not_touch_a_folder_in_use(tmp_path, capsys):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["synth", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "exists already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_text_and_captions_work_without_detectron2():
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "import tadp_d2.text.conditioning, tadp_d2.data.captions, tadp_d2.synthetic.world\n"
+        "import tadp_d2.modeling.stable_diffusion, tadp_d2.cli"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,85 @@
+"""Every config loads and says what the paper says."""
+
+from pathlib import Path
+
+import pytest
+from tadp_d2.engine.setup import load_config
+from tadp_d2.errors import UserError
+from tadp_d2.modeling.meta_arch import get_modifiers
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NAMES = ("null", "simple", "ti", "dreambooth", "nearby", "unrelated")
+
+
+@pytest.mark.parametrize("target", ["watercolor", "comic"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_experiments(target, name):
+    cfg = load_config(str(CONFIGS / f"voc2{target}_{name}.yaml"))
+    assert cfg.TEXT.DOMAIN == target
+    assert [modifier.name for modifier in get_modifiers(cfg)] == [name, name]
+    assert cfg.DATASETS.TEST == ("voc_2007_test", f"{target}_test")
+    assert cfg.OUTPUT_DIR == f"output/voc2{target}_{name}"
+    # Table C.1 c and section C.
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == (1e-5, 0.01)
+    assert (cfg.SOLVER.UNET_LR_FACTOR, cfg.SOLVER.WEIGHT_DECAY_NORM) == (0.1, 0.0)
+    epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / (5011 + 11540)
+    assert epochs == 100
+    assert (cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.POLY_POWER) == ("PolyLR", 0.9)
+    assert (cfg.INPUT.RESIZE, cfg.INPUT.FIXED_SIZE, cfg.INPUT.FORMAT) == ("square", 512, "RGB")
+    assert cfg.MODEL.DIFFUSION.TIMESTEP == 0
+    assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[32], [64], [128], [256]]
+
+
+def test_the_released_preset_differs_where_the_released_code_does():
+    file = str(CONFIGS / "voc2comic_simple.yaml")
+    cfg = load_config(file, preset="released_detection")
+    assert [modifier.name for modifier in get_modifiers(cfg)] == ["null", "simple"]
+    assert cfg.MODEL.DIFFUSION.TIMESTEP == 1
+    assert not cfg.MODEL.DIFFUSION.ATTENTION_MAPS.GRADIENT
+    assert cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / (5011 + 11540) == 10
+    assert load_config(file, preset="paper_tables").SOLVER.UNET_LR_FACTOR == 0.01
+
+
+def test_overrides_come_last():
+    file = str(CONFIGS / "voc2comic_simple.yaml")
+    cfg = load_config(file, "released_detection", ["MODEL.DIFFUSION.TIMESTEP", "5"])
+    assert cfg.MODEL.DIFFUSION.TIMESTEP == 5
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("TEXT:\n  MODIFER: simple\n", "unknown config key TEXT.MODIFER; did you mean TEXT.MODIF"),
+        ("INPUT:\n  FIXED_SIZE: big\n", "INPUT.FIXED_SIZE"),
+        ("INPUT: [\n", "not a safe YAML file"),
+        ("SEED: !!python/object/apply:os.getcwd []\n", "not a safe YAML file"),
+        ("_BASE_: absent.yaml\n", "absent.yaml"),
+        ("INPUT:\n  RESIZE: round\n", "INPUT.RESIZE is 'round': expected one of square"),
+        ("SOLVER:\n  GRADIENT_ACCUMULATION: 0\n", "GRADIENT_ACCUMULATION is 0"),
+    ],
+)
+def test_a_wrong_file_is_an_error(tmp_path, text, message):
+    base = "" if "_BASE_" in text else f"_BASE_: {CONFIGS / 'voc2comic_null.yaml'}\n"
+    (tmp_path / "my.yaml").write_text("VERSION: 2\n" + base + text)
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
+        load_config(str(tmp_path / "my.yaml"))
+
+
+def test_wrong_arguments_are_errors():
+    file = str(CONFIGS / "voc2comic_null.yaml")
+    with pytest.raises(UserError, match="no config file absent.yaml"):
+        load_config("absent.yaml")
+    with pytest.raises(UserError, match="unknown preset 'releasd'.*released_detection"):
+        load_config(file, preset="releasd")
+    with pytest.raises(UserError, match="come in pairs KEY VALUE"):
+        load_config(file, overrides=["SEED"])
+    with pytest.raises(UserError, match="DATASETS.TRAIN names no data set"):
+        load_config()
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        load_config(
+            file,
+            overrides=[
+                *("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "fp16"),
+                *("MODEL.DEVICE", "cpu"),
+            ],
+        )

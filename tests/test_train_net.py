@@ -1,0 +1,204 @@
+"""The script as a user runs it: its own process, real files, exit codes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+QUICK = "configs/quick_schedules/voc2watercolor_simple.yaml"
+
+
+@pytest.fixture(scope="module")
+def run_script(world, model_folder):
+    """run_script(argument, ...) runs train_net.py on the world with small settings."""
+
+    def run(*arguments, config=QUICK, datasets=world, weights=model_folder):
+        command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", config]
+        options = [argument for argument in arguments if argument.startswith("--")]
+        overrides = [argument for argument in arguments if not argument.startswith("--")]
+        settings = ["INPUT.FIXED_SIZE", "128", "SOLVER.IMS_PER_BATCH", "2"]
+        if weights:
+            settings += ["MODEL.DIFFUSION.WEIGHTS", str(weights)]
+        return subprocess.run(
+            [*command, *options, *settings, *overrides],
+            cwd=ROOT,
+            env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
+def metrics(folder):
+    return json.loads((folder / "results.json").read_text())["metrics"]
+
+
+def error(process):
+    """The last line of a run that must have ended as wrong input does."""
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    return process.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def trained(run_script, tmp_path_factory):
+    """The output folder of a run of four iterations."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    process = run_script(
+        *("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR", str(folder)),
+        *("TEST.COCO_METRICS", "True"),
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    return folder
+
+
+def test_a_run_leaves_checkpoints_results_and_pictures(trained):
+    assert (trained / "last_checkpoint").read_text() == "model_final.pth"
+    assert {"model_0000001.pth", "config.yaml", "metrics.json"} <= set(os.listdir(trained))
+    for dataset in ("voc_2007_test", "watercolor_test"):
+        assert (trained / "gallery" / f"{dataset}.png").stat().st_size > 10_000
+        assert set(metrics(trained)[dataset]) == {"voc07", "voc_area", "coco"}
+
+
+def test_results_have_a_history(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert results["iteration"] == 4
+    assert results["seed"] == 1
+    assert results["config"]["TEXT"]["MODIFIER"] == "simple"
+    assert set(results["versions"]) >= {"torch", "detectron2", "diffusers", "transformers"}
+    captions = results["provenance"]["captions"]
+    assert set(captions) >= {"voc_2007_trainval", "voc_2012_trainval", "watercolor_test"}
+    assert all(len(value) == 64 for value in captions.values())
+
+
+def test_evaluation_gives_the_metrics_that_training_ended_with(run_script, trained, tmp_path):
+    process = run_script(
+        "--eval-only",
+        *("MODEL.WEIGHTS", str(trained / "model_final.pth"), "OUTPUT_DIR", str(tmp_path)),
+        *("TEST.COCO_METRICS", "True"),
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert metrics(tmp_path) == metrics(trained)
+    assert "| watercolor_test | voc07" in process.stdout
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_the_same_seed_gives_the_same_weights(run_script, trained, tmp_path):
+    process = run_script(
+        *("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR", str(tmp_path)),
+        *("DATASETS.TEST", "('voc_2007_test',)"),
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    again, first = weights(tmp_path / "model_final.pth"), weights(trained / "model_final.pth")
+    assert all(torch.equal(again[key], first[key]) for key in first)
+
+
+def test_resuming_continues_where_the_run_stopped(run_script, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "model_final.pth").unlink()
+    (tmp_path / "run" / "last_checkpoint").write_text("model_0000001.pth")
+    process = run_script(
+        "--resume", "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", str(tmp_path / "run")
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "Starting training from iteration 2" in process.stdout
+    state = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)
+    steps = [s["step"].item() for s in state["trainer"]["_trainer"]["optimizer"]["state"].values()]
+    assert set(steps) == {4.0}
+
+
+def test_accumulation_and_bf16_on_the_cpu(run_script, tmp_path):
+    process = run_script(
+        *("SOLVER.MAX_ITER", "2", "SOLVER.GRADIENT_ACCUMULATION", "2", "TEST.GALLERY_IMAGES", "0"),
+        *("SOLVER.AMP.ENABLED", "True", "OUTPUT_DIR", str(tmp_path)),
+        *("DATASETS.TEST", "('voc_2007_test',)"),
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert all(line["total_loss"] < 100 for line in lines if "total_loss" in line)
+
+
+def test_a_run_is_not_overwritten(run_script, trained):
+    before = (trained / "model_final.pth").read_bytes()
+    message = error(run_script("OUTPUT_DIR", str(trained)))
+    assert "holds a run already: continue it with --resume" in message
+    assert (trained / "model_final.pth").read_bytes() == before
+
+
+def test_no_data_sets(run_script, tmp_path):
+    message = error(
+        run_script(
+            "OUTPUT_DIR",
+            str(tmp_path),
+            config="configs/voc2watercolor_simple.yaml",
+            datasets=tmp_path / "nowhere",
+            weights=None,
+        )
+    )
+    assert "data set 'voc_2007_test' not found" in message
+    for hint in ("Annotations", "ImageSets/Main/test.txt", "DETECTRON2_DATASETS", "tadp-d2 synth"):
+        assert hint in message
+
+
+def test_no_weights(run_script, tmp_path):
+    message = error(run_script("OUTPUT_DIR", str(tmp_path), weights=None))
+    assert "no diffusion model 'stable-diffusion-v1-5/stable-diffusion-v1-5'" in message
+    message = error(run_script("OUTPUT_DIR", str(tmp_path), weights=tmp_path))
+    assert "lacks tokenizer/vocab.json" in message
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (("TEXT.MODIFIER", "watercolour"), "unknown modifier 'watercolour'"),
+        (("TEXT.MODIFER", "simple"), "did you mean TEXT.MODIFIER?"),
+        (("DATASETS.TEST", "('watercolour_test',)"), "unknown data set 'watercolour_test'"),
+        (("TEXT.CAPTION_DIR", "nowhere"), "no captions for data set 'voc_2007_test'"),
+        (("TEXT.MODIFIER", "ti", "TEXT.TOKENS", "('a.safetensors',)"), "no learned token at a.saf"),
+        (("TEXT.MODIFIER", "dreambooth", "MODEL.DIFFUSION.UNET", "a"), "a: expected a UNet folder"),
+    ],
+)
+def test_wrong_settings(run_script, tmp_path, overrides, expected):
+    assert expected in error(run_script("OUTPUT_DIR", str(tmp_path), *overrides))
+
+
+def test_an_unreadable_picture_in_a_loader_worker(run_script, world, tmp_path):
+    shutil.copytree(world, tmp_path / "world")
+    for path in (tmp_path / "world" / "VOC2012" / "JPEGImages").iterdir():
+        path.write_bytes(b"damaged")
+    for path in (tmp_path / "world" / "VOC2007" / "JPEGImages").glob("00000*"):
+        path.write_bytes(b"damaged")
+    message = error(
+        run_script(
+            *("OUTPUT_DIR", str(tmp_path / "run"), "DATALOADER.NUM_WORKERS", "1"),
+            datasets=tmp_path / "world",
+        )
+    )
+    assert ".jpg: cannot be read as a picture" in message
+
+
+def test_evaluation_of_a_checkpoint_of_another_base_model(run_script, trained, tmp_path):
+    from tadp_d2.synthetic.voc_world import VocWorldSizes
+    from tadp_d2.synthetic.world import MODEL_FOLDER, write_world
+
+    write_world(tmp_path / "other", seed=1, sizes=VocWorldSizes(2, 2, 2, 2, 2, 2, 2))
+    message = error(
+        run_script(
+            "--eval-only",
+            *("MODEL.WEIGHTS", str(trained / "model_final.pth"), "OUTPUT_DIR", str(tmp_path)),
+            weights=tmp_path / "other" / MODEL_FOLDER,
+        )
+    )
+    assert "was trained with another VAE" in message
+    assert not (tmp_path / "results.json").exists()

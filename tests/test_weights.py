@@ -1,0 +1,43 @@
+"""Where a diffusion model is looked for, and what is said when it is not there."""
+
+import shutil
+
+import pytest
+from tadp_d2.errors import UserError
+from tadp_d2.weights import find_weights
+
+
+def test_a_folder_is_used_as_it_is(model_folder):
+    assert find_weights(str(model_folder)) == model_folder
+
+
+def test_a_folder_that_lacks_a_part_is_an_error(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "vae")
+    with pytest.raises(UserError, match="lacks vae/config.json"):
+        find_weights(str(tmp_path / "model"))
+
+
+def test_offline_a_hub_id_is_an_error_without_asking_the_network(monkeypatch):
+    import socket
+
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(UserError, match="neither a folder nor in the local hub cache"):
+        find_weights("stable-diffusion-v1-5/stable-diffusion-v1-5")
+
+
+def test_a_model_in_the_hub_cache_is_used_offline(model_folder, tmp_path, monkeypatch):
+    revision = "0" * 40
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / revision
+    shutil.copytree(model_folder, snapshot)
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert find_weights("owner/name") == snapshot
+    assert find_weights("owner/name", revision) == snapshot
+    with pytest.raises(UserError, match="neither a folder nor in the local hub cache"):
+        find_weights("owner/name", "1" * 40)
