@@ -111,7 +111,8 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
 
 def _explain(cfg: CfgNode, error: Exception) -> str:
     """The message of a config error, with the known key that looks most like an unknown one."""
-    message = str(error.args[0]) if error.args else str(error)
+    # str() of a KeyError would put its message in quotes.
+    message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
     if "on-existent" not in message:
         return message
     key = message.rsplit(":", 1)[-1].strip().rstrip("'\"")

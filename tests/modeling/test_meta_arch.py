@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.meta_arch import CaptionedRCNN
 
@@ -28,6 +29,13 @@ def image(caption="a dog", height=100, width=140, seed=0):
 def build(cfg):
     torch.manual_seed(0)
     return build_model(cfg)
+
+
+@pytest.fixture(autouse=True)
+def storage():
+    """Detectron2's heads log into it while they train."""
+    with EventStorage() as storage:
+        yield storage
 
 
 @pytest.fixture
@@ -72,7 +80,8 @@ def test_captions_reach_test_time_augmentation(make_config, model, prompts):
         "TEST.AUG.MIN_SIZES", (64, 96), "TEST.AUG.FLIP", True, "MODEL.LOAD_PROPOSALS", False
     )
     augmented = GeneralizedRCNNWithTTA(cfg, model.eval())
-    augmented([image("a dog")])
+    with torch.no_grad():
+        augmented([image("a dog")])
     assert sum(map(len, prompts)) >= 4
     assert {prompt for batch in prompts for prompt in batch} == {
         "a watercolor style painting of a dog"

@@ -71,7 +71,7 @@ def test_the_tokenizer_is_a_clip_tokenizer(tmp_path):
     assert tokenizer.convert_ids_to_tokens(ids) == [*words, "<|endoftext|>"]
     assert tokenizer.model_max_length == 77
     # Unknown words are spelled in bytes, never lost.
-    assert tokenizer.decode(tokenizer("żółw!").input_ids, skip_special_tokens=True) == "żółw!"
+    assert tokenizer.decode(tokenizer("żółw").input_ids, skip_special_tokens=True) == "żółw"
 
 
 def test_its_files_are_those_of_stable_diffusion(model_folder):
