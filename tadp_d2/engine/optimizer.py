@@ -45,7 +45,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
             groups.setdefault(name, {"name": name, "params": [], **settings})
             groups[name]["params"].append(parameter)
     optimizer_class = maybe_add_gradient_clipping(cfg, AdamW)
-    return optimizer_class([groups[name] for name in sorted(groups)], lr=cfg.SOLVER.BASE_LR)
+    ordered = [groups[name] for name in sorted(groups)]
+    return optimizer_class(ordered, lr=cfg.SOLVER.BASE_LR, fused=True)
 
 
 def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:

@@ -40,7 +40,7 @@ def write_results(
         "format": FORMAT,
         "version": VERSION,
         "metrics": _plain(results),
-        "iteration": _iteration(),
+        "iteration": _iteration(cfg.SOLVER.MAX_ITER),
         "weights": cfg.MODEL.WEIGHTS,
         "seed": cfg.SEED,
         "versions": _versions(),
@@ -74,10 +74,11 @@ def _plain(value: Any) -> Any:
     return None if math.isnan(value) else float(value)
 
 
-def _iteration() -> int | None:
+def _iteration(last: int) -> int | None:
     """The number of iterations done, None outside of training."""
     try:
-        return get_event_storage().iter + 1
+        # Within an iteration the storage counts the finished ones only; after the last, all.
+        return min(get_event_storage().iter + 1, last)
     except AssertionError:
         return None
 

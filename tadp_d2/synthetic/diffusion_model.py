@@ -1,18 +1,16 @@
 """A tiny Stable Diffusion folder in diffusers' format, with the topology of Stable Diffusion 1.5.
 
-Its weights are random but for the tokenizer, whose merges are learned from the world's sentences,
-and the VAE's scaling factor, which gives latents of the world's pictures unit variance, as that of
-Stable Diffusion does on its own.
+The weights of text encoder and UNet are random, seeded. The tokenizer's merges are learned from the
+world's sentences. The VAE is a trained one that lies beside this file; `tools/train_tiny_vae.py`
+made it.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -22,22 +20,19 @@ CONTEXT_LENGTH = 77
 TEXT_WIDTH = 32
 
 
-def write_diffusion_model(
-    folder: Path, seed: int, sentences: Iterable[str], pictures: Sequence[Image.Image]
-) -> None:
-    """Writes the model, seeded: the same seed, sentences and pictures give the same bytes.
+def write_diffusion_model(folder: Path, seed: int, sentences: Iterable[str]) -> None:
+    """Writes the model: the same seed and sentences give the same bytes.
 
     Args:
         folder: gets `tokenizer/ text_encoder/ vae/ unet/ scheduler/ model_index.json`.
         sentences: text from which the tokenizer learns its words.
-        pictures: RGB, on which the scaling factor of the VAE is measured.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = make_tokenizer(sentences)
         text_encoder = _text_encoder(len(tokenizer))
-        vae = _vae(pictures)
         unet = _unet()
+    vae = AutoencoderKL.from_pretrained(Path(__file__).parent / "vae", torch_dtype=torch.float32)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -86,8 +81,7 @@ def make_tokenizer(sentences: Iterable[str], vocabulary_size: int = 1024) -> CLI
 
 def _write_clip_vocabulary(folder: Path, tokenizer: CLIPTokenizer) -> None:
     """Replaces `tokenizer.json` by the two files that Stable Diffusion 1.5 comes with."""
-    vocabulary, merges = tokenizer.backend_tokenizer.model.save(str(folder))
-    del vocabulary, merges
+    tokenizer.backend_tokenizer.model.save(str(folder))
     (folder / "tokenizer.json").unlink()
 
 
@@ -104,30 +98,6 @@ def _text_encoder(vocabulary_size: int) -> CLIPTextModel:
         pad_token_id=vocabulary_size - 1,
     )
     return CLIPTextModel(config).eval()
-
-
-def _vae(pictures: Sequence[Image.Image]) -> AutoencoderKL:
-    channels = (8, 16, 16, 16)
-    vae = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * len(channels),
-        up_block_types=["UpDecoderBlock2D"] * len(channels),
-        block_out_channels=channels,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=256,
-    ).eval()
-    with torch.no_grad():
-        latents = [vae.encode(_tensor(picture)).latent_dist.mode() for picture in pictures]
-    deviation = torch.cat([latent.flatten() for latent in latents]).std().item()
-    vae.register_to_config(scaling_factor=round(1 / deviation, 5))
-    return vae
-
-
-def _tensor(picture: Image.Image) -> torch.Tensor:
-    """1 x 3 x 256 x 256, in [-1, 1]."""
-    pixels = np.asarray(picture.convert("RGB").resize((256, 256)), dtype=np.float32)
-    return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]
 
 
 def _unet() -> UNet2DConditionModel:

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
-
 from tadp_d2.data.captions import read_captions
 from tadp_d2.files import new_folder
 from tadp_d2.synthetic.diffusion_model import write_diffusion_model
@@ -12,8 +10,6 @@ from tadp_d2.synthetic.voc_world import VocWorldSizes, write_voc_world
 from tadp_d2.text.modifiers import MODIFIERS
 
 MODEL_FOLDER = "stable-diffusion-tiny"
-# Pictures on which the VAE's scaling factor is measured.
-_MEASURED = 16
 
 
 def write_world(
@@ -35,13 +31,7 @@ def write_world(
     """
     with new_folder(folder) as temporary:
         write_voc_world(temporary, seed, sizes, progress)
-        pictures = sorted((temporary / "VOC2007" / "JPEGImages").glob("*.jpg"))[:_MEASURED]
-        write_diffusion_model(
-            temporary / MODEL_FOLDER,
-            seed,
-            _sentences(temporary / "captions"),
-            [Image.open(path).convert("RGB") for path in pictures],
-        )
+        write_diffusion_model(temporary / MODEL_FOLDER, seed, _sentences(temporary / "captions"))
 
 
 def _sentences(captions: Path) -> set[str]:
