@@ -108,9 +108,7 @@ def test_resuming_continues_where_the_run_stopped(run_script, trained, tmp_path)
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "model_final.pth").unlink()
     (tmp_path / "run" / "last_checkpoint").write_text("model_0000001.pth")
-    process = run_script(
-        "--resume", "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", str(tmp_path / "run")
-    )
+    process = run_script("--resume", "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", str(tmp_path / "run"))
     assert process.returncode == 0, process.stdout + process.stderr
     assert "Starting training from iteration 2" in process.stdout
     state = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)

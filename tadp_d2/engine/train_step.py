@@ -45,6 +45,8 @@ class AccumulatingTrainer(SimpleTrainer):
             for name, loss in self._backward(batch, last=index + 1 == self._accumulation).items():
                 totals[name] = totals.get(name, 0) + loss
         self._write_metrics(totals, data_time)
+        # Before the step, because clipping inside of it must see the gradients' true size.
+        self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 

@@ -13,11 +13,13 @@ class _Regression(nn.Module):
         torch.manual_seed(0)
         self.layer = nn.Linear(3, 1)
         self.dtypes = []
+        self.weight = 1.0
 
     def forward(self, batch):
         out = self.layer(torch.stack([x for x, _ in batch]))
         self.dtypes.append(out.dtype)
-        return {"loss": (out[:, 0] - torch.tensor([y for _, y in batch])).square().mean()}
+        error = out[:, 0] - torch.tensor([y for _, y in batch])
+        return {"loss": self.weight * error.square().mean()}
 
 
 def data(seed=0):
@@ -25,9 +27,10 @@ def data(seed=0):
     return [(torch.randn(3, generator=generator), float(i)) for i in range(8)]
 
 
-def train(batches, **options):
+def train(batches, optimizer_class=torch.optim.AdamW, weight=1.0, **options):
     model = _Regression()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model.weight = weight
+    optimizer = optimizer_class(model.parameters(), lr=0.1 / weight)
     trainer = AccumulatingTrainer(model, batches, optimizer, **options)
     with EventStorage(0) as storage:
         trainer.storage = storage
@@ -52,6 +55,24 @@ def test_bf16_on_the_cpu_keeps_weights_in_fp32():
     _, full = train([data(), data(1)])
     assert losses == pytest.approx(full, rel=0.05)
     assert losses != full
+
+
+def test_fp16_clips_the_true_gradients_and_not_the_scaled_ones():
+    class Clipped(torch.optim.SGD):
+        """Fused, and clips in its step, as ours with Detectron2's clipping."""
+
+        def __init__(self, parameters, lr):
+            super().__init__(parameters, lr, fused=True)
+
+        def step(self, closure=None):
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            super().step(closure)
+
+    # A small loss, so that its gradients are below the clip and do not overflow when scaled.
+    reduced, _ = train([data(), data(1)], Clipped, weight=1e-3, precision=torch.float16)
+    full, _ = train([data(), data(1)], Clipped, weight=1e-3)
+    torch.testing.assert_close(reduced.layer.weight, full.layer.weight, rtol=0.02, atol=0.02)
 
 
 def test_state_is_restored():

@@ -169,7 +169,9 @@ def test_equal_to_detectron2s_own_evaluator_where_that_applies(world, metric, ye
         output["instances"].pred_classes = torch.tensor(names)
     expected = evaluate(PascalVOCDetectionEvaluator("six"), outputs)["bbox"]
     MetadataCatalog.remove("six")
-    ours = evaluate(ClassSubsetVOCEvaluator("voc_2007_test", CLASS_NAMES), imperfect("voc_2007_test"))
+    ours = evaluate(
+        ClassSubsetVOCEvaluator("voc_2007_test", CLASS_NAMES), imperfect("voc_2007_test")
+    )
     assert 0 < expected["AP"] < 100
     for key, value in expected.items():
         assert ours[metric][key] == pytest.approx(value)

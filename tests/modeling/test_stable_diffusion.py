@@ -164,7 +164,12 @@ def test_full_size_unets_of_other_configurations(config, channels):
 def test_sizes_that_do_not_divide_evenly(golden):
     features = golden_features(golden)
     outputs = features(torch.randn(1, 4, 18, 27), Context(golden[0]["context"][:1]), 0)
-    assert [tuple(out.shape[-2:]) for out in outputs.values()] == [(18, 27), (9, 14), (5, 7), (3, 4)]
+    assert [tuple(out.shape[-2:]) for out in outputs.values()] == [
+        (18, 27),
+        (9, 14),
+        (5, 7),
+        (3, 4),
+    ]
 
 
 def test_other_kinds_of_unets_are_refused():
