@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
+
 from tadp_d2.modeling.attention import AttentionMaps, FusedAttention, RecordedAttention
 from tadp_d2.modeling.stable_diffusion import UNetFeatures
 from tadp_d2.text.conditioning import Context
-from torch import Tensor
 
 SIZES = {
     "small": (dict(block_out_channels=(32, 64, 96, 96), cross_attention_dim=32), 32),

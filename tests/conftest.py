@@ -13,6 +13,7 @@ os.environ["DETECTRON2_DATASETS"] = str(ROOT / "world")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest  # noqa: E402
+
 from tadp_d2.engine.setup import load_config  # noqa: E402
 from tadp_d2.progress import hide_library_bars  # noqa: E402
 from tadp_d2.synthetic.voc_world import VocWorldSizes  # noqa: E402

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tadp_d2 import cli
 
 

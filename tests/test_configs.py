@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tadp_d2.engine.setup import load_config
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.meta_arch import get_modifiers

@@ -1,8 +1,9 @@
 """How a command ends on wrong input."""
 
 import pytest
-from tadp_d2.errors import UserError, exit_on_user_error
 from torch.utils.data import DataLoader
+
+from tadp_d2.errors import UserError, exit_on_user_error
 
 
 def test_message_alone_on_stderr_and_exit_code_2(capsys):

@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+
 from tadp_d2.errors import UserError
 from tadp_d2.files import new_folder, replacing, sha256
 

@@ -1,8 +1,9 @@
 """Frozen parts do not train, and do not go into checkpoints."""
 
 import torch
-from tadp_d2.frozen import Frozen, fingerprint
 from torch import nn
+
+from tadp_d2.frozen import Frozen, fingerprint
 
 
 def test_a_frozen_part_is_in_no_state_dict_and_missed_by_none():

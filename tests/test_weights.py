@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+
 from tadp_d2.errors import UserError
 from tadp_d2.weights import find_weights
 

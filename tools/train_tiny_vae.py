@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
 from tadp_d2.files import new_folder
 from tadp_d2.progress import hide_library_bars, progress_line
 from tadp_d2.synthetic.scenes import sample_scene
 from tadp_d2.synthetic.styles import STYLES, render
-from torch import Tensor
-from torch.nn import functional as F
 
 FOLDER = Path(__file__).parents[1] / "tadp_d2" / "synthetic" / "vae"
 SIZE, CROP = 256, 128

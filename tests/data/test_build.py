@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+
 from tadp_d2.data.build import build_test_loader, build_train_loader, load_dataset
 from tadp_d2.data.captions import read_captions, write_captions
 from tadp_d2.data.dataset_mapper import CaptionedDatasetMapper

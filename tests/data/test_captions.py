@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tadp_d2.data.captions import find_caption_file, read_captions, write_captions
 from tadp_d2.errors import UserError
 

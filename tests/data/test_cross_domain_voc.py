@@ -5,6 +5,7 @@ import shutil
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES, load_voc_instances
+
 from tadp_d2.data.cross_domain_voc import SHARED_CLASSES, check_voc, load_voc
 from tadp_d2.errors import UserError
 

@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 from detectron2.modeling import build_model
+
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.errors import UserError

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from torch import nn
+
+from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 
 SETTINGS = (
     *("SOLVER.BASE_LR", 2e-5, "SOLVER.UNET_LR_FACTOR", 0.1, "SOLVER.WEIGHT_DECAY", 0.01),

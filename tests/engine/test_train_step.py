@@ -3,8 +3,9 @@
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from tadp_d2.engine.train_step import AccumulatingTrainer
 from torch import nn
+
+from tadp_d2.engine.train_step import AccumulatingTrainer
 
 
 class _Regression(nn.Module):

@@ -4,6 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 from detectron2.modeling import build_backbone
+
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import DiffusionBackbone
 from tadp_d2.text.conditioning import Context

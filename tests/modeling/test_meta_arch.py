@@ -5,6 +5,7 @@ import torch
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.meta_arch import CaptionedRCNN
 

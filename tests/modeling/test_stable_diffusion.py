@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
+
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.stable_diffusion import LatentEncoder, UNetFeatures, load_unet
 from tadp_d2.text.conditioning import Context

@@ -5,14 +5,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from transformers import CLIPTokenizer
+
 from tadp_d2.data.captions import read_captions
 from tadp_d2.synthetic.diffusion_model import make_tokenizer, write_diffusion_model
 from tadp_d2.weights import missing_parts
-from transformers import CLIPTokenizer
 
 SENTENCES = {"a dog and two cars in a park", "a watercolor style painting of a bird"}
 

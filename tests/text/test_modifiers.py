@@ -1,6 +1,7 @@
 """The modifiers are those of the paper, and a wrong one is said."""
 
 import pytest
+
 from tadp_d2.errors import UserError
 from tadp_d2.text.modifiers import MODIFIERS, get_modifier
 

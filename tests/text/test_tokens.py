@@ -4,6 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline
+
 from tadp_d2.errors import UserError
 from tadp_d2.text.conditioning import TextConditioner
 from tadp_d2.text.modifiers import get_modifier

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
+
 from tadp_d2.visualization.gallery import contact_sheet, draw_detections
 
 
