@@ -13,6 +13,8 @@ setup: $(VENV)/.ready
 # Steps that are done already are quick to repeat; the stamp skips them while nothing changed.
 $(VENV)/.ready: requirements.txt requirements-dev.txt setup.py tools/install_detectron2.py
 	@echo "== Virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		(echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2)
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@echo "== The pinned, tested set of packages (a few GB the first time)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
@@ -41,7 +43,8 @@ demo: setup | $(WORLD)
 		MODEL.DIFFUSION.WEIGHTS $(WORLD)/stable-diffusion-tiny \
 		SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT)
 	@echo "Detections on the target: $(OUTPUT)/gallery/watercolor_test.png"
-	@echo "Metrics: $(OUTPUT)/results.json   Model: $(OUTPUT)/model_final.pth   World: $(WORLD)"
+	@echo "The same on the source: $(OUTPUT)/gallery/voc_2007_test.png"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
 
 bench: setup
 	@$(RUN) benchmarks/backbone.py

@@ -33,10 +33,6 @@ setup(
         "tabulate",
         "pycocotools",
     ],
-    extras_require={
-        "segmentation": ["cityscapesscripts"],
-        "cleaning": ["openai>=1"],
-        "dev": ["pytest", "ruff"],
-    },
+    extras_require={"dev": ["pytest", "ruff"]},
     entry_points={"console_scripts": ["tadp-d2 = tadp_d2.cli:main"]},
 )

@@ -6,6 +6,7 @@ python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model
 """
 
 import argparse
+import os
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -13,7 +14,6 @@ from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from tadp_d2.data.build import load_dataset
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.setup import setup
@@ -24,20 +24,18 @@ from tadp_d2.errors import exit_on_user_error
 def main(args: argparse.Namespace) -> Any:
     """Trains, or evaluates with `--eval-only`; returns the metrics by data set."""
     cfg = setup(args)
-    for dataset in cfg.DATASETS.TEST:
-        # What would fail in the evaluation after days of training fails now.
-        load_dataset(cfg, dataset)
     if args.eval_only:
-        return evaluate(cfg)
+        return evaluate(cfg, resume=args.resume)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
-def evaluate(cfg: CfgNode) -> Any:
-    """Evaluates `MODEL.WEIGHTS`, or the untrained model where it is empty."""
+def evaluate(cfg: CfgNode, resume: bool) -> Any:
+    """Evaluates `MODEL.WEIGHTS`, the run's last checkpoint (`resume`), or an untrained model."""
     model = Trainer.build_model(cfg)
-    RunCheckpointer(model, cfg.OUTPUT_DIR, Provenance(cfg, model)).load(cfg.MODEL.WEIGHTS)
+    checkpointer = RunCheckpointer(model, os.path.dirname(cfg.OUTPUT_DIR), Provenance(cfg, model))
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

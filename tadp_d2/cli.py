@@ -11,8 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; wrong input ends in one message and exit code 2."""
     parser = argparse.ArgumentParser(prog="tadp-d2", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_synth,):
-        add(commands)
+    _add_synth(commands)
     args = parser.parse_args(arguments)
     with exit_on_user_error():
         args.run(args)

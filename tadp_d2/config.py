@@ -47,8 +47,9 @@ def add_tadp_config(cfg: CN) -> None:
     cfg.TEXT.TOKENS = ()
     # Folder of the caption files <dataset>.jsonl or .json; empty: $DETECTRON2_DATASETS/captions.
     cfg.TEXT.CAPTION_DIR = ""
-    # Contexts of how many prompts are kept in memory; one of SD 1.x takes 0.23 MiB.
-    cfg.TEXT.CACHE_SIZE = 4096
+    # Contexts of how many prompts are kept in memory, 0.23 MiB each for SD 1.x: those of all VOC
+    # captions take 3.8 GiB per process.
+    cfg.TEXT.CACHE_SIZE = 20_000
 
     # "square": FIXED_SIZE x FIXED_SIZE pixels, aspect ratio not kept (TADP's detection, 512);
     # "shortest_edge": Detectron2's MIN_SIZE_* and MAX_SIZE_*.
@@ -61,6 +62,8 @@ def add_tadp_config(cfg: CN) -> None:
     cfg.SOLVER.POLY_POWER = 0.9
     # Batches of IMS_PER_BATCH images whose gradients are averaged into one iteration.
     cfg.SOLVER.GRADIENT_ACCUMULATION = 1
+    # Checkpoints that are kept besides the final one; one of SD 1.5 with its optimizer is 10 GB.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 2
     # Mixed precision of SOLVER.AMP.ENABLED: "bf16" on GPU and CPU, "fp16" on GPU only.
     cfg.SOLVER.AMP.DTYPE = "bf16"
 
@@ -76,6 +79,8 @@ def add_tadp_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_STD = [127.5, 127.5, 127.5]
     cfg.SOLVER.LR_SCHEDULER_NAME = "PolyLR"
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    # As all other weights; in Detectron2 0.5 it would be 0.0001.
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = None
     cfg.SOLVER.WARMUP_ITERS = 0
     # Same seed, same machine, same result.
     cfg.SEED = 1

@@ -21,6 +21,9 @@ def exit_on_user_error() -> Iterator[None]:
     """Ends the process with the message alone and exit code 2 when a `UserError` comes through."""
     try:
         yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        # A process that this one started relays its exception as another type.
+        if not isinstance(error, UserError) and _RELAYED not in str(error):
+            raise
+        print(f"error: {UserError(str(error))}", file=sys.stderr)
         sys.exit(2)

@@ -3,7 +3,9 @@
 Everything else loads from that folder, so nothing but this module can touch the network.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -14,7 +16,7 @@ from tadp_d2.errors import UserError
 # What a Stable Diffusion folder in diffusers' format must hold for us: part -> files, each of
 # which may have one of several names.
 PARTS = {
-    "tokenizer": [("vocab.json",), ("merges.txt",)],
+    "tokenizer": [("vocab.json", "tokenizer.json")],
     "text_encoder": [("config.json",), ("model.safetensors", "pytorch_model.bin")],
     "vae": [
         ("config.json",),
@@ -63,10 +65,26 @@ _ADVICE = (
 )
 
 
+@contextlib.contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Turns what diffusers and transformers raise for damaged files, of many kinds, into one.
+
+    Raises:
+        UserError: the block failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"{folder}: cannot be loaded ({str(error).strip().splitlines()[0]}); replace it by an "
+            "undamaged copy"
+        ) from error
+
+
 def missing_parts(folder: Path) -> list[str]:
-    """Names of the files in `PARTS` that `folder` lacks, such as `vae/config.json`."""
+    """The files of `PARTS` that `folder` lacks, such as `vae/config.json`."""
     return [
-        f"{part}/{names[0]}"
+        f"{part}/{' or '.join(names)}"
         for part, files in PARTS.items()
         for names in files
         if not any((folder / part / name).is_file() for name in names)
@@ -74,9 +92,9 @@ def missing_parts(folder: Path) -> list[str]:
 
 
 def _patterns() -> list[str]:
-    # Only the first name of each file: the hub's safetensors, not their pickled twins.
+    # Only the first name of each file of weights: safetensors, not their pickled twins.
     return [f"{part}/{names[0]}" for part, files in PARTS.items() for names in files] + [
-        "tokenizer/*.json"
+        "tokenizer/*"
     ]
 
 

@@ -41,10 +41,15 @@ def metrics(folder):
     return json.loads((folder / "results.json").read_text())["metrics"]
 
 
+def contents(folder):
+    """Path -> bytes of every file below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def error(process):
     """The last line of a run that must have ended as wrong input does."""
     assert process.returncode == 2, process.stdout + process.stderr
-    assert "Traceback" not in process.stderr
+    assert "Traceback" not in process.stdout + process.stderr
     return process.stderr.splitlines()[-1]
 
 
@@ -86,8 +91,28 @@ def test_evaluation_gives_the_metrics_that_training_ended_with(run_script, train
         *("TEST.COCO_METRICS", "True"),
     )
     assert process.returncode == 0, process.stdout + process.stderr
-    assert metrics(tmp_path) == metrics(trained)
+    assert metrics(tmp_path / "evaluation") == metrics(trained)
     assert "| watercolor_test | voc07" in process.stdout
+
+
+def test_an_evaluation_in_the_runs_folder_changes_nothing_else_there(run_script, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = contents(run)
+    process = run_script("--eval-only", "--resume", "OUTPUT_DIR", str(run))
+    assert process.returncode == 0, process.stdout + process.stderr
+    evaluation = metrics(run / "evaluation")
+    for dataset, expected in metrics(trained).items():
+        assert evaluation[dataset]["voc07"] == expected["voc07"]
+    shutil.rmtree(run / "evaluation")
+    assert contents(run) == before
+
+
+def test_an_untrained_model_scores_near_zero(run_script, tmp_path):
+    process = run_script("SOLVER.MAX_ITER", "0", "OUTPUT_DIR", str(tmp_path))
+    assert process.returncode == 0, process.stdout + process.stderr
+    for dataset in metrics(tmp_path).values():
+        assert dataset["voc07"]["AP50"] < 5
 
 
 def weights(path):
@@ -128,10 +153,10 @@ def test_accumulation_and_bf16_on_the_cpu(run_script, tmp_path):
 
 
 def test_a_run_is_not_overwritten(run_script, trained):
-    before = (trained / "model_final.pth").read_bytes()
+    before = contents(trained)
     message = error(run_script("OUTPUT_DIR", str(trained)))
     assert "holds a run already: continue it with --resume" in message
-    assert (trained / "model_final.pth").read_bytes() == before
+    assert contents(trained) == before
 
 
 def test_no_data_sets(run_script, tmp_path):
@@ -153,7 +178,8 @@ def test_no_weights(run_script, tmp_path):
     message = error(run_script("OUTPUT_DIR", str(tmp_path), weights=None))
     assert "no diffusion model 'stable-diffusion-v1-5/stable-diffusion-v1-5'" in message
     message = error(run_script("OUTPUT_DIR", str(tmp_path), weights=tmp_path))
-    assert "lacks tokenizer/vocab.json" in message
+    assert "lacks tokenizer/vocab.json or tokenizer.json" in message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -199,4 +225,4 @@ def test_evaluation_of_a_checkpoint_of_another_base_model(run_script, trained, t
         )
     )
     assert "was trained with another VAE" in message
-    assert not (tmp_path / "results.json").exists()
+    assert not list(tmp_path.rglob("results.json"))

@@ -3,8 +3,11 @@
 import shutil
 
 import pytest
+from transformers import CLIPTokenizer
 
 from tadp_d2.errors import UserError
+from tadp_d2.modeling.stable_diffusion import load_unet
+from tadp_d2.text.conditioning import TextConditioner
 from tadp_d2.weights import find_weights
 
 
@@ -17,6 +20,28 @@ def test_a_folder_that_lacks_a_part_is_an_error(model_folder, tmp_path):
     shutil.rmtree(tmp_path / "model" / "vae")
     with pytest.raises(UserError, match="lacks vae/config.json"):
         find_weights(str(tmp_path / "model"))
+
+
+def test_a_tokenizer_in_the_newer_format_is_one_too(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(model_folder / "tokenizer")
+    tokenizer.save_pretrained(tmp_path / "model" / "tokenizer")
+    assert not (tmp_path / "model" / "tokenizer" / "vocab.json").exists()
+    assert find_weights(str(tmp_path / "model")) == tmp_path / "model"
+    text = TextConditioner.from_pretrained(tmp_path / "model")
+    assert text.tokenizer("a dog").input_ids == tokenizer("a dog").input_ids
+
+
+def test_damaged_weights_are_named(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    (file,) = (tmp_path / "model" / "unet").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="unet: cannot be loaded"):
+        load_unet(tmp_path / "model" / "unet")
+    (tmp_path / "model" / "text_encoder" / "model.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(UserError, match="text_encoder: cannot be loaded"):
+        TextConditioner.from_pretrained(tmp_path / "model")
 
 
 def test_offline_a_hub_id_is_an_error_without_asking_the_network(monkeypatch):

@@ -19,9 +19,8 @@ from tadp_d2.modeling.stable_diffusion import UNetFeatures
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """AdamW over the trainable parameters, with Detectron2's gradient clipping if configured.
 
-    The parameter groups are named "unet", "unet norm", "head" and "head norm". The UNet's rate is
-    `SOLVER.BASE_LR * SOLVER.UNET_LR_FACTOR` (TADP, section C); norm layers decay by
-    `SOLVER.WEIGHT_DECAY_NORM`.
+    The UNet's rate is `SOLVER.BASE_LR * SOLVER.UNET_LR_FACTOR` (TADP, section C); norm layers decay
+    by `SOLVER.WEIGHT_DECAY_NORM`. Each parameter group says its "part", "unet" or "head".
     """
     unet = {
         id(parameter)
@@ -29,24 +28,27 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         if isinstance(module, UNetFeatures)
         for parameter in module.parameters()
     }
-    groups: dict[str, dict] = {}
+    groups: dict[tuple, dict] = {}
     for group in get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     ):
-        norm = "" if group["weight_decay"] == cfg.SOLVER.WEIGHT_DECAY else " norm"
         for parameter in group["params"]:
             part = "unet" if id(parameter) in unet else "head"
             factor = cfg.SOLVER.UNET_LR_FACTOR if part == "unet" else 1.0
-            name = part + norm
-            settings = {"lr": group["lr"] * factor, "weight_decay": group["weight_decay"]}
-            groups.setdefault(name, {"name": name, "params": [], **settings})
-            groups[name]["params"].append(parameter)
+            settings = {
+                "part": part,
+                "lr": group["lr"] * factor,
+                "weight_decay": group["weight_decay"],
+            }
+            groups.setdefault(tuple(settings.values()), {"params": [], **settings})
+            groups[tuple(settings.values())]["params"].append(parameter)
     optimizer_class = maybe_add_gradient_clipping(cfg, AdamW)
-    ordered = [groups[name] for name in sorted(groups)]
-    return optimizer_class(ordered, lr=cfg.SOLVER.BASE_LR, fused=True)
+    return optimizer_class(list(groups.values()), lr=cfg.SOLVER.BASE_LR, fused=True)
 
 
 def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:

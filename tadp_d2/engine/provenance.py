@@ -4,6 +4,7 @@ A checkpoint holds the trained weights only. The frozen base model, the learned 
 and the pixels' scale are recorded beside them, as fingerprints.
 """
 
+import contextlib
 import logging
 from typing import Any
 
@@ -24,6 +25,7 @@ _ESSENTIAL = {
     "vae": "another VAE (MODEL.DIFFUSION.WEIGHTS)",
     "text_encoder": "another text encoder (MODEL.DIFFUSION.WEIGHTS)",
     "pixels": "another pixel normalisation (MODEL.PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT)",
+    "features": "other features (MODEL.DIFFUSION.TIMESTEP, LATENT_SCALING or ATTENTION_MAPS)",
     "classes": "other classes (DATASETS.TRAIN)",
 }
 
@@ -34,6 +36,7 @@ class Provenance:
     def __init__(self, cfg: CfgNode, model: nn.Module):
         backbone = _part(model, DiffusionBackbone)
         text = _part(model, TextConditioner)
+        diffusion = cfg.MODEL.DIFFUSION
         self.record: dict[str, Any] = {
             "vae": fingerprint(backbone.latent_encoder.module),
             "text_encoder": text.base_fingerprint,
@@ -42,12 +45,15 @@ class Provenance:
                 list(map(float, cfg.MODEL.PIXEL_STD)),
                 cfg.INPUT.FORMAT,
             ],
+            "features": [
+                diffusion.TIMESTEP,
+                diffusion.LATENT_SCALING,
+                sorted(diffusion.ATTENTION_MAPS.LEVELS),
+                sorted(diffusion.ATTENTION_MAPS.PATHS),
+            ],
             "classes": list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes),
             "tokens": text.token_fingerprints,
-            "captions": {
-                dataset: load_captions(cfg, dataset).fingerprint()
-                for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-            },
+            "captions": _caption_fingerprints(cfg),
         }
 
     def check(self, trained: dict[str, Any] | None, checkpoint: str) -> None:
@@ -67,10 +73,21 @@ class Provenance:
                     f"{checkpoint} was trained with {meaning}; use what it was trained with, or "
                     "train anew"
                 )
-        for key in ("tokens", "captions"):
-            for name in sorted(set(trained[key]) & set(self.record[key])):
-                if trained[key][name] != self.record[key][name]:
-                    _logger.warning(f"{checkpoint} was trained with other {key} for {name!r}")
+        for name, value in trained["tokens"].items():
+            if self.record["tokens"].get(name) != value:
+                _logger.warning(f"{checkpoint} was trained with another or a further token {name}")
+        for name, value in self.record["captions"].items():
+            if trained["captions"].get(name, value) != value:
+                _logger.warning(f"{checkpoint} was trained with other captions for {name!r}")
+
+
+def _caption_fingerprints(cfg: CfgNode) -> dict[str, str]:
+    """Those of the data sets whose captions are here: an evaluation needs none to train on."""
+    fingerprints = {}
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        with contextlib.suppress(UserError):
+            fingerprints[dataset] = load_captions(cfg, dataset).fingerprint()
+    return fingerprints
 
 
 def _part(model: nn.Module, kind: type) -> Any:

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,27 +15,70 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from tadp_d2.config import add_tadp_config
+from tadp_d2.data.build import load_dataset
 from tadp_d2.engine.train_step import PRECISIONS
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.meta_arch import get_modifiers
 from tadp_d2.progress import hide_library_bars
+from tadp_d2.weights import find_weights
 
 PRESETS = Path(__file__).parents[2] / "configs" / "presets"
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Reads the config of `train_net.py`'s arguments and prepares logging, seed and output folder.
+    """Reads the config of `train_net.py`'s arguments, checks what it names, prepares the output.
+
+    An evaluation writes into the folder `evaluation` of the run, so that it changes nothing else
+    there; nothing at all is written before all that can be checked was found right.
 
     Raises:
-        UserError: the config is wrong.
+        UserError: the config is wrong, or data, captions, weights or a checkpoint are missing.
     """
-    cfg = load_config(args.config_file, args.preset, args.opts)
     hide_library_bars()
+    cfg = load_config(args.config_file, args.preset, args.opts)
+    check_inputs(cfg, args.eval_only, args.resume)
+    if args.eval_only:
+        cfg.defrost()
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "evaluation")
+        cfg.freeze()
     default_setup(cfg, args)
+    _set_up_loggers(cfg)
+    return cfg
+
+
+def _set_up_loggers(cfg: CfgNode) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tadp_d2")
     if torch.device(cfg.MODEL.DEVICE).type == "cpu":
         logging.getLogger(__name__).warning("Running on the CPU")
-    return cfg
+    # Detectron2's evaluator announces itself for every class and metric.
+    logging.getLogger("detectron2.evaluation.pascal_voc_evaluation").setLevel(logging.WARNING)
+    # Its training loop prints the traceback of every error; a user's error is one message.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(
+        lambda record: not (record.exc_info and issubclass(record.exc_info[0], UserError))
+    )
+
+
+def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
+    """Finds now what would otherwise fail later, perhaps after days of training.
+
+    Raises:
+        UserError: data, captions, weights or a checkpoint are missing, or a run would be
+            overwritten.
+    """
+    if os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")) and not (
+        evaluation or resume
+    ):
+        raise UserError(
+            f"{cfg.OUTPUT_DIR} holds a run already: continue it with --resume, or choose another "
+            "OUTPUT_DIR"
+        )
+    for dataset in cfg.DATASETS.TEST if evaluation else (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        load_dataset(cfg, dataset)
+    find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
+    if cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
+        raise UserError(
+            f"no checkpoint at {cfg.MODEL.WEIGHTS}: MODEL.WEIGHTS names a .pth file of a run"
+        )
 
 
 def load_config(config_file: str = "", preset: str = "", overrides: Sequence[str] = ()) -> CfgNode:

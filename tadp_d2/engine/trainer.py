@@ -6,7 +6,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
+from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
@@ -20,7 +21,6 @@ from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.results import log_table, write_results
 from tadp_d2.engine.train_step import PRECISIONS, AccumulatingTrainer
-from tadp_d2.errors import UserError
 from tadp_d2.evaluation.coco import NamedCOCOEvaluator
 from tadp_d2.evaluation.voc import ClassSubsetVOCEvaluator
 from tadp_d2.visualization.gallery import DetectionGallery
@@ -52,18 +52,13 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """As Detectron2's.
-
-        Raises:
-            UserError: the output folder holds a run already and `resume` is not set.
-        """
-        if not resume and self.checkpointer.has_checkpoint():
-            raise UserError(
-                f"{self.cfg.OUTPUT_DIR} holds a run already: continue it with --resume, or choose "
-                "another OUTPUT_DIR"
-            )
-        super().resume_or_load(resume)
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's, with a limit to the number of checkpoints."""
+        built = super().build_hooks()
+        for hook in built:
+            if isinstance(hook, PeriodicCheckpointer):
+                hook.max_to_keep = self.cfg.SOLVER.CHECKPOINTS_KEPT
+        return built
 
     # Detectron2 0.5 does not save the optimizer; 0.6 does, under this key.
     def state_dict(self) -> dict[str, Any]:
@@ -91,9 +86,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """VOC's metrics for a VOC-style data set, COCO's on request and for any other."""
         classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-        evaluators: list[DatasetEvaluator] = [ClassSubsetVOCEvaluator(dataset_name, classes)]
-        if cfg.TEST.COCO_METRICS:
+        voc = MetadataCatalog.get(dataset_name).get("evaluator_type") == "pascal_voc"
+        evaluators: list[DatasetEvaluator] = []
+        if voc:
+            evaluators.append(ClassSubsetVOCEvaluator(dataset_name, classes))
+        if cfg.TEST.COCO_METRICS or not voc:
             evaluators.append(NamedCOCOEvaluator(dataset_name, cfg.OUTPUT_DIR))
         if cfg.TEST.GALLERY_IMAGES:
             evaluators.append(DetectionGallery(cfg, dataset_name))

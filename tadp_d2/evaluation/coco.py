@@ -5,6 +5,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
 
 
 class NamedCOCOEvaluator(COCOEvaluator):
@@ -16,8 +17,9 @@ class NamedCOCOEvaluator(COCOEvaluator):
 
     def __init__(self, dataset: str, output_dir: str):
         # Detectron2 converts the annotations once per folder; those of an earlier run may be stale.
-        if not MetadataCatalog.get(dataset).get("json_file"):
+        if comm.is_main_process() and not MetadataCatalog.get(dataset).get("json_file"):
             Path(output_dir, f"{dataset}_coco_format.json").unlink(missing_ok=True)
+        comm.synchronize()
         super().__init__(dataset, tasks=("bbox",), output_dir=output_dir, use_fast_impl=False)
 
     def evaluate(self) -> OrderedDict | None:

@@ -25,8 +25,6 @@ from tadp_d2.data.pascal_voc import VOCAnnotation, read_annotation, read_split
 from tadp_d2.errors import UserError
 
 _logger = logging.getLogger(__name__)
-# It announces itself for every class and metric.
-logging.getLogger("detectron2.evaluation.pascal_voc_evaluation").setLevel(logging.WARNING)
 
 # Metric -> the year by which Detectron2 chooses it: AP over 11 points, or the area under the curve.
 METRICS = {"voc07": 2007, "voc_area": 2012}
@@ -72,9 +70,10 @@ class ClassSubsetVOCEvaluator(DatasetEvaluator):
         }
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        found = [output["instances"].to("cpu") for output in outputs]
         for (_, name), evaluator in self._evaluators.items():
             index = self._model_classes.index(name)
-            evaluator.process(inputs, [_only(output["instances"], index) for output in outputs])
+            evaluator.process(inputs, [_only(instances, index) for instances in found])
 
     def evaluate(self) -> OrderedDict | None:
         """The metrics on the main process, None on the others. All processes must call it."""
@@ -101,7 +100,7 @@ def _summarise(metric: str, by_class: dict[tuple[str, str], dict]) -> dict[str, 
 
 def _only(instances: Instances, index: int) -> dict[str, Instances]:
     """The detections of one class, as class 0."""
-    chosen = instances[instances.pred_classes == index].to("cpu")
+    chosen = instances[instances.pred_classes == index]
     chosen.pred_classes = torch.zeros_like(chosen.pred_classes)
     return {"instances": chosen}
 

@@ -4,6 +4,7 @@ The recorder of the maps is an argument of the pass that makes them, so nothing 
 around between passes.
 """
 
+import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,15 +85,24 @@ class RecordedAttention:
     ) -> Tensor:
         """As `FusedAttention`, and adds the probabilities to `attention_maps`."""
         query, key, value = _project(attn, hidden_states, encoder_hidden_states)
-        if attn.upcast_attention:
-            query, key = query.float(), key.float()
-        scores = (query * attn.scale) @ key.transpose(-1, -2)
+        scores = _scores(attn, query, key)
         if attention_mask is not None:
             scores = scores + attention_mask.unsqueeze(1)
         probabilities = scores.softmax(-1)
         if attention_maps is not None:
             attention_maps.add(self.level, probabilities)
         return _merge_heads(attn, probabilities.to(value.dtype) @ value)
+
+
+def _scores(attn: Attention, query: Tensor, key: Tensor) -> Tensor:
+    """Scaled scores before the softmax, B x heads x HW x N.
+
+    Stable Diffusion 2.1 asks for them in fp32 (`upcast_attention`), also under autocast.
+    """
+    if not attn.upcast_attention:
+        return (query * attn.scale) @ key.transpose(-1, -2)
+    with torch.autocast(query.device.type, enabled=False):
+        return (query.float() * attn.scale) @ key.float().transpose(-1, -2)
 
 
 def _project(

@@ -65,15 +65,30 @@ class DiffusionBackbone(Backbone):
         }
 
 
+class FullPrecisionFPN(FPN):
+    """Detectron2's FPN, whose maps are fp32 also under autocast.
+
+    RoI pooling rounds the boxes' coordinates to the type of the maps, and bf16 has 8 bits.
+    """
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {name: features.float() for name, features in super().forward(x).items()}
+
+
 @BACKBONE_REGISTRY.register()
 def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionBackbone:
     """The plain backbone, whose maps are named "s3", "s4", ... by the log2 of their strides."""
     options = cfg.MODEL.DIFFUSION
     folder = find_weights(options.WEIGHTS, options.REVISION)
-    latent_encoder = LatentEncoder(load_vae(folder), options.LATENT_SCALING)
+    vae = load_vae(folder)
     unet_folder = Path(options.UNET) if options.UNET else folder / "unet"
     unet = load_unet(unet_folder)
     text = CLIPTextConfig.from_pretrained(folder / "text_encoder")
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise UserError(
+            f"{unet_folder}: reads latents of {unet.config.in_channels} channels, but the VAE of "
+            f"{folder} writes {vae.config.latent_channels}"
+        )
     if unet.config.cross_attention_dim != text.hidden_size:
         raise UserError(
             f"{unet_folder}: reads contexts of width {unet.config.cross_attention_dim}, but the "
@@ -81,6 +96,7 @@ def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionB
         )
     if options.GRADIENT_CHECKPOINTING:
         unet.enable_gradient_checkpointing()
+    latent_encoder = LatentEncoder(vae, options.LATENT_SCALING)
     features = UNetFeatures(
         unet,
         latent_stride=latent_encoder.stride,
@@ -93,10 +109,10 @@ def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionB
 
 
 @BACKBONE_REGISTRY.register()
-def build_diffusion_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+def build_diffusion_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FullPrecisionFPN:
     """Detectron2's FPN on the maps of the diffusion backbone: "p3", "p4", ..."""
     bottom_up = build_diffusion_backbone(cfg, input_shape)
-    return FPN(
+    return FullPrecisionFPN(
         bottom_up=bottom_up,
         in_features=list(bottom_up.output_shape()),
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,

@@ -67,8 +67,10 @@ def get_modifiers(cfg: CfgNode) -> tuple[Modifier, Modifier]:
     Raises:
         UserError: one of them is unknown, or needs an artifact that the config does not name.
     """
-    values = cfg.TEXT.MODIFIER_TRAIN or cfg.TEXT.MODIFIER, cfg.TEXT.MODIFIER
-    train, test = (get_modifier(cfg.TEXT.DOMAIN, value) for value in values)
+    # An unquoted null of YAML is None, and means "null".
+    same = cfg.TEXT.MODIFIER_TRAIN == ""
+    test = get_modifier(cfg.TEXT.DOMAIN, cfg.TEXT.MODIFIER)
+    train = test if same else get_modifier(cfg.TEXT.DOMAIN, cfg.TEXT.MODIFIER_TRAIN)
     for modifier in (train, test):
         if modifier.needs == "token" and not cfg.TEXT.TOKENS:
             raise UserError(

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.attention import AttentionMaps, FusedAttention, RecordedAttention
 from tadp_d2.text.conditioning import Context
+from tadp_d2.weights import loading
 
 _DOWN_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}
 _MID_BLOCKS = {"UNetMidBlock2DCrossAttn", None}
@@ -130,7 +131,8 @@ class UNetFeatures(nn.Module):
             "encoder_attention_mask": _bias(context.mask, latents.dtype),
             "cross_attention_kwargs": {"attention_maps": maps},
         }
-        steps = latents.new_full((len(latents),), timestep)
+        # In fp32, whatever the latents are: bf16 cannot tell neighbouring time steps apart.
+        steps = torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
         time = unet.time_embedding(unet.time_proj(steps))
 
         hidden = unet.conv_in(latents)
@@ -219,13 +221,19 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
     """Loads a UNet folder in diffusers' format, in fp32.
 
     Raises:
-        UserError: the folder does not hold a UNet.
+        UserError: the folder does not hold a UNet, or its files are damaged.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: expected a UNet folder in diffusers' format, with config.json")
-    return UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
+    with loading(folder):
+        return UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
-    """Loads `vae/` of a Stable Diffusion folder, in fp32."""
-    return AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    """Loads `vae/` of a Stable Diffusion folder, in fp32.
+
+    Raises:
+        UserError: its files are damaged.
+    """
+    with loading(folder / "vae"):
+        return AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)

@@ -18,6 +18,7 @@ from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
 from tadp_d2.text.modifiers import SLOT, Modifier
 from tadp_d2.text.tokens import add_token, expand_tokens, read_tokens
+from tadp_d2.weights import loading
 
 PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
@@ -46,7 +47,7 @@ class TextConditioner(nn.Module):
         tokenizer: CLIPTokenizer,
         text_encoder: CLIPTextModel,
         token_files: Sequence[str | Path] = (),
-        cache_size: int = 4096,
+        cache_size: int = 20_000,
     ):
         """
         Args:
@@ -67,21 +68,22 @@ class TextConditioner(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: Path, token_files: Sequence[str | Path] = (), cache_size: int = 4096
+        cls, folder: Path, token_files: Sequence[str | Path] = (), cache_size: int = 20_000
     ) -> "TextConditioner":
         """Loads `tokenizer/` and `text_encoder/` of a Stable Diffusion folder."""
         verbosity = transformers_logging.get_verbosity()
         # The text half of a CLIP checkpoint warns of the vision half that it does not need.
         transformers_logging.set_verbosity_error()
         try:
-            return cls(
-                CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-                CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-                token_files,
-                cache_size,
-            )
+            with loading(folder / "tokenizer"):
+                tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+            with loading(folder / "text_encoder"):
+                text_encoder = CLIPTextModel.from_pretrained(
+                    folder / "text_encoder", dtype=torch.float32
+                )
         finally:
             transformers_logging.set_verbosity(verbosity)
+        return cls(tokenizer, text_encoder, token_files, cache_size)
 
     @property
     def length(self) -> int:
@@ -130,13 +132,13 @@ class TextConditioner(nn.Module):
         return Context(torch.stack([self._embed(prompt, device) for prompt in prompts]))
 
     def _embed(self, prompt: str, device: torch.device) -> Tensor:
-        if prompt in self._cache:
-            self._cache.move_to_end(prompt)
-        else:
+        if prompt not in self._cache:
             self._cache[prompt] = self._encode(prompt, device).cpu()
-            if len(self._cache) > self.cache_size:
-                self._cache.popitem(last=False)
-        return self._cache[prompt].to(device, non_blocking=True)
+        self._cache.move_to_end(prompt)
+        context = self._cache[prompt]
+        if len(self._cache) > self.cache_size:
+            self._cache.popitem(last=False)
+        return context.to(device, non_blocking=True)
 
     def _encode(self, prompt: str, device: torch.device) -> Tensor:
         ids = self.tokenizer(

@@ -95,6 +95,20 @@ def test_another_pixel_normalisation_is_an_error(make_config, saved, tmp_path):
         run.load(saved[1])
 
 
+def test_other_features_are_an_error(make_config, saved, tmp_path):
+    run = checkpointer(make_config("MODEL.DIFFUSION.TIMESTEP", 1), tmp_path)
+    with pytest.raises(UserError, match="with other features .*TIMESTEP"):
+        run.load(saved[1])
+
+
+def test_a_missing_token_is_said(make_config, tmp_path, caplog):
+    token = tmp_path / "learned_embeds.safetensors"
+    safetensors.torch.save_file({"<a>": torch.ones(32)}, token)
+    checkpointer(make_config("TEXT.TOKENS", (str(token),)), tmp_path).save("model_final")
+    checkpointer(make_config(), tmp_path).load(str(tmp_path / "model_final.pth"))
+    assert "trained with another or a further token <a>" in caplog.text
+
+
 def test_other_captions_are_said(make_config, world, saved, tmp_path, caplog):
     captions = tmp_path / "captions"
     shutil.copytree(world / "captions", captions)

@@ -35,7 +35,16 @@ def test_rate_and_decay_of_every_parameter(make_config, model):
             assert lr == pytest.approx(2e-6 if ".unet." in name else 2e-5), name
             assert decay == (0.0 if isinstance(module, norms) else 0.01), name
     assert not settings
-    assert {group["name"] for group in optimizer.param_groups} == {"unet", "unet norm", "head"}
+    groups = [(g["part"], g["weight_decay"]) for g in optimizer.param_groups]
+    assert sorted(groups) == [("head", 0.01), ("unet", 0.0), ("unet", 0.01)]
+
+
+def test_detectron2s_settings_for_biases_are_kept(make_config, model):
+    biases = ("SOLVER.BIAS_LR_FACTOR", 2.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.5)
+    optimizer = build_optimizer(make_config(*SETTINGS, *biases), model)
+    bias = model.backbone.bottom_up.unet.unet.conv_in.bias
+    (group,) = [g for g in optimizer.param_groups if any(p is bias for p in g["params"])]
+    assert (group["lr"], group["weight_decay"]) == (pytest.approx(4e-6), 0.5)
 
 
 def rates(cfg, model):
@@ -43,7 +52,7 @@ def rates(cfg, model):
     scheduler = build_scheduler(cfg, optimizer)
     table = []
     for _ in range(cfg.SOLVER.MAX_ITER):
-        table.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+        table.append({group["part"]: group["lr"] for group in optimizer.param_groups})
         optimizer.step()
         scheduler.step()
     return table
@@ -53,7 +62,7 @@ def test_the_papers_schedule_per_iteration(make_config, model):
     for iteration, row in enumerate(rates(make_config(*SETTINGS), model)):
         factor = (1 - iteration / 10) ** 0.9
         assert row["head"] == pytest.approx(2e-5 * factor)
-        assert row["unet"] == row["unet norm"] == pytest.approx(2e-6 * factor)
+        assert row["unet"] == pytest.approx(2e-6 * factor)
 
 
 def test_linear_warm_up(make_config, model):

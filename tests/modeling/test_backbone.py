@@ -4,6 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 from detectron2.modeling import build_backbone
+from diffusers import UNet2DConditionModel
 
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import DiffusionBackbone
@@ -43,6 +44,14 @@ def test_with_detectron2s_fpn(make_config):
     )
     assert all(s.channels == cfg.MODEL.FPN.OUT_CHANNELS for s in fpn.output_shape().values())
     assert fpn.size_divisibility == 64
+
+
+def test_pyramids_are_fp32_under_autocast(make_config):
+    fpn = build_backbone(make_config())
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+    with torch.no_grad(), fpn.bottom_up.conditioned(context(1)), autocast:
+        outputs = fpn(images(1, 3, 64, 64))
+    assert {out.dtype for out in outputs.values()} == {torch.float32}
 
 
 def test_a_picture_does_not_see_its_neighbours(backbone):
@@ -87,6 +96,14 @@ def test_no_decoder_is_held(backbone):
     assert not [name for name, _ in backbone.named_modules() if "decoder" in name]
 
 
+def test_a_unet_for_other_latents_is_an_error(make_config, tmp_path):
+    UNet2DConditionModel(
+        in_channels=9, block_out_channels=(32, 32, 32, 32), cross_attention_dim=32
+    ).save_pretrained(tmp_path / "unet")
+    with pytest.raises(UserError, match="reads latents of 9 channels, but the VAE.*writes 4"):
+        build_backbone(make_config("MODEL.DIFFUSION.UNET", str(tmp_path / "unet")))
+
+
 def test_gradient_checkpointing_by_config(make_config):
     fpn = build_backbone(make_config("MODEL.DIFFUSION.GRADIENT_CHECKPOINTING", True))
     assert isinstance(fpn.bottom_up, DiffusionBackbone)
@@ -107,8 +124,6 @@ def test_a_dreambooth_unet_replaces_that_of_the_base_model(make_config, tmp_path
 
 
 def test_a_unet_of_another_base_model_is_an_error(make_config, tmp_path):
-    from diffusers import UNet2DConditionModel
-
     UNet2DConditionModel(
         block_out_channels=(32, 32, 32, 32), cross_attention_dim=16, layers_per_block=1
     ).save_pretrained(tmp_path / "unet")

@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from tadp_d2.errors import UserError
-from tadp_d2.modeling.meta_arch import CaptionedRCNN
+from tadp_d2.modeling.meta_arch import CaptionedRCNN, get_modifiers
 
 
 def image(caption="a dog", height=100, width=140, seed=0):
@@ -69,6 +69,28 @@ def test_modifier_of_training_and_of_testing(model, prompts):
         ["a photo of a dog", "a photo of a cat"],
         ["a watercolor style painting of a dog"],
     ]
+
+
+def test_an_unquoted_null_in_training_is_the_null_modifier(make_config):
+    cfg = make_config().clone()
+    cfg.defrost()
+    cfg.TEXT.MODIFIER_TRAIN = None
+    assert [modifier.name for modifier in get_modifiers(cfg)] == ["null", "simple"]
+
+
+def test_a_small_picture_in_a_batch_is_as_alone_but_for_the_padding(model):
+    small, large = image("a dog", 60, 100), image("two birds", 120, 180, seed=1)
+    padded = {**small, "image": torch.full((3, 128, 192), 127.5)}
+    # The model pads with 0 after normalisation, that is, with the mean pixel.
+    padded["image"][:, :60, :100] = small["image"]
+    features = []
+    hook = model.backbone.register_forward_hook(lambda m, i, output: features.append(output))
+    with torch.no_grad():
+        model.eval().inference([small, large])
+        model.inference([padded])
+    hook.remove()
+    for level in features[0]:
+        torch.testing.assert_close(features[0][level][:1], features[1][level], rtol=1e-3, atol=1e-4)
 
 
 def test_without_a_modifier_of_its_own_training_uses_that_of_testing(make_config):

@@ -51,6 +51,12 @@ def test_each_prompt_is_encoded_once(model_folder, monkeypatch):
     assert encoded == ["a", "b", "c", "b"]
 
 
+def test_without_a_cache(model_folder):
+    text = TextConditioner.from_pretrained(model_folder, cache_size=0)
+    assert torch.equal(*(text(["a dog"]).embeddings for _ in range(2)))
+    assert not text._cache
+
+
 def test_short_captions_are_kept_whole(text):
     modifier = get_modifier("watercolor", "simple")
     assert text.prompt(" two  dogs ", modifier) == "a watercolor style painting of two dogs"
