@@ -59,7 +59,7 @@ def trained(run_script, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "trained"
     process = run_script(
         *("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR", str(folder)),
-        *("TEST.COCO_METRICS", "True"),
+        *("TEST.COCO_METRICS", "True", "TEST.EVAL_PERIOD", "2"),
     )
     assert process.returncode == 0, process.stdout + process.stderr
     return folder
@@ -71,6 +71,13 @@ def test_a_run_leaves_checkpoints_results_and_pictures(trained):
     for dataset in ("voc_2007_test", "watercolor_test"):
         assert (trained / "gallery" / f"{dataset}.png").stat().st_size > 10_000
         assert set(metrics(trained)[dataset]) == {"voc07", "voc_area", "coco"}
+
+
+def test_source_and_target_are_evaluated_during_training_and_after(trained):
+    lines = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
+    for dataset in ("voc_2007_test", "watercolor_test"):
+        scored = [line["iteration"] for line in lines if f"{dataset}/voc07/AP50" in line]
+        assert scored == [1, 4]
 
 
 def test_results_have_a_history(trained):
@@ -119,7 +126,9 @@ def weights(path):
     return torch.load(path, weights_only=True)["model"]
 
 
-def test_the_same_seed_gives_the_same_weights(run_script, trained, tmp_path):
+def test_the_same_seed_gives_the_same_weights_however_often_it_is_evaluated(
+    run_script, trained, tmp_path
+):
     process = run_script(
         *("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR", str(tmp_path)),
         *("DATASETS.TEST", "('voc_2007_test',)"),
@@ -224,5 +233,5 @@ def test_evaluation_of_a_checkpoint_of_another_base_model(run_script, trained, t
             weights=tmp_path / "other" / MODEL_FOLDER,
         )
     )
-    assert "was trained with another VAE" in message
+    assert "was trained with another text encoder" in message
     assert not list(tmp_path.rglob("results.json"))

@@ -4,6 +4,7 @@ import weakref
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
@@ -103,7 +104,9 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> OrderedDict[str, Any]:
         """As Detectron2's, and writes `results.json`; always by data set."""
-        results = super().test(cfg, model, evaluators)
+        # A loader draws a seed when it starts; how often one evaluates must not change training.
+        with torch.random.fork_rng():
+            results = super().test(cfg, model, evaluators)
         if len(cfg.DATASETS.TEST) == 1:
             results = OrderedDict({cfg.DATASETS.TEST[0]: results})
         if comm.is_main_process():

@@ -21,16 +21,16 @@ from tadp_d2.synthetic.drawing import (
 
 # Longest side of an object in pixels, when far away and when near.
 _SIZES = {
-    "bicycle": (74, 165),
-    "bird": (44, 110),
-    "car": (84, 170),
-    "cat": (50, 130),
-    "dog": (54, 140),
-    "person": (76, 170),
+    "bicycle": (90, 180),
+    "bird": (64, 130),
+    "car": (100, 185),
+    "cat": (80, 155),
+    "dog": (84, 160),
+    "person": (100, 185),
 }
 _PICTURE_SIZES = ((320, 240), (240, 320), (288, 288))
 _PICTURE_SIZE_SHARES = (0.7, 0.15, 0.15)
-_COUNT_SHARES = (0.2, 0.3, 0.25, 0.15, 0.1)
+_COUNT_SHARES = (0.25, 0.35, 0.25, 0.1, 0.05)
 # Room between an object and the rim, pixels: a style may wobble or outline an object by less.
 _MARGIN = 9
 # Share of the smaller of two boxes that may be covered by the other.
@@ -175,7 +175,7 @@ def _candidate(
     depth = rng.uniform(0.08, 1)
     far, near = _SIZES[name]
     side = (far + (near - far) * depth) * rng.uniform(0.85, 1.15) * shrink
-    side = float(np.clip(side, 42, 168))
+    side = float(np.clip(side, 48, 190))
     reach = (right - left) / 2 * side
     flying = pose == "flying"
     if flying:
