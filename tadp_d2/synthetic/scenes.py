@@ -8,16 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tadp_d2.synthetic.drawing import (
-    CLASSES,
-    POSES,
-    SETTINGS,
-    SKIES,
-    Shape,
-    bounds,
-    figure,
-    transformed,
-)
+from tadp_d2.synthetic.backdrops import SETTINGS, SKIES
+from tadp_d2.synthetic.drawing import Shape, bounds, transformed
+from tadp_d2.synthetic.figures import CLASSES, POSES, figure
 
 # Longest side of an object in pixels, when far away and when near.
 _SIZES = {
@@ -51,8 +44,8 @@ class SceneObject:
     """One object of a scene.
 
     Attributes:
-        name: class, one of `drawing.CLASSES`.
-        pose: one of `drawing.POSES[name]`.
+        name: class, one of `figures.CLASSES`.
+        pose: one of `figures.POSES[name]`.
         x: middle of the object, pixels from the left.
         bottom: lowest point of the object, pixels from the top.
         size: longest side, pixels.
@@ -85,8 +78,8 @@ class Scene:
     Attributes:
         width: pixels.
         height: pixels.
-        setting: one of `drawing.SETTINGS`.
-        light: one of `drawing.SKIES`.
+        setting: one of `backdrops.SETTINGS`.
+        light: one of `backdrops.SKIES`.
         horizon: y at which the ground to stand on begins, pixels from the top.
         seed: of everything that varies within a setting.
         objects: far to near.

@@ -12,17 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from tadp_d2.synthetic.drawing import (
-    INK,
-    Backdrop,
-    Colour,
-    Layer,
-    Shape,
-    backdrop,
-    fill,
-    rasterise,
-    shaded,
-)
+from tadp_d2.synthetic.backdrops import Backdrop, backdrop
+from tadp_d2.synthetic.drawing import INK, Colour, Layer, Shape, fill, rasterise, shaded
 from tadp_d2.synthetic.scenes import Scene, SceneObject
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tadp_d2.data.captions import write_captions
 from tadp_d2.errors import UserError
-from tadp_d2.synthetic.drawing import CLASSES
+from tadp_d2.synthetic.figures import CLASSES
 from tadp_d2.synthetic.scenes import Scene, describe, sample_scene
 from tadp_d2.synthetic.styles import Box, render
 
