@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 WORLD := demo/world
-ITERATIONS := 500
+ITERATIONS := 1100
 OUTPUT := demo/run_$(ITERATIONS)
 
 .PHONY: setup lint test demo bench clean

@@ -36,7 +36,7 @@ class VocWorldSizes:
 
     voc_2007_trainval: int = 300
     voc_2007_test: int = 100
-    voc_2012_trainval: int = 300
+    voc_2012_trainval: int = 600
     watercolor_train: int = 60
     watercolor_test: int = 100
     comic_train: int = 60
