@@ -16,7 +16,7 @@ from PIL import Image
 from tadp_d2.files import replacing
 
 COLUMNS = 4
-CELL = (320, 240)
+CELL = (360, 270)
 MARGIN = 6
 MIN_SCORE = 0.5
 
@@ -53,7 +53,7 @@ class DetectionGallery(DatasetEvaluator):
 def draw_detections(
     pixels: np.ndarray, instances: Instances, class_names: list[str], min_score: float = MIN_SCORE
 ) -> Image.Image:
-    """Boxes with class and score on a picture.
+    """Boxes with class and score on a picture, which is drawn at twice its size.
 
     Args:
         pixels: H x W x 3, uint8 RGB.
@@ -67,7 +67,8 @@ def draw_detections(
         f"{class_names[index]} {100 * score:.0f}%"
         for index, score in zip(classes, shown.scores.tolist(), strict=True)
     ]
-    drawn = Visualizer(pixels).overlay_instances(
+    # Twice the size, because Detectron2's labels do not shrink with a small picture.
+    drawn = Visualizer(pixels, scale=2).overlay_instances(
         boxes=shown.pred_boxes.tensor.numpy(),
         labels=labels,
         assigned_colors=[colors[index % len(colors)] for index in classes],
@@ -76,7 +77,7 @@ def draw_detections(
 
 
 def contact_sheet(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures in rows of four on white, each fitted into 320 x 240 pixels."""
+    """Pictures in rows of four on white, each fitted into 360 x 270 pixels."""
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
     width, height = CELL[0] + MARGIN, CELL[1] + MARGIN
