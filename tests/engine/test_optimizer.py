@@ -79,7 +79,10 @@ def test_detectron2s_schedules_can_be_chosen(make_config, model):
 
 
 def test_gradients_are_clipped_before_the_step(make_config, model):
-    clip = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5)
+    clip = (
+        *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
+        *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5),
+    )
     optimizer = build_optimizer(make_config(*SETTINGS, *clip), model)
     parameter = optimizer.param_groups[0]["params"][0]
     parameter.grad = torch.full_like(parameter, 100.0)
