@@ -14,9 +14,14 @@ from detectron2.data import (
 from torch.utils.data import DataLoader
 
 from tadp_d2.data.captions import CaptionFile, find_caption_file, read_captions
-from tadp_d2.data.cross_domain_voc import check_voc, datasets_root
+from tadp_d2.data.cross_domain_voc import check_voc, datasets_root, is_voc
 from tadp_d2.data.dataset_mapper import CaptionedDatasetMapper
 from tadp_d2.errors import UserError
+
+
+def model_classes(cfg: CfgNode) -> list[str]:
+    """The names of the model's class indices: those of the data it is trained on."""
+    return list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
 
 
 def load_captions(cfg: CfgNode, dataset: str) -> CaptionFile:
@@ -41,7 +46,7 @@ def load_dataset(cfg: CfgNode, dataset: str, filter_empty: bool = False) -> list
     """
     if dataset not in DatasetCatalog.list():
         raise UserError(f"unknown data set {dataset!r}: {', '.join(_known())} are registered")
-    if MetadataCatalog.get(dataset).get("evaluator_type") == "pascal_voc":
+    if is_voc(dataset):
         check_voc(dataset)
     captions = load_captions(cfg, dataset)
     dicts = get_detection_dataset_dicts(dataset, filter_empty=False)

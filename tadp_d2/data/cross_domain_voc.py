@@ -4,6 +4,7 @@ They lie in VOC's layout below `$DETECTRON2_DATASETS` (default `datasets/`). Imp
 registers `watercolor_train`, `watercolor_test`, `comic_train` and `comic_test`.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,13 @@ def _to_dict(root: Path, image_id: str, class_names: Sequence[str]) -> dict[str,
     }
 
 
+def is_voc(dataset: str) -> bool:
+    """Whether a registered data set is VOC-style: Detectron2's own and the targets are."""
+    return MetadataCatalog.get(dataset).get("evaluator_type") == "pascal_voc"
+
+
+# Once per process: a data set is loaded anew for every evaluation, and passes only once.
+@functools.cache
 def check_voc(dataset: str) -> None:
     """Reads a registered VOC-style data set strictly, also one that Detectron2 itself registers.
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tadp_d2.errors import UserError
 
+# The tags of a box, in VOC's order.
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+
 
 @dataclass(frozen=True)
 class VOCObject:
@@ -97,11 +100,8 @@ def read_annotation(path: Path, class_names: Collection[str]) -> VOCAnnotation:
 
 
 def _read_object(element: ET.Element) -> VOCObject:
-    box = tuple(float(_text(element, f"bndbox/{side}")) for side in _SIDES)
+    box = tuple(float(_text(element, f"bndbox/{side}")) for side in SIDES)
     return VOCObject(_text(element, "name"), box, element.findtext("difficult", "0").strip() == "1")
-
-
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def _text(element: ET.Element, path: str) -> str:

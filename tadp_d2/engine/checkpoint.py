@@ -49,8 +49,7 @@ class RunCheckpointer(DetectionCheckpointer):
             UserError: there is no checkpoint at `path`, or it is damaged, of another architecture
                 or of another base model.
         """
-        if path and not os.path.isfile(path):
-            raise UserError(f"no checkpoint at {path}: MODEL.WEIGHTS names a .pth file of a run")
+        check_checkpoint(path)
         self._loading = path
         return super().load(path, *args, **kwargs)
 
@@ -66,9 +65,20 @@ class RunCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         self._provenance.check(checkpoint.pop("provenance", None), self._loading)
-        before = self.model.state_dict()
-        _refuse_other_architecture(before, checkpoint["model"], self._loading)
+        _refuse_other_architecture(self.model.state_dict(), checkpoint["model"], self._loading)
         return super()._load_model(checkpoint)
+
+
+def check_checkpoint(path: str) -> None:
+    """
+    Args:
+        path: `MODEL.WEIGHTS`; empty for none.
+
+    Raises:
+        UserError: there is no file at `path`.
+    """
+    if path and not os.path.isfile(path):
+        raise UserError(f"no checkpoint at {path}: MODEL.WEIGHTS names a .pth file of a run")
 
 
 def _refuse_other_architecture(own: dict, loaded: dict, path: str) -> None:

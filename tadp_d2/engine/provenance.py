@@ -9,10 +9,9 @@ import logging
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from torch import nn
 
-from tadp_d2.data.build import load_captions
+from tadp_d2.data.build import load_captions, model_classes
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 from tadp_d2.modeling.backbone import DiffusionBackbone
@@ -51,7 +50,7 @@ class Provenance:
                 sorted(diffusion.ATTENTION_MAPS.LEVELS),
                 sorted(diffusion.ATTENTION_MAPS.PATHS),
             ],
-            "classes": list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes),
+            "classes": model_classes(cfg),
             "tokens": text.token_fingerprints,
             "captions": _caption_fingerprints(cfg),
         }

@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from tadp_d2.config import add_tadp_config
 from tadp_d2.data.build import load_dataset
+from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.train_step import PRECISIONS
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.meta_arch import get_modifiers
@@ -75,10 +76,7 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
     for dataset in cfg.DATASETS.TEST if evaluation else (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         load_dataset(cfg, dataset)
     find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
-    if cfg.MODEL.WEIGHTS and not os.path.isfile(cfg.MODEL.WEIGHTS):
-        raise UserError(
-            f"no checkpoint at {cfg.MODEL.WEIGHTS}: MODEL.WEIGHTS names a .pth file of a run"
-        )
+    check_checkpoint(cfg.MODEL.WEIGHTS)
 
 
 def load_config(config_file: str = "", preset: str = "", overrides: Sequence[str] = ()) -> CfgNode:

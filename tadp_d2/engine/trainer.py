@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
@@ -16,7 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from tadp_d2.data.build import build_test_loader, build_train_loader
+from tadp_d2.data.build import build_test_loader, build_train_loader, model_classes
+from tadp_d2.data.cross_domain_voc import is_voc
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.provenance import Provenance
@@ -88,12 +88,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """VOC's metrics for a VOC-style data set, COCO's on request and for any other."""
-        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-        voc = MetadataCatalog.get(dataset_name).get("evaluator_type") == "pascal_voc"
         evaluators: list[DatasetEvaluator] = []
-        if voc:
-            evaluators.append(ClassSubsetVOCEvaluator(dataset_name, classes))
-        if cfg.TEST.COCO_METRICS or not voc:
+        if is_voc(dataset_name):
+            evaluators.append(ClassSubsetVOCEvaluator(dataset_name, model_classes(cfg)))
+        if cfg.TEST.COCO_METRICS or not is_voc(dataset_name):
             evaluators.append(NamedCOCOEvaluator(dataset_name, cfg.OUTPUT_DIR))
         if cfg.TEST.GALLERY_IMAGES:
             evaluators.append(DetectionGallery(cfg, dataset_name))

@@ -21,7 +21,7 @@ from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from tadp_d2.data.pascal_voc import VOCAnnotation, read_annotation, read_split
+from tadp_d2.data.pascal_voc import SIDES, VOCAnnotation, read_annotation, read_split
 from tadp_d2.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _to_xml(annotation: VOCAnnotation) -> bytes:
         for tag, value in fields.items():
             ET.SubElement(element, tag).text = str(value)
         box = ET.SubElement(element, "bndbox")
-        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), obj.box, strict=True):
+        for tag, value in zip(SIDES, obj.box, strict=True):
             ET.SubElement(box, tag).text = str(round(value))
     return ET.tostring(root)
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tadp_d2.data.captions import write_captions
+from tadp_d2.data.pascal_voc import SIDES
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic.figures import CLASSES
 from tadp_d2.synthetic.scenes import Scene, describe, sample_scene
@@ -151,7 +152,7 @@ def _annotation(
             _add(element, "truncated", int(box.truncated))
             _add(element, "difficult", 0)
         bndbox = ElementTree.SubElement(element, "bndbox")
-        for name in ("xmin", "ymin", "xmax", "ymax"):
+        for name in SIDES:
             _add(bndbox, name, getattr(box, name))
     return root
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
@@ -13,6 +12,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
+from tadp_d2.data.build import model_classes
 from tadp_d2.files import replacing
 
 COLUMNS = 4
@@ -31,7 +31,7 @@ class DetectionGallery(DatasetEvaluator):
     def __init__(self, cfg: CfgNode, dataset: str):
         self._path = Path(cfg.OUTPUT_DIR, "gallery", f"{dataset}.png")
         self._count = cfg.TEST.GALLERY_IMAGES
-        self._classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+        self._classes = model_classes(cfg)
         self.reset()
 
     def reset(self) -> None:
