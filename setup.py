@@ -32,6 +32,7 @@ setup(
         "pyyaml",
         "tabulate",
         "pycocotools",
+        "cityscapesscripts",
     ],
     extras_require={"dev": ["pytest", "ruff"]},
     entry_points={"console_scripts": ["tadp-d2 = tadp_d2.cli:main"]},

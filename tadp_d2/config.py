@@ -8,6 +8,7 @@ released code do instead.
 from detectron2.config import CfgNode as CN
 
 import tadp_d2.data.cross_domain_voc
+import tadp_d2.data.night_driving
 import tadp_d2.modeling.meta_arch  # noqa: F401
 
 
@@ -51,10 +52,15 @@ def add_tadp_config(cfg: CN) -> None:
     # captions take 3.8 GiB per process.
     cfg.TEXT.CACHE_SIZE = 20_000
 
-    # "square": FIXED_SIZE x FIXED_SIZE pixels, aspect ratio not kept (TADP's detection, 512);
-    # "shortest_edge": Detectron2's MIN_SIZE_* and MAX_SIZE_*.
-    cfg.INPUT.RESIZE = "square"
-    cfg.INPUT.FIXED_SIZE = 512
+    # "fixed": every picture gets FIXED_SIZE_*, width and height in pixels, its aspect ratio not
+    # kept (TADP: 512 x 512 for detection); "shortest_edge": Detectron2's MIN_SIZE_*, MAX_SIZE_*.
+    cfg.INPUT.RESIZE = "fixed"
+    cfg.INPUT.FIXED_SIZE_TRAIN = (512, 512)
+    cfg.INPUT.FIXED_SIZE_TEST = (512, 512)
+    # INPUT.CROP comes after the resize here. Share of a crop that one class may cover; 1.0: all.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Random brightness, contrast, saturation and hue in training.
+    cfg.INPUT.COLOR_AUG_SSD = False
 
     # Learning rate of the UNet as a multiple of BASE_LR (TADP, section C: 1/10; its tables: 0.01).
     cfg.SOLVER.UNET_LR_FACTOR = 0.1
@@ -69,7 +75,14 @@ def add_tadp_config(cfg: CN) -> None:
 
     # Besides the two VOC metrics, COCO's AP (mean over classes with ground truth).
     cfg.TEST.COCO_METRICS = False
-    # Images per data set that are drawn with their detections into OUTPUT_DIR/gallery; 0: none.
+    # Segmentation in windows of this size, pixels, whose logits are averaged where they overlap;
+    # 0: the whole image at once. Stride, and how many windows are computed together.
+    cfg.TEST.WINDOW_SIZE = 0
+    cfg.TEST.WINDOW_STRIDE = 341
+    cfg.TEST.WINDOW_BATCH = 6
+    # Write segmentations for Dark Zurich's benchmark server into OUTPUT_DIR/submission.
+    cfg.TEST.SUBMISSION = False
+    # Images per data set that are drawn with their predictions into OUTPUT_DIR/gallery; 0: none.
     cfg.TEST.GALLERY_IMAGES = 8
 
     # Detectron2's own keys whose defaults do not suit this project.

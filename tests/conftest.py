@@ -30,7 +30,7 @@ SIZES = VocWorldSizes(
     comic_train=2,
     comic_test=6,
 )
-CONFIG = Path(__file__).parents[1] / "configs" / "quick_schedules" / "voc2watercolor_simple.yaml"
+QUICK = Path(__file__).parents[1] / "configs" / "quick_schedules"
 
 
 @pytest.fixture(scope="session")
@@ -50,15 +50,31 @@ def model_folder(world: Path) -> Path:
 
 @pytest.fixture
 def make_config(model_folder: Path, tmp_path: Path):
-    """make_config("KEY", value, ...) is the quick schedule's config on the world, 128 x 128."""
+    """make_config("KEY", value, ...) is the detection quick schedule on the world, 128 x 128."""
+    settings = {
+        "MODEL.DIFFUSION.WEIGHTS": str(model_folder),
+        "INPUT.FIXED_SIZE_TRAIN": (128, 128),
+        "INPUT.FIXED_SIZE_TEST": (128, 128),
+        "OUTPUT_DIR": str(tmp_path / "run"),
+    }
+    return _maker(QUICK / "voc2watercolor_simple.yaml", settings)
 
-    def make(*overrides):
-        settings = {
-            "MODEL.DIFFUSION.WEIGHTS": str(model_folder),
-            "INPUT.FIXED_SIZE": 128,
-            "OUTPUT_DIR": str(tmp_path / "run"),
-        }
-        pairs = [item for pair in settings.items() for item in pair]
-        return load_config(str(CONFIG), overrides=[*pairs, *overrides])
 
-    return make
+@pytest.fixture
+def make_segmentation_config(model_folder: Path, tmp_path: Path):
+    """The same for the segmentation quick schedule, with windows of 64 pixels in 128 x 64."""
+    settings = {
+        "MODEL.DIFFUSION.WEIGHTS": str(model_folder),
+        "INPUT.FIXED_SIZE_TRAIN": (128, 64),
+        "INPUT.CROP.SIZE": [64, 64],
+        "INPUT.FIXED_SIZE_TEST": (128, 64),
+        "TEST.WINDOW_SIZE": 64,
+        "TEST.WINDOW_STRIDE": 43,
+        "OUTPUT_DIR": str(tmp_path / "run"),
+    }
+    return _maker(QUICK / "cityscapes2darkzurich_simple.yaml", settings)
+
+
+def _maker(config: Path, settings: dict):
+    pairs = [item for pair in settings.items() for item in pair]
+    return lambda *overrides: load_config(str(config), overrides=[*pairs, *overrides])

@@ -1,5 +1,6 @@
 """Every config loads and says what the paper says."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,43 @@ def test_the_experiments(target, name):
     epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / (5011 + 11540)
     assert epochs == 100
     assert (cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.POLY_POWER) == ("PolyLR", 0.9)
-    assert (cfg.INPUT.RESIZE, cfg.INPUT.FIXED_SIZE, cfg.INPUT.FORMAT) == ("square", 512, "RGB")
+    assert (cfg.INPUT.RESIZE, cfg.INPUT.FORMAT) == ("fixed", "RGB")
+    assert cfg.INPUT.FIXED_SIZE_TRAIN == cfg.INPUT.FIXED_SIZE_TEST == (512, 512)
     assert cfg.MODEL.DIFFUSION.TIMESTEP == 0
     assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[32], [64], [128], [256]]
+
+
+@pytest.mark.parametrize(
+    "target, test", [("darkzurich", "dark_zurich_val"), ("nighttime", "nighttime_driving_test")]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_segmentation_experiments(target, test, name):
+    cfg = load_config(str(CONFIGS / f"cityscapes2{target}_{name}.yaml"))
+    assert cfg.TEXT.DOMAIN == "night"
+    assert [modifier.name for modifier in get_modifiers(cfg)] == [name, name]
+    assert cfg.DATASETS.TRAIN == ("cityscapes_train",)
+    assert cfg.DATASETS.TEST == ("cityscapes_val", test)
+    assert cfg.OUTPUT_DIR == f"output/cityscapes2{target}_{name}"
+    # Section C, cross-domain table b.
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == (8e-5, 0.005)
+    assert (cfg.SOLVER.UNET_LR_FACTOR, cfg.SOLVER.WEIGHT_DECAY_NORM) == (0.1, 0.0)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH) == (40_000, 2)
+    assert (cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.POLY_POWER) == ("PolyLR", 1.0)
+    assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR) == (1500, 1e-6)
+    assert (cfg.INPUT.FIXED_SIZE_TRAIN, cfg.INPUT.FIXED_SIZE_TEST) == ((1280, 720), (1024, 512))
+    assert cfg.INPUT.CROP.ENABLED and cfg.INPUT.COLOR_AUG_SSD
+    assert list(cfg.INPUT.CROP.SIZE) == [512, 512]
+    assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 0.75
+    assert (cfg.TEST.WINDOW_SIZE, cfg.TEST.WINDOW_STRIDE) == (512, 341)
+
+
+def test_the_released_segmentation_preset():
+    file = str(CONFIGS / "cityscapes2darkzurich_simple.yaml")
+    cfg = load_config(file, preset="released_segmentation")
+    assert (cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.UNET_LR_FACTOR) == (0.001, 0.1)
+    assert cfg.MODEL.DIFFUSION.TIMESTEP == 1
+    assert not cfg.MODEL.DIFFUSION.ATTENTION_MAPS.GRADIENT
+    assert [modifier.name for modifier in get_modifiers(cfg)] == ["simple", "simple"]
 
 
 def test_the_released_preset_differs_where_the_released_code_does():
@@ -51,18 +86,20 @@ def test_overrides_come_last():
     "text, message",
     [
         ("TEXT:\n  MODIFER: simple\n", "unknown config key TEXT.MODIFER; did you mean TEXT.MODIF"),
-        ("INPUT:\n  FIXED_SIZE: big\n", "INPUT.FIXED_SIZE"),
+        ("INPUT:\n  FIXED_SIZE_TEST: big\n", "INPUT.FIXED_SIZE_TEST"),
         ("INPUT: [\n", "not a safe YAML file"),
         ("SEED: !!python/object/apply:os.getcwd []\n", "not a safe YAML file"),
         ("_BASE_: absent.yaml\n", "absent.yaml"),
-        ("INPUT:\n  RESIZE: round\n", "INPUT.RESIZE is 'round': expected one of square"),
+        ("INPUT:\n  RESIZE: round\n", "INPUT.RESIZE is 'round': expected one of fixed"),
+        ("INPUT:\n  FIXED_SIZE_TEST: (512,)\n", "FIXED_SIZE_TEST is (512,): expected width and"),
+        ("TEST:\n  WINDOW_SIZE: 64\n  WINDOW_STRIDE: 65\n", "expected 1 to WINDOW_SIZE, 64"),
         ("SOLVER:\n  GRADIENT_ACCUMULATION: 0\n", "GRADIENT_ACCUMULATION is 0"),
     ],
 )
 def test_a_wrong_file_is_an_error(tmp_path, text, message):
     base = "" if "_BASE_" in text else f"_BASE_: {CONFIGS / 'voc2comic_null.yaml'}\n"
     (tmp_path / "my.yaml").write_text("VERSION: 2\n" + base + text)
-    with pytest.raises(UserError, match=message.replace("[", r"\[")):
+    with pytest.raises(UserError, match=re.escape(message)):
         load_config(str(tmp_path / "my.yaml"))
 
 

@@ -22,7 +22,14 @@ def run_script(world, model_folder):
         command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", config]
         options = [argument for argument in arguments if argument.startswith("--")]
         overrides = [argument for argument in arguments if not argument.startswith("--")]
-        settings = ["INPUT.FIXED_SIZE", "128", "SOLVER.IMS_PER_BATCH", "2"]
+        settings = [
+            "INPUT.FIXED_SIZE_TRAIN",
+            "(128, 128)",
+            "INPUT.FIXED_SIZE_TEST",
+            "(128, 128)",
+            "SOLVER.IMS_PER_BATCH",
+            "2",
+        ]
         if weights:
             settings += ["MODEL.DIFFUSION.WEIGHTS", str(weights)]
         return subprocess.run(
@@ -99,7 +106,7 @@ def test_evaluation_gives_the_metrics_that_training_ended_with(run_script, train
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert metrics(tmp_path / "evaluation") == metrics(trained)
-    assert "| watercolor_test | voc07" in process.stdout
+    assert "watercolor_test voc07 |" in process.stdout
 
 
 def test_an_evaluation_in_the_runs_folder_changes_nothing_else_there(run_script, trained, tmp_path):

@@ -14,14 +14,17 @@ from detectron2.data import (
 from torch.utils.data import DataLoader
 
 from tadp_d2.data.captions import CaptionFile, find_caption_file, read_captions
-from tadp_d2.data.cross_domain_voc import check_voc, datasets_root, is_voc
+from tadp_d2.data.cross_domain_voc import check_voc, is_voc
 from tadp_d2.data.dataset_mapper import CaptionedDatasetMapper
+from tadp_d2.data.night_driving import check_sem_seg, is_sem_seg
+from tadp_d2.data.root import datasets_root
 from tadp_d2.errors import UserError
 
 
 def model_classes(cfg: CfgNode) -> list[str]:
     """The names of the model's class indices: those of the data it is trained on."""
-    return list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    meta = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    return list(meta.get("thing_classes") or meta.stuff_classes)
 
 
 def load_captions(cfg: CfgNode, dataset: str) -> CaptionFile:
@@ -48,6 +51,8 @@ def load_dataset(cfg: CfgNode, dataset: str, filter_empty: bool = False) -> list
         raise UserError(f"unknown data set {dataset!r}: {', '.join(_known())} are registered")
     if is_voc(dataset):
         check_voc(dataset)
+    if is_sem_seg(dataset):
+        check_sem_seg(dataset)
     captions = load_captions(cfg, dataset)
     dicts = get_detection_dataset_dicts(dataset, filter_empty=False)
     for entry in dicts:
@@ -60,7 +65,8 @@ def load_dataset(cfg: CfgNode, dataset: str, filter_empty: bool = False) -> list
 
 
 def _known() -> list[str]:
-    prefixes = ("voc_", "watercolor_", "comic_")
+    prefixes = ("voc_", "watercolor_", "comic_", "dark_zurich_", "nighttime_driving_")
+    prefixes += ("cityscapes_train", "cityscapes_val", "cityscapes_foggy_")
     return [name for name in sorted(DatasetCatalog.list()) if name.startswith(prefixes)]
 
 

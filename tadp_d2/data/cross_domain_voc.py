@@ -5,7 +5,6 @@ registers `watercolor_train`, `watercolor_test`, `comic_train` and `comic_test`.
 """
 
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,10 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.structures import BoxMode
 
 from tadp_d2.data.pascal_voc import read_annotation, read_split
+from tadp_d2.data.root import datasets_root
 
 # The classes that both targets share with VOC, on which they are scored.
 SHARED_CLASSES = ("bicycle", "bird", "car", "cat", "dog", "person")
-
-
-def datasets_root() -> Path:
-    """`$DETECTRON2_DATASETS`, or `datasets`."""
-    return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
 
 
 def load_voc(root: Path, split: str, dataset: str, class_names: Sequence[str]) -> list[dict]:

@@ -1,32 +1,23 @@
-"""Detectron2's dataset mapper with the paper's input size and errors that name the picture."""
+"""Detectron2's dataset mapper with the paper's augmentations and errors that name the picture."""
 
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
-from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
+from tadp_d2.data.augmentation import build_augmentations
 from tadp_d2.errors import UserError
 
 
 class CaptionedDatasetMapper(DatasetMapper):
-    """Maps a dict with "caption" to the model's input, which keeps it.
-
-    `INPUT.RESIZE` "square" makes every picture `INPUT.FIXED_SIZE` pixels wide and high.
-    """
+    """Maps a dict with "caption" to the model's input, which keeps it."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         options = super().from_config(cfg, is_train)
-        if cfg.INPUT.RESIZE == "square":
-            square = T.Resize((cfg.INPUT.FIXED_SIZE, cfg.INPUT.FIXED_SIZE))
-            options["augmentations"] = [
-                square if isinstance(augmentation, T.ResizeShortestEdge) else augmentation
-                for augmentation in options["augmentations"]
-            ]
-        return options
+        return {**options, "augmentations": build_augmentations(cfg, is_train)}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """

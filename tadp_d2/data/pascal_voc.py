@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from tadp_d2.data.root import not_found
 from tadp_d2.errors import UserError
 
 # The tags of a box, in VOC's order.
@@ -49,12 +50,8 @@ def read_split(root: Path, split: str, dataset: str) -> list[str]:
     split_file = root / "ImageSets" / "Main" / f"{split}.txt"
     for path in (root / "Annotations", root / "JPEGImages", split_file):
         if not path.exists():
-            raise UserError(
-                f"data set {dataset!r} not found: there is no {path}. Expected {root} with "
-                f"Annotations/, JPEGImages/ and ImageSets/Main/{split}.txt; datasets/README.md "
-                f"says where it comes from. Set DETECTRON2_DATASETS to the folder that holds "
-                f"{root.name}/, or write a small synthetic world: tadp-d2 synth FOLDER"
-            )
+            layout = f"{root} with Annotations/, JPEGImages/ and ImageSets/Main/{split}.txt"
+            raise not_found(dataset, path, layout)
     ids = split_file.read_text().split()
     if not ids:
         raise UserError(f"{split_file}: the split is empty; expected one image id per line")

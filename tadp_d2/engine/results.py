@@ -26,6 +26,8 @@ _logger = logging.getLogger(__name__)
 
 FORMAT = "tadp_d2 results"
 VERSION = 1
+# The means that the log's table shows; results.json has all.
+_MEANS = ("AP", "AP50", "AP75", "mIoU", "pACC")
 
 
 def write_results(
@@ -53,19 +55,23 @@ def write_results(
 
 
 def log_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    """Logs a table with a row per data set and metric set: the means, then AP50 per class."""
-    rows = [
-        {"data set": dataset, "metric": name, **_short(metrics)}
+    """Logs a table with a column per data set and metric set: the means, then each class."""
+    columns = {
+        f"{dataset} {name}": _short(metrics)
         for dataset, sets in results.items()
         for name, metrics in sets.items()
-    ]
-    table = tabulate(rows, headers="keys", floatfmt=".1f", tablefmt="pipe", missingval="-")
-    _logger.info(f"Results (classes: AP50):\n{table}")
+    }
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [[name, *(column.get(name) for column in columns.values())] for name in names]
+    table = tabulate(rows, headers=["", *columns], floatfmt=".1f", tablefmt="pipe", missingval="-")
+    _logger.info(f"Results (classes: AP50 or IoU):\n{table}")
 
 
 def _short(metrics: Mapping[str, float]) -> dict[str, float]:
-    kept = {k: v for k, v in metrics.items() if k in ("AP", "AP50", "AP75")}
-    return kept | {k.removeprefix("AP50-"): v for k, v in metrics.items() if k.startswith("AP50-")}
+    means = {name: value for name, value in metrics.items() if name in _MEANS}
+    prefix = "IoU-" if "mIoU" in metrics else "AP50-"
+    classes = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+    return means | {name: None if math.isnan(v) else v for name, v in classes.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from tadp_d2.config import add_tadp_config
 from tadp_d2.data.build import load_dataset
+from tadp_d2.data.night_driving import has_labels, is_sem_seg
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.train_step import PRECISIONS
 from tadp_d2.errors import UserError
@@ -73,8 +74,15 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
             f"{cfg.OUTPUT_DIR} holds a run already: continue it with --resume, or choose another "
             "OUTPUT_DIR"
         )
-    for dataset in cfg.DATASETS.TEST if evaluation else (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+    training = () if evaluation else cfg.DATASETS.TRAIN
+    for dataset in (*cfg.DATASETS.TEST, *training):
         load_dataset(cfg, dataset)
+        unlabelled = is_sem_seg(dataset) and not has_labels(dataset)
+        if unlabelled and (dataset in training or not cfg.TEST.SUBMISSION):
+            raise UserError(
+                f"data set {dataset!r} has no labels: it can be evaluated with TEST.SUBMISSION "
+                "True, which writes files for its benchmark server, and not be trained on"
+            )
     find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
     check_checkpoint(cfg.MODEL.WEIGHTS)
 
@@ -104,7 +112,7 @@ def check_config(cfg: CfgNode) -> None:
         UserError: a value is outside of what its key allows.
     """
     for key, value, allowed in (
-        ("INPUT.RESIZE", cfg.INPUT.RESIZE, ("square", "shortest_edge")),
+        ("INPUT.RESIZE", cfg.INPUT.RESIZE, ("fixed", "shortest_edge")),
         ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, tuple(PRECISIONS)),
     ):
         if value not in allowed:
@@ -115,6 +123,15 @@ def check_config(cfg: CfgNode) -> None:
         raise UserError(
             f"SOLVER.GRADIENT_ACCUMULATION is {cfg.SOLVER.GRADIENT_ACCUMULATION}: expected 1 or "
             "more"
+        )
+    for key in ("FIXED_SIZE_TRAIN", "FIXED_SIZE_TEST"):
+        size = cfg.INPUT[key]
+        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+            raise UserError(f"INPUT.{key} is {size}: expected width and height in pixels")
+    if cfg.TEST.WINDOW_SIZE and not 0 < cfg.TEST.WINDOW_STRIDE <= cfg.TEST.WINDOW_SIZE:
+        raise UserError(
+            f"TEST.WINDOW_STRIDE is {cfg.TEST.WINDOW_STRIDE}: expected 1 to WINDOW_SIZE, "
+            f"{cfg.TEST.WINDOW_SIZE}"
         )
     for key in ("TRAIN", "TEST"):
         if not cfg.DATASETS[key]:

@@ -2,6 +2,7 @@
 
 import weakref
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +18,17 @@ from torch.utils.data import DataLoader
 
 from tadp_d2.data.build import build_test_loader, build_train_loader, model_classes
 from tadp_d2.data.cross_domain_voc import is_voc
+from tadp_d2.data.night_driving import has_labels, is_sem_seg
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.results import log_table, write_results
 from tadp_d2.engine.train_step import PRECISIONS, AccumulatingTrainer
 from tadp_d2.evaluation.coco import NamedCOCOEvaluator
+from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
+from tadp_d2.evaluation.submission import SubmissionWriter
 from tadp_d2.evaluation.voc import ClassSubsetVOCEvaluator
-from tadp_d2.visualization.gallery import DetectionGallery
+from tadp_d2.visualization.gallery import DetectionGallery, SegmentationGallery
 
 
 class Trainer(DefaultTrainer):
@@ -87,15 +91,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """VOC's metrics for a VOC-style data set, COCO's on request and for any other."""
-        evaluators: list[DatasetEvaluator] = []
-        if is_voc(dataset_name):
-            evaluators.append(ClassSubsetVOCEvaluator(dataset_name, model_classes(cfg)))
-        if cfg.TEST.COCO_METRICS or not is_voc(dataset_name):
-            evaluators.append(NamedCOCOEvaluator(dataset_name, cfg.OUTPUT_DIR))
-        if cfg.TEST.GALLERY_IMAGES:
-            evaluators.append(DetectionGallery(cfg, dataset_name))
-        return DatasetEvaluators(evaluators)
+        """The metrics of a data set's kind and a gallery; see `TEST` in the config."""
+        build = _segmentation_evaluators if is_sem_seg(dataset_name) else _detection_evaluators
+        return DatasetEvaluators(build(cfg, dataset_name))
 
     @classmethod
     def test(
@@ -111,3 +109,27 @@ class Trainer(DefaultTrainer):
             log_table(results)
             write_results(cfg, model, results)
         return results
+
+
+def _detection_evaluators(cfg: CfgNode, dataset: str) -> list[DatasetEvaluator]:
+    """VOC's metrics for a VOC-style data set, COCO's on request and for any other."""
+    evaluators: list[DatasetEvaluator] = []
+    if is_voc(dataset):
+        evaluators.append(ClassSubsetVOCEvaluator(dataset, model_classes(cfg)))
+    if cfg.TEST.COCO_METRICS or not is_voc(dataset):
+        evaluators.append(NamedCOCOEvaluator(dataset, cfg.OUTPUT_DIR))
+    if cfg.TEST.GALLERY_IMAGES:
+        evaluators.append(DetectionGallery(cfg, dataset))
+    return evaluators
+
+
+def _segmentation_evaluators(cfg: CfgNode, dataset: str) -> list[DatasetEvaluator]:
+    """The metrics of a data set with labels, and files for a benchmark server on request."""
+    evaluators: list[DatasetEvaluator] = []
+    if has_labels(dataset):
+        evaluators.append(NamedSemSegEvaluator(dataset, model_classes(cfg)))
+    if cfg.TEST.SUBMISSION:
+        evaluators.append(SubmissionWriter(Path(cfg.OUTPUT_DIR, "submission", dataset)))
+    if cfg.TEST.GALLERY_IMAGES:
+        evaluators.append(SegmentationGallery(cfg, dataset))
+    return evaluators

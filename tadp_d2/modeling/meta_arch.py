@@ -4,12 +4,14 @@ import contextlib
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, SemanticSegmentor
+from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import DiffusionBackbone
+from tadp_d2.modeling.sliding_window import segment_in_windows
 from tadp_d2.text.conditioning import TextConditioner
 from tadp_d2.text.modifiers import Modifier, get_modifier
 from tadp_d2.weights import find_weights
@@ -120,3 +122,73 @@ class CaptionedRCNN(GeneralizedRCNN):
         """As `GeneralizedRCNN.inference`."""
         with self.conditioning.conditioned(self.backbone, batched_inputs):
             return super().inference(batched_inputs, detected_instances, do_postprocess)
+
+
+@META_ARCH_REGISTRY.register()
+class CaptionedSegmentor(SemanticSegmentor):
+    """Detectron2's `SemanticSegmentor` with a diffusion backbone conditioned on captions.
+
+    Each input dict has, besides what `SemanticSegmentor` reads, "caption": the image's caption
+    before the modifier. It can test in sliding windows, all of them under the image's caption.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        conditioning: CaptionConditioning,
+        window_size: int,
+        window_stride: int,
+        window_batch: int,
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            window_size: side of the windows in testing, pixels; 0 for the whole image at once.
+            window_stride: distance of two windows, pixels.
+            window_batch: windows that are segmented together.
+        """
+        super().__init__(**kwargs)
+        self.conditioning = conditioning
+        self.window_size = window_size
+        self.window_stride = window_stride
+        self.window_batch = window_batch
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {
+            # First, so that missing weights are found before the backbone is built.
+            "conditioning": CaptionConditioning.from_config(cfg),
+            **super().from_config(cfg),
+            "window_size": cfg.TEST.WINDOW_SIZE,
+            "window_stride": cfg.TEST.WINDOW_STRIDE,
+            "window_batch": cfg.TEST.WINDOW_BATCH,
+        }
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+        """As `SemanticSegmentor.forward`."""
+        if self.training or not self.window_size:
+            return self._forward_whole(batched_inputs)
+        return [self._forward_in_windows(inputs) for inputs in batched_inputs]
+
+    def _forward_whole(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        with self.conditioning.conditioned(self.backbone, batched_inputs):
+            return super().forward(batched_inputs)
+
+    def _forward_in_windows(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        image = inputs["image"]
+        # A window is an image of its own, to be segmented at its own size.
+        shared = {key: value for key, value in inputs.items() if key not in ("image", "sem_seg")}
+
+        def segment(crops: list[Tensor]) -> list[Tensor]:
+            own = [
+                shared | {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
+                for crop in crops
+            ]
+            return [output["sem_seg"] for output in self._forward_whole(own)]
+
+        logits = segment_in_windows(
+            segment, image, self.window_size, self.window_stride, self.window_batch
+        )
+        size = (inputs.get("height", image.shape[1]), inputs.get("width", image.shape[2]))
+        return {"sem_seg": sem_seg_postprocess(logits, tuple(image.shape[1:]), *size)}

@@ -1,53 +1,100 @@
-"""A sheet of pictures with the detections of an evaluation drawn on them."""
+"""A sheet of pictures with the predictions of an evaluation drawn on them."""
 
+from abc import abstractmethod
 from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from tadp_d2.data.build import model_classes
 from tadp_d2.files import replacing
 
-COLUMNS = 4
 CELL = (360, 270)
 MARGIN = 6
+LINE = 26
 MIN_SCORE = 0.5
 
 
-class DetectionGallery(DatasetEvaluator):
-    """Draws the detections above a score of 0.5 on a data set's first `TEST.GALLERY_IMAGES` images.
+class Gallery(DatasetEvaluator):
+    """Draws a data set's first `TEST.GALLERY_IMAGES` images onto one sheet.
 
     It measures nothing; it sits among the evaluators because they see every output. The sheet is
     `<OUTPUT_DIR>/gallery/<dataset>.png`.
     """
 
+    columns: int
+    titles: tuple[str, ...] = ()
+    legend: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+
     def __init__(self, cfg: CfgNode, dataset: str):
         self._path = Path(cfg.OUTPUT_DIR, "gallery", f"{dataset}.png")
         self._count = cfg.TEST.GALLERY_IMAGES
-        self._classes = model_classes(cfg)
         self.reset()
 
+    @abstractmethod
+    def draw(self, pixels: np.ndarray, inputs: dict, output: dict) -> list[Image.Image]:
+        """The pictures of one image, of H x W x 3 RGB pixels."""
+
     def reset(self) -> None:
-        self._pictures: list[Image.Image] = []
+        self._drawn: list[list[Image.Image]] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for image, output in zip(inputs, outputs, strict=True):
-            if comm.is_main_process() and len(self._pictures) < self._count:
-                instances = output["instances"].to("cpu")
+            if comm.is_main_process() and len(self._drawn) < self._count:
                 pixels = read_image(image["file_name"], format="RGB")
-                self._pictures.append(draw_detections(pixels, instances, self._classes))
+                self._drawn.append(self.draw(pixels, image, output))
 
     def evaluate(self) -> None:
-        if self._pictures:
+        if self._drawn:
+            pictures = [picture for drawn in self._drawn for picture in drawn]
+            sheet = contact_sheet(pictures, self.columns, self.titles, self.legend)
             with replacing(self._path) as temporary:
-                contact_sheet(self._pictures).save(temporary, format="PNG")
+                sheet.save(temporary, format="PNG")
+
+
+class DetectionGallery(Gallery):
+    """The detections above a score of 0.5, four images in a row."""
+
+    columns = 4
+
+    def __init__(self, cfg: CfgNode, dataset: str):
+        super().__init__(cfg, dataset)
+        self._classes = model_classes(cfg)
+
+    def draw(self, pixels: np.ndarray, inputs: dict, output: dict) -> list[Image.Image]:
+        return [draw_detections(pixels, output["instances"].to("cpu"), self._classes)]
+
+
+class SegmentationGallery(Gallery):
+    """Image, truth and prediction side by side; the truth is left out where there is none."""
+
+    def __init__(self, cfg: CfgNode, dataset: str):
+        super().__init__(cfg, dataset)
+        meta = MetadataCatalog.get(dataset)
+        self._colors = np.array(meta.stuff_colors, np.uint8)
+        self._truth = {
+            entry["file_name"]: entry["sem_seg_file_name"]
+            for entry in DatasetCatalog.get(dataset)
+            if "sem_seg_file_name" in entry
+        }
+        self.titles = ("image", "truth", "prediction") if self._truth else ("image", "prediction")
+        self.columns = len(self.titles)
+        self.legend = tuple(zip(meta.stuff_classes, meta.stuff_colors, strict=True))
+
+    def draw(self, pixels: np.ndarray, inputs: dict, output: dict) -> list[Image.Image]:
+        maps = [output["sem_seg"].argmax(dim=0).cpu().numpy()]
+        if self._truth:
+            maps.insert(0, np.asarray(Image.open(self._truth[inputs["file_name"]])))
+        drawn = [draw_segments(pixels, classes, self._colors) for classes in maps]
+        return [Image.fromarray(pixels), *drawn]
 
 
 def draw_detections(
@@ -76,16 +123,56 @@ def draw_detections(
     return Image.fromarray(drawn.get_image())
 
 
-def contact_sheet(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures in rows of four on white, each fitted into 360 x 270 pixels."""
-    columns = min(COLUMNS, len(pictures))
+def draw_segments(
+    pixels: np.ndarray, classes: np.ndarray, colors: np.ndarray, opacity: float = 0.75
+) -> Image.Image:
+    """The classes' colours over a picture; pixels of no class are black.
+
+    Args:
+        pixels: H x W x 3, uint8 RGB.
+        classes: H x W, indices of `colors`; any other value is no class.
+        colors: K x 3, uint8 RGB.
+        opacity: of the colours, 0 to 1.
+    """
+    known = classes < len(colors)
+    painted = colors[np.where(known, classes, 0)] * opacity + pixels * (1 - opacity)
+    return Image.fromarray((painted * known[..., None]).round().astype(np.uint8))
+
+
+def contact_sheet(
+    pictures: list[Image.Image],
+    columns: int = 4,
+    titles: tuple[str, ...] = (),
+    legend: tuple[tuple[str, tuple[int, int, int]], ...] = (),
+) -> Image.Image:
+    """Pictures in rows on white, each fitted into 360 x 270 pixels.
+
+    Args:
+        titles: above the columns.
+        legend: names and colours (RGB), below the pictures.
+    """
+    columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    width, height = CELL[0] + MARGIN, CELL[1] + MARGIN
-    sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
-    for index, picture in enumerate(pictures):
-        scale = min(CELL[0] / picture.width, CELL[1] / picture.height)
-        cell = picture.resize((round(picture.width * scale), round(picture.height * scale)))
+    scales = [min(CELL[0] / p.width, CELL[1] / p.height) for p in pictures]
+    cells = [
+        p.resize((round(p.width * scale), round(p.height * scale)))
+        for p, scale in zip(pictures, scales, strict=True)
+    ]
+    width, height = CELL[0] + MARGIN, max(cell.height for cell in cells) + MARGIN
+    per_line = max(1, columns * width // 180)
+    top, lines = LINE if titles else 0, -(-len(legend) // per_line)
+    size = (columns * width + MARGIN, top + rows * height + MARGIN + lines * LINE)
+    sheet = Image.new("RGB", size, "white")
+    for index, cell in enumerate(cells):
         left = MARGIN + index % columns * width + (CELL[0] - cell.width) // 2
-        top = MARGIN + index // columns * height + (CELL[1] - cell.height) // 2
-        sheet.paste(cell, (left, top))
+        upper = top + MARGIN + index // columns * height + (height - MARGIN - cell.height) // 2
+        sheet.paste(cell, (left, upper))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for column, title in enumerate(titles[:columns]):
+        draw.text((MARGIN + column * width, MARGIN), title, fill="black", font=font)
+    for index, (name, color) in enumerate(legend):
+        x = MARGIN + index % per_line * 180
+        y = size[1] - (lines - index // per_line) * LINE
+        draw.rectangle((x, y, x + 24, y + 18), fill=tuple(color))
+        draw.text((x + 32, y), name, fill="black", font=font)
     return sheet

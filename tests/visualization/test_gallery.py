@@ -1,11 +1,11 @@
-"""The sheet of detections."""
+"""The sheets of detections and segmentations."""
 
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from tadp_d2.visualization.gallery import contact_sheet, draw_detections
+from tadp_d2.visualization.gallery import contact_sheet, draw_detections, draw_segments
 
 
 def test_detections_above_the_threshold_are_drawn_where_they_are():
@@ -26,3 +26,23 @@ def test_pictures_of_all_shapes_fit_in_rows_of_four():
     assert sheet.shape == (2 * 276 + 6, 4 * 366 + 6, 3)
     assert (sheet[0, 0] == 255).all()
     assert (sheet[6, 6] == (255, 0, 0)).all()
+
+
+def test_each_class_has_its_colour_and_no_class_is_black():
+    pixels = np.full((2, 3, 3), 100, np.uint8)
+    classes = np.array([[0, 1, 255], [1, 1, 0]])
+    colors = np.array([(200, 0, 0), (0, 100, 40)], np.uint8)
+    drawn = np.asarray(draw_segments(pixels, classes, colors, opacity=0.5))
+    red, green, black = (150, 50, 50), (50, 100, 70), (0, 0, 0)
+    assert np.array_equal(drawn, [[red, green, black], [green, green, red]])
+
+
+def test_titles_and_legend_do_not_cover_a_picture():
+    pictures = [Image.new("RGB", (512, 256), "red") for _ in range(6)]
+    legend = tuple((f"class {index}", (0, 0, index)) for index in range(19))
+    plain = np.asarray(contact_sheet(pictures, columns=3))
+    sheet = np.asarray(contact_sheet(pictures, 3, ("image", "truth", "prediction"), legend))
+    red = (plain == (255, 0, 0)).all(axis=2).sum()
+    assert (sheet == (255, 0, 0)).all(axis=2).sum() == red == 6 * 360 * 180
+    for _, color in legend:
+        assert (sheet == color).all(axis=2).sum() >= 24 * 18

@@ -1,0 +1,25 @@
+"""Where the data sets lie, and what to say where one does not."""
+
+import os
+from pathlib import Path
+
+from tadp_d2.errors import UserError
+
+
+def datasets_root() -> Path:
+    """`$DETECTRON2_DATASETS`, or `datasets`."""
+    return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+
+
+def not_found(dataset: str, missing: Path, expected: str) -> UserError:
+    """The error for a data set that is absent.
+
+    Args:
+        missing: what is not there.
+        expected: the layout that was expected.
+    """
+    return UserError(
+        f"data set {dataset!r} not found: there is no {missing}. Expected {expected}; "
+        "datasets/README.md says where it comes from. Set DETECTRON2_DATASETS to the folder that "
+        "holds the data sets, or write a small synthetic world: tadp-d2 synth FOLDER"
+    )

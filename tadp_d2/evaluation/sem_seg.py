@@ -1,0 +1,50 @@
+"""Semantic segmentation metrics by Detectron2's evaluator, which counts as Cityscapes does."""
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+
+from tadp_d2.errors import UserError
+
+_logger = logging.getLogger(__name__)
+
+
+class NamedSemSegEvaluator(SemSegEvaluator):
+    """`SemSegEvaluator` that checks the model's classes and names those that do not occur.
+
+    `evaluate` returns "sem_seg": "mIoU", "pACC" (pixel accuracy), "IoU-<class>" and Detectron2's
+    others, all in 0..100. A class that occurs neither in the truth nor in a prediction is left out
+    of the mean; one that is only predicted counts as 0 in it. Its own value is NaN in both cases.
+    """
+
+    def __init__(self, dataset: str, model_classes: Sequence[str]):
+        """
+        Raises:
+            UserError: the model's classes are others than the data set's.
+        """
+        expected = MetadataCatalog.get(dataset).stuff_classes
+        if list(model_classes) != list(expected):
+            raise UserError(
+                f"data set {dataset!r} is scored on {', '.join(expected)}; the model was trained "
+                f"on {', '.join(model_classes)}"
+            )
+        super().__init__(dataset, distributed=True)
+
+    def evaluate(self) -> OrderedDict | None:
+        results = super().evaluate()
+        if results is None:
+            return None
+        metrics = results["sem_seg"]
+        absent = [name for name in self._class_names if math.isnan(metrics[f"IoU-{name}"])]
+        if absent:
+            _logger.warning(f"No pixel of {', '.join(absent)} in the truth of {self._dataset_name}")
+        return results
+
+    # Detectron2 keeps every prediction as run lengths, to write them all into one file at the end;
+    # nobody asks for that file here.
+    def encode_json_sem_seg(self, sem_seg, input_file_name) -> list:
+        return []
