@@ -48,6 +48,8 @@ def add_tadp_config(cfg: CN) -> None:
     cfg.TEXT.TOKENS = ()
     # Folder of the caption files <dataset>.jsonl or .json; empty: $DETECTRON2_DATASETS/captions.
     cfg.TEXT.CAPTION_DIR = ""
+    # "clean": cleaned captions where there are some; "raw": captions as they were made.
+    cfg.TEXT.CAPTION_TEXT = "clean"
     # Contexts of how many prompts are kept in memory, 0.23 MiB each for SD 1.x: those of all VOC
     # captions take 3.8 GiB per process.
     cfg.TEXT.CACHE_SIZE = 20_000

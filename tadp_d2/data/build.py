@@ -34,7 +34,7 @@ def load_captions(cfg: CfgNode, dataset: str) -> CaptionFile:
         UserError: it is absent or malformed.
     """
     folder = Path(cfg.TEXT.CAPTION_DIR) if cfg.TEXT.CAPTION_DIR else datasets_root() / "captions"
-    return read_captions(find_caption_file(folder, dataset))
+    return read_captions(find_caption_file(folder, dataset), cfg.TEXT.CAPTION_TEXT)
 
 
 def load_dataset(cfg: CfgNode, dataset: str, filter_empty: bool = False) -> list[dict[str, Any]]:

@@ -1,26 +1,52 @@
-"""Caption files: one per data set, keyed by image id. Making captions is not done here.
+"""Caption files: one per data set, keyed by image id. Making and cleaning them is not done here.
 
 Two formats are read:
 
-* `<dataset>.jsonl`, ours. The first line is a header with provenance,
-  `{"format": "tadp_d2 captions", "version": 1, "dataset": ..., "made_by": {...}}`; each further
-  line is a record `{"image_id": ..., "raw": ...}`, with `"clean"` beside `"raw"` where a cleaned
-  text exists.
+* `<dataset>.jsonl`, ours, to which lines are only ever appended. The first line is a header with
+  provenance, `{"format": "tadp_d2 captions", "version": 1, "dataset": ..., "made_by": {...}}`. Each
+  further line says something of one image: `{"image_id": ..., "raw": ...}` its caption, once, and
+  `{"image_id": ..., "clean": ..., "cleaned_by": {...}}` its cleaned text, on the same line or a
+  later one; the last cleaned text counts. `"image_sha256"` and `"date"` may stand beside a caption.
 * `<dataset>.json`, as published with TADP: `{image id: {"captions": [text, ...]}}`. The first
   caption of an image is used.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing, sha256
 
 FORMAT = "tadp_d2 captions"
 VERSION = 1
+
+Kind = Literal["clean", "raw"]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a file says of one image.
+
+    Attributes:
+        raw: the caption as it was made.
+        clean: the caption without the target domain's words; None where it was not cleaned.
+        cleaned_by: provenance of `clean`.
+        image_sha256: fingerprint of the image's file when it was captioned; empty if not stated.
+        date: when it was made, ISO 8601; empty if not stated.
+    """
+
+    raw: str
+    clean: str | None = None
+    cleaned_by: Mapping[str, Any] = field(default_factory=dict)
+    image_sha256: str = ""
+    date: str = ""
+
+    def text(self, kind: Kind) -> str:
+        """The raw caption, or the cleaned one where there is one."""
+        return self.raw if kind == "raw" or self.clean is None else self.clean
 
 
 @dataclass(frozen=True)
@@ -29,14 +55,21 @@ class CaptionFile:
 
     Attributes:
         path: the file that they were read from.
-        captions: image id -> caption, cleaned where a cleaned text exists.
+        records: image id -> what the file says of it.
         made_by: provenance as the file states it (model, revision, settings); empty for the
             published format, which has none.
+        kind: which text of a record counts as its caption.
     """
 
     path: Path
-    captions: Mapping[str, str]
+    records: Mapping[str, Caption]
     made_by: Mapping[str, Any]
+    kind: Kind = "clean"
+
+    @property
+    def captions(self) -> dict[str, str]:
+        """Image id -> caption."""
+        return {image_id: record.text(self.kind) for image_id, record in self.records.items()}
 
     def __getitem__(self, image_id: str) -> str:
         """The caption of an image.
@@ -45,11 +78,12 @@ class CaptionFile:
             UserError: the file has none for this image.
         """
         try:
-            return self.captions[image_id]
+            return self.records[image_id].text(self.kind)
         except KeyError:
             raise UserError(
                 f"{self.path}: no caption for image {image_id!r} (the file has "
-                f"{len(self.captions)} captions); add a record for it"
+                f"{len(self.records)} captions); tadp-d2 caption {self.path.stem} makes those that "
+                "are missing"
             ) from None
 
     def fingerprint(self) -> str:
@@ -76,20 +110,24 @@ def find_caption_file(folder: str | Path, dataset: str) -> Path:
     )
 
 
-def read_captions(path: str | Path) -> CaptionFile:
+def read_captions(path: str | Path, kind: Kind = "clean") -> CaptionFile:
     """Reads a caption file of either format.
+
+    Args:
+        kind: "clean" for cleaned texts where there are some, "raw" for captions as they were made.
 
     Raises:
         UserError: names the file and the line or image whose content is not as described above.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        text = (complete_lines(data) if path.suffix == ".jsonl" else data).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     if path.suffix == ".jsonl":
-        return _read_jsonl(path, text)
-    return _read_published(path, text)
+        return _read_jsonl(path, text, kind)
+    return _read_published(path, text, kind)
 
 
 def write_captions(
@@ -103,41 +141,70 @@ def write_captions(
         captions: image id -> raw caption, written in this order.
         made_by: what made them, such as model, revision and settings.
     """
-    header = {"format": FORMAT, "version": VERSION, "dataset": dataset, "made_by": dict(made_by)}
-    records = ({"image_id": image_id, "raw": raw} for image_id, raw in captions.items())
+    lines = [header(dataset, made_by)]
+    lines += [{"image_id": image_id, "raw": raw} for image_id, raw in captions.items()]
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for line in (header, *records):
+        for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _read_jsonl(path: Path, text: str) -> CaptionFile:
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+def header(dataset: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """The first line of a file in our format."""
+    return {"format": FORMAT, "version": VERSION, "dataset": dataset, "made_by": dict(made_by)}
+
+
+def complete_lines(data: bytes) -> bytes:
+    """The lines of a JSONL file, without a last one that a crash cut off while it was written."""
+    end = data.rfind(b"\n") + 1
+    try:
+        json.loads(data[end:])
+    except ValueError:
+        return data[:end]
+    return data + b"\n"
+
+
+def _read_jsonl(path: Path, text: str, kind: Kind) -> CaptionFile:
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     rows = [(n, _parse(line, f"{path}:{n}")) for n, line in lines]
-    header = rows[0][1] if rows else {}
-    if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
+    first = rows[0][1] if rows else {}
+    if (first.get("format"), first.get("version")) != (FORMAT, VERSION):
         raise UserError(
             f"{path}:1: expected the header of a caption file, "
             f'{{"format": "{FORMAT}", "version": {VERSION}, ...}}'
         )
-    captions: dict[str, str] = {}
+    records: dict[str, Caption] = {}
     for n, row in rows[1:]:
-        image_id, caption = row.get("image_id"), row.get("clean", row.get("raw"))
-        if not isinstance(image_id, str) or not isinstance(caption, str):
-            raise UserError(f'{path}:{n}: expected {{"image_id": text, "raw": text}}')
-        if image_id in captions:
-            raise UserError(f"{path}:{n}: image {image_id!r} has a caption already")
-        captions[image_id] = caption
-    return CaptionFile(path, captions, header.get("made_by", {}))
+        _add(records, row, f"{path}:{n}")
+    return CaptionFile(path, records, first.get("made_by", {}), kind)
 
 
-def _read_published(path: Path, text: str) -> CaptionFile:
-    captions = {}
+def _add(records: dict[str, Caption], row: dict[str, Any], where: str) -> None:
+    """Adds what a line says to the records, in place."""
+    image_id = row.get("image_id")
+    texts = {key: row[key] for key in ("raw", "clean", "image_sha256", "date") if key in row}
+    known = isinstance(image_id, str) and all(isinstance(text, str) for text in texts.values())
+    if not known or not {"raw", "clean"} & texts.keys():
+        raise UserError(f'{where}: expected {{"image_id": text, "raw": text}}')
+    if "cleaned_by" in row:
+        texts["cleaned_by"] = row["cleaned_by"]
+    if "raw" in texts:
+        if image_id in records:
+            raise UserError(f"{where}: image {image_id!r} has a caption already")
+        records[image_id] = Caption(**texts)
+    elif image_id in records:
+        records[image_id] = replace(records[image_id], **texts)
+    else:
+        raise UserError(f"{where}: a cleaned text for image {image_id!r}, which has no caption yet")
+
+
+def _read_published(path: Path, text: str, kind: Kind) -> CaptionFile:
+    records = {}
     for image_id, entry in _parse(text, str(path)).items():
         texts = entry.get("captions") if isinstance(entry, dict) else None
         if not isinstance(texts, list) or not texts or not isinstance(texts[0], str):
             raise UserError(f'{path}: image {image_id!r}: expected {{"captions": [text, ...]}}')
-        captions[image_id] = texts[0]
-    return CaptionFile(path, captions, {})
+        records[image_id] = Caption(texts[0])
+    return CaptionFile(path, records, {}, kind)
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

@@ -113,6 +113,7 @@ def check_config(cfg: CfgNode) -> None:
     """
     for key, value, allowed in (
         ("INPUT.RESIZE", cfg.INPUT.RESIZE, ("fixed", "shortest_edge")),
+        ("TEXT.CAPTION_TEXT", cfg.TEXT.CAPTION_TEXT, ("clean", "raw")),
         ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, tuple(PRECISIONS)),
     ):
         if value not in allowed:

@@ -5,8 +5,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.data.build import build_test_loader, build_train_loader, load_dataset
-from tadp_d2.data.captions import read_captions, write_captions
+from tadp_d2.data.captions import Caption, read_captions, write_captions
 from tadp_d2.data.dataset_mapper import CaptionedDatasetMapper
 from tadp_d2.errors import UserError
 
@@ -16,6 +17,17 @@ def test_every_input_carries_the_caption_of_its_image(make_config, world):
     loader = build_test_loader(make_config(), "watercolor_test")
     inputs = [image for batch in loader for image in batch]
     assert {image["image_id"]: image["caption"] for image in inputs} == captions
+
+
+def test_raw_or_cleaned_captions(make_config, tmp_path):
+    folder = ("TEXT.CAPTION_DIR", str(tmp_path))
+    ids = [str(5001 + index) for index in range(6)]
+    with CaptionStore(tmp_path / "comic_test.jsonl", "comic_test", {}) as store:
+        store.add_captions({image_id: Caption("a comic of a dog") for image_id in ids})
+        store.add_cleaned({image_id: ("a dog", {}) for image_id in ids[1:]})
+    for kind, expected in (("clean", {"a comic of a dog", "a dog"}), ("raw", {"a comic of a dog"})):
+        cfg = make_config(*folder, "TEXT.CAPTION_TEXT", kind)
+        assert {entry["caption"] for entry in load_dataset(cfg, "comic_test")} == expected
 
 
 def test_training_reads_both_voc_years(make_config):

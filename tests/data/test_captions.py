@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tadp_d2.data.captions import find_caption_file, read_captions, write_captions
+from tadp_d2.data.captions import Caption, find_caption_file, read_captions, write_captions
 from tadp_d2.errors import UserError
 
 HEADER = '{"format": "tadp_d2 captions", "version": 1, "dataset": "d", "made_by": {}}\n'
@@ -25,6 +25,33 @@ def test_a_cleaned_text_is_preferred_to_the_raw_one(tmp_path):
     path = tmp_path / "d.jsonl"
     path.write_text(HEADER + '{"image_id": "1", "raw": "a painting of a dog", "clean": "a dog"}\n')
     assert read_captions(path)["1"] == "a dog"
+
+
+def test_a_cleaned_text_may_follow_later_and_the_last_one_counts(tmp_path):
+    path = tmp_path / "d.jsonl"
+    lines = [
+        '{"image_id": "1", "raw": "a painting of a dog", "image_sha256": "ab", "date": "2026"}',
+        '{"image_id": "2", "raw": "a cat"}',
+        '{"image_id": "1", "clean": "a painting", "cleaned_by": {"method": "rules"}}',
+        '{"image_id": "1", "clean": "a dog", "cleaned_by": {"method": "llm"}}',
+    ]
+    path.write_text(HEADER + "\n".join(lines) + "\n")
+    assert read_captions(path).captions == {"1": "a dog", "2": "a cat"}
+    assert read_captions(path, "raw").captions == {"1": "a painting of a dog", "2": "a cat"}
+    expected = Caption("a painting of a dog", "a dog", {"method": "llm"}, "ab", "2026")
+    assert read_captions(path).records["1"] == expected
+
+
+def test_a_line_that_a_crash_cut_off_does_not_count(tmp_path):
+    path = tmp_path / "d.jsonl"
+    first = (HEADER + '{"image_id": "1", "raw": "a dog"}\n').encode()
+    second = '{"image_id": "2", "raw": "a dög"}'.encode()
+    for end in range(len(second)):
+        path.write_bytes(first + second[:end])
+        assert read_captions(path).captions == {"1": "a dog"}
+    # An editor may leave out the last line's end.
+    path.write_bytes(first + second)
+    assert read_captions(path).captions == {"1": "a dog", "2": "a dög"}
 
 
 def test_the_published_format(tmp_path):
@@ -53,6 +80,12 @@ def test_published_files_are_read(name, count):
         ("d.jsonl", HEADER + '{"image_id": 1, "raw": "a"}\n', ":2: expected"),
         ("d.jsonl", HEADER + '{"image_id": "1"}\n', ":2: expected"),
         ("d.jsonl", HEADER + '{"image_id": "1", "raw": "a"}\n' * 2, ":3: image '1' has a caption"),
+        ("d.jsonl", HEADER + '{"image_id": "1", "raw": 2}\n', ":2: expected"),
+        (
+            "d.jsonl",
+            HEADER + '{"image_id": "1", "clean": "a"}\n',
+            ":2: a cleaned text for image '1'",
+        ),
         ("d.json", "[]", "expected a JSON object"),
         ("d.json", '{"1": {"captions": []}}', "image '1': expected"),
         ("d.json", '{"1": {"captions": "a dog"}}', "image '1': expected"),

@@ -1,0 +1,132 @@
+"""Appending to a caption file: nothing is lost when the process dies, nothing is written twice."""
+
+import datetime
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tadp_d2.data.captions import Caption, complete_lines, header, read_captions
+from tadp_d2.errors import UserError
+from tadp_d2.files import replacing
+
+
+class CaptionStore:
+    """A caption file that is open for appending; a context manager.
+
+    Every call of `add` is on disk when it returns. While a store is open no other process can open
+    the file for appending.
+
+    Attributes:
+        records: image id -> what the file says of it, kept up to date.
+    """
+
+    def __init__(self, path: Path, dataset: str, made_by: Mapping[str, Any]):
+        """Opens a caption file, or begins it.
+
+        Args:
+            path: ends in `.jsonl`.
+            dataset: the name under which the data set is registered.
+            made_by: what makes the captions that are missing: model, revision, settings. None of
+                it may differ from what made those that are there.
+
+        Raises:
+            UserError: the file is malformed, was made otherwise, or is open in another process.
+        """
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(header(dataset, made_by)) + "\n", encoding="utf-8")
+        self.path = path
+        self._file = open(path, "r+b")  # noqa: SIM115 (closed by __exit__)
+        try:
+            self._lock()
+            self._drop_cut_off_line()
+            existing = read_captions(path)
+            _check_same(existing.made_by, made_by, path)
+        except BaseException:
+            self._file.close()
+            raise
+        self.records: dict[str, Caption] = dict(existing.records)
+
+    @classmethod
+    def existing(cls, path: Path) -> "CaptionStore":
+        """Opens a caption file of whatever made it, to add cleaned texts.
+
+        Raises:
+            UserError: as above.
+        """
+        return cls(path, path.stem, read_captions(path).made_by)
+
+    def __enter__(self) -> "CaptionStore":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.close()
+
+    def add_captions(self, captions: Mapping[str, Caption]) -> None:
+        """Appends captions of images that have none yet, with the present date."""
+        doubles = captions.keys() & self.records.keys()
+        if doubles:
+            raise ValueError(f"{min(doubles)} has a caption already")
+        date = _now()
+        dated = {i: replace(caption, date=date) for i, caption in captions.items()}
+        self._append(
+            {"image_id": i, "raw": c.raw, "image_sha256": c.image_sha256, "date": c.date}
+            for i, c in dated.items()
+        )
+        self.records |= dated
+
+    def add_cleaned(self, cleaned: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:
+        """Appends cleaned texts of images that have a caption.
+
+        Args:
+            cleaned: image id -> text and its provenance, to which the present date is added.
+        """
+        date = _now()
+        for image_id, (text, by) in cleaned.items():
+            record = self.records[image_id]
+            self.records[image_id] = replace(record, clean=text, cleaned_by={**by, "date": date})
+        self._append(
+            {"image_id": i, "clean": text, "cleaned_by": self.records[i].cleaned_by}
+            for i, (text, _) in cleaned.items()
+        )
+
+    def _append(self, rows: Iterable[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(lines.encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{self.path}: another process is writing to it; wait for it, or let each process "
+                "make a part of its own with --shard"
+            ) from None
+
+    def _drop_cut_off_line(self) -> None:
+        data = self._file.read()
+        complete = complete_lines(data)
+        self._file.truncate(len(complete))
+        self._file.seek(len(data))
+        self._file.write(complete[len(data) :])
+        self._file.flush()
+
+
+def _check_same(existing: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+    for key in sorted({*existing, *own}):
+        if existing.get(key) != own.get(key):
+            raise UserError(
+                f"{path}: its captions were made with {key} {existing.get(key)!r}, these would be "
+                f"with {own.get(key)!r}; use the same settings, or another file"
+            )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
