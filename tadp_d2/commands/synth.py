@@ -1,0 +1,28 @@
+"""`tadp-d2 synth`: the built-in world."""
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    synth = commands.add_parser(
+        "synth",
+        help="write the built-in world: small data sets with captions, a tiny diffusion model",
+    )
+    synth.add_argument("folder", type=Path, help="new or empty folder")
+    synth.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
+    synth.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from tadp_d2.progress import hide_library_bars, progress_line
+    from tadp_d2.synthetic.world import MODEL_FOLDER, write_world
+
+    hide_library_bars()
+    write_world(args.folder, args.seed, progress=progress_line("pictures"))
+    print(
+        f"Wrote {args.folder}. To use it:\n"
+        f"  export DETECTRON2_DATASETS={args.folder}\n"
+        f"  python train_net.py --config-file configs/quick_schedules/voc2watercolor_simple.yaml "
+        f"MODEL.DIFFUSION.WEIGHTS {args.folder / MODEL_FOLDER}"
+    )
