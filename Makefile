@@ -4,9 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 WORLD := demo/world
 ITERATIONS := 1100
-OUTPUT := demo/run_$(ITERATIONS)
 
-.PHONY: setup lint test demo bench clean
+.PHONY: setup lint test demo demo-segmentation bench clean
 
 setup: $(VENV)/.ready
 
@@ -37,14 +36,24 @@ $(WORLD): | setup
 
 # The world, training, evaluation on source and target. `make demo ITERATIONS=0` is the same without
 # training; a demo that was stopped continues.
+demo: OUTPUT = demo/detection_$(ITERATIONS)
 demo: setup | $(WORLD)
-	@DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \
-		--config-file configs/quick_schedules/voc2watercolor_simple.yaml \
-		MODEL.DIFFUSION.WEIGHTS $(WORLD)/stable-diffusion-tiny \
-		SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT)
+	@$(call train,voc2watercolor_simple)
 	@echo "Detections on the target: $(OUTPUT)/gallery/watercolor_test.png"
 	@echo "The same on the source: $(OUTPUT)/gallery/voc_2007_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+
+demo-segmentation: OUTPUT = demo/segmentation_$(ITERATIONS)
+demo-segmentation: setup | $(WORLD)
+	@$(call train,cityscapes2darkzurich_simple)
+	@echo "Segments on the target: $(OUTPUT)/gallery/dark_zurich_val.png"
+	@echo "The same on the source: $(OUTPUT)/gallery/cityscapes_val.png"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+
+train = DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \
+	--config-file configs/quick_schedules/$(1).yaml \
+	MODEL.DIFFUSION.WEIGHTS $(WORLD)/stable-diffusion-tiny \
+	SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT)
 
 bench: setup
 	@$(RUN) benchmarks/backbone.py

@@ -16,6 +16,7 @@ import pytest  # noqa: E402
 
 from tadp_d2.engine.setup import load_config  # noqa: E402
 from tadp_d2.progress import hide_library_bars  # noqa: E402
+from tadp_d2.synthetic.street_world import StreetWorldSizes  # noqa: E402
 from tadp_d2.synthetic.voc_world import VocWorldSizes  # noqa: E402
 from tadp_d2.synthetic.world import MODEL_FOLDER, write_world  # noqa: E402
 
@@ -30,6 +31,14 @@ SIZES = VocWorldSizes(
     comic_train=2,
     comic_test=6,
 )
+STREET_SIZES = StreetWorldSizes(
+    cityscapes_train=4,
+    cityscapes_val=3,
+    dark_zurich_train=2,
+    dark_zurich_val=3,
+    dark_zurich_test=2,
+    nighttime_driving_test=2,
+)
 QUICK = Path(__file__).parents[1] / "configs" / "quick_schedules"
 
 
@@ -38,7 +47,7 @@ def world() -> Path:
     """A folder with the data sets, captions and the tiny diffusion model."""
     folder = Path(os.environ["DETECTRON2_DATASETS"])
     if not folder.exists():
-        write_world(folder, seed=0, sizes=SIZES)
+        write_world(folder, seed=0, sizes=SIZES, street_sizes=STREET_SIZES)
     return folder
 
 

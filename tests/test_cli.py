@@ -10,18 +10,18 @@ from tadp_d2 import cli
 
 def test_synth_writes_a_world_and_says_how_to_use_it(tmp_path, capsys, monkeypatch):
     from tadp_d2.synthetic import world
+    from tadp_d2.synthetic.street_world import StreetWorldSizes
     from tadp_d2.synthetic.voc_world import VocWorldSizes
 
-    write = world.write_voc_world
-    small = VocWorldSizes(2, 2, 2, 2, 2, 2, 2)
-    monkeypatch.setattr(
-        world, "write_voc_world", lambda root, seed, sizes, progress: write(root, seed, small)
-    )
+    monkeypatch.setattr(world, "VocWorldSizes", lambda: VocWorldSizes(2, 2, 2, 2, 2, 2, 2))
+    monkeypatch.setattr(world, "StreetWorldSizes", lambda: StreetWorldSizes(2, 2, 2, 2, 2, 2))
     cli.main(["synth", str(tmp_path / "world"), "--seed", "3"])
     assert f"export DETECTRON2_DATASETS={tmp_path / 'world'}" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "world").iterdir()}
     assert names == {
-        *("VOC2007", "VOC2012", "watercolor", "comic", "captions", "stable-diffusion-tiny")
+        *("VOC2007", "VOC2012", "watercolor", "comic"),
+        *("cityscapes", "dark_zurich", "NighttimeDrivingTest"),
+        *("captions", "stable-diffusion-tiny"),
     }
 
 

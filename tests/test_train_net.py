@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 QUICK = "configs/quick_schedules/voc2watercolor_simple.yaml"
+QUICK_NIGHT = "configs/quick_schedules/cityscapes2darkzurich_simple.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -229,10 +232,12 @@ def test_an_unreadable_picture_in_a_loader_worker(run_script, world, tmp_path):
 
 
 def test_evaluation_of_a_checkpoint_of_another_base_model(run_script, trained, tmp_path):
+    from tadp_d2.synthetic.street_world import StreetWorldSizes
     from tadp_d2.synthetic.voc_world import VocWorldSizes
     from tadp_d2.synthetic.world import MODEL_FOLDER, write_world
 
-    write_world(tmp_path / "other", seed=1, sizes=VocWorldSizes(2, 2, 2, 2, 2, 2, 2))
+    sizes = VocWorldSizes(2, 2, 2, 2, 2, 2, 2), StreetWorldSizes(2, 2, 2, 2, 2, 2)
+    write_world(tmp_path / "other", 1, *sizes)
     message = error(
         run_script(
             "--eval-only",
@@ -242,3 +247,87 @@ def test_evaluation_of_a_checkpoint_of_another_base_model(run_script, trained, t
     )
     assert "was trained with another text encoder" in message
     assert not list(tmp_path.rglob("results.json"))
+
+
+@pytest.fixture(scope="module")
+def segmented(run_script, tmp_path_factory):
+    """The output folder of a segmentation run of two iterations."""
+    folder = tmp_path_factory.mktemp("runs") / "segmented"
+    process = run_script("SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(folder), config=QUICK_NIGHT)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "| dark_zurich_val sem_seg |" in process.stdout
+    return folder
+
+
+def test_a_segmentation_run_leaves_results_and_pictures(segmented):
+    for dataset, values in metrics(segmented).items():
+        assert 0 <= values["sem_seg"]["mIoU"] <= 100
+        assert {"pACC", "IoU-road", "IoU-bicycle"} <= set(values["sem_seg"])
+        assert (segmented / "gallery" / f"{dataset}.png").stat().st_size > 10_000
+    assert set(metrics(segmented)) == {"cityscapes_val", "dark_zurich_val"}
+    captions = json.loads((segmented / "results.json").read_text())["provenance"]["captions"]
+    assert set(captions) == {"cityscapes_train", "cityscapes_val", "dark_zurich_val"}
+
+
+def test_evaluation_of_a_segmentor_elsewhere_and_files_for_the_server(
+    run_script, segmented, world, tmp_path
+):
+    """In one run: digit for digit on the sets of training, another set, one without labels."""
+    sets = ("cityscapes_val", "dark_zurich_val", "nighttime_driving_test", "dark_zurich_test")
+    process = run_script(
+        "--eval-only",
+        *("MODEL.WEIGHTS", str(segmented / "model_final.pth"), "OUTPUT_DIR", str(tmp_path)),
+        *("DATASETS.TEST", str(sets), "TEST.SUBMISSION", "True"),
+        config=QUICK_NIGHT,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    found = metrics(tmp_path / "evaluation")
+    assert {name: found[name] for name in sets[:2]} == metrics(segmented)
+    assert "mIoU" in found["nighttime_driving_test"]["sem_seg"]
+    assert found["dark_zurich_test"] == {}
+    written = tmp_path / "evaluation" / "submission" / "dark_zurich_test"
+    pictures = sorted((world / "dark_zurich" / "rgb_anon" / "test").rglob("*.png"))
+    for folder in ("labelTrainIds", "labelTrainIds_invalid", "confidence"):
+        files = sorted((written / folder).iterdir())
+        assert [file.name for file in files] == [picture.name for picture in pictures]
+        for file, picture in zip(files, pictures, strict=True):
+            assert Image.open(file).size == Image.open(picture).size
+
+
+def test_a_set_without_labels_is_neither_scored_nor_trained_on(run_script, tmp_path):
+    for key in ("TEST", "TRAIN"):
+        message = error(
+            run_script(
+                *("OUTPUT_DIR", str(tmp_path / "run"), f"DATASETS.{key}", "('dark_zurich_test',)"),
+                config=QUICK_NIGHT,
+            )
+        )
+        assert "'dark_zurich_test' has no labels" in message and "TEST.SUBMISSION" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_label_is_found_before_training(run_script, world, tmp_path):
+    shutil.copytree(world, tmp_path / "world")
+    label = next((tmp_path / "world" / "cityscapes" / "gtFine" / "train").rglob("*.png"))
+    pixels = np.array(Image.open(label))
+    pixels[3, 5] = 33
+    Image.fromarray(pixels).save(label)
+    run = ("SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "run"))
+    message = error(run_script(*run, config=QUICK_NIGHT, datasets=tmp_path / "world"))
+    assert f"{label}: has the value 33 in 1 pixels" in message
+    label.unlink()
+    message = error(run_script(*run, config=QUICK_NIGHT, datasets=tmp_path / "world"))
+    assert "has no label map" in message and "csCreateTrainIdLabelImgs" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_segmentor_is_not_scored_on_paintings(run_script, segmented, tmp_path):
+    message = error(
+        run_script(
+            "--eval-only",
+            *("MODEL.WEIGHTS", str(segmented / "model_final.pth"), "OUTPUT_DIR", str(tmp_path)),
+            *("DATASETS.TEST", "('watercolor_test',)"),
+            config=QUICK_NIGHT,
+        )
+    )
+    assert "watercolor_test" in message

@@ -58,7 +58,8 @@ def load_dataset(cfg: CfgNode, dataset: str, filter_empty: bool = False) -> list
     for entry in dicts:
         entry["caption"] = captions[str(entry["image_id"])]
     if filter_empty:
-        dicts = [entry for entry in dicts if entry["annotations"]]
+        # Where a class is given for every pixel, there are no objects to ask for.
+        dicts = [entry for entry in dicts if entry.get("annotations", True)]
     if not dicts:
         raise UserError(f"data set {dataset!r}: no image of it has an object to train on")
     return dicts

@@ -9,21 +9,11 @@ Zurich's train and test have no labels here; those of its test are behind a serv
 import functools
 from typing import Any
 
-from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from tadp_d2.data.cityscapes import CLASSES, COLORS, IGNORE_LABEL
 from tadp_d2.data.root import datasets_root
 from tadp_d2.data.semantic_labels import Folders, check_values, read_pairs
-
-_EVALUATED = sorted(
-    (label for label in cityscapes_labels if not label.ignoreInEval),
-    key=lambda label: label.trainId,
-)
-# The 19 classes of Cityscapes in the order of their train ids, and their colours (RGB).
-CLASSES = tuple(label.name for label in _EVALUATED)
-COLORS = tuple(label.color for label in _EVALUATED)
-# Pixels of this value are neither trained nor scored.
-IGNORE_LABEL = 255
 
 _CITYSCAPES = datasets_root() / "cityscapes"
 _DARK_ZURICH = datasets_root() / "dark_zurich"

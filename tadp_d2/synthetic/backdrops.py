@@ -49,7 +49,8 @@ SKIES: dict[str, tuple[Colour, Colour]] = {
 }
 
 
-def _tree(rng: np.random.Generator, x: float, foot: float, height: float) -> list[Shape]:
+def tree(rng: np.random.Generator, x: float, foot: float, height: float) -> list[Shape]:
+    """A tree of this height in pixels, its foot at (x, foot)."""
     leaf = mixed((74, 128, 62), (128, 152, 58), rng.random())
     crown, r = foot - height * 0.66, height * 0.24
     shapes = [
@@ -137,7 +138,7 @@ def _park(rng: np.random.Generator, width: int, height: int, horizon: float) -> 
     shapes.append(polygon(path, (214, 194, 158), outlined=False))
     for _ in range(int(rng.integers(1, 4))):
         x, size = rng.uniform(0, width), rng.uniform(0.55, 0.95) * horizon
-        shapes += _tree(rng, x, horizon + rng.uniform(1, 8), size)
+        shapes += tree(rng, x, horizon + rng.uniform(1, 8), size)
     return shapes
 
 
@@ -212,7 +213,7 @@ def _meadow(rng: np.random.Generator, width: int, height: int, horizon: float) -
         for rise, tone in zip((0.55, 0.36, 0.2), tones, strict=True)
     ]
     if rng.random() < 0.5:
-        shapes += _tree(rng, rng.uniform(0, width), horizon + 3, horizon * 0.6)
+        shapes += tree(rng, rng.uniform(0, width), horizon + 3, horizon * 0.6)
     if rng.random() < 0.6:
         for x in np.arange(rng.uniform(-30, 0), width, 30):
             shapes.append(box(x, horizon - 12, x + 4, horizon + 5, (178, 150, 118)))

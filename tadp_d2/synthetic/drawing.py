@@ -114,11 +114,39 @@ def fill(
             draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
 
+def soft_pen(draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: float) -> None:
+    """A fill that grows lighter towards the light, as round things do."""
+    if shape.width and shape.outlined:
+        fill(draw, shape, points, unit, shaded(shape.colour, 0.84))
+        shift = -0.16 * shape.width * unit
+        fill(draw, replace(shape, width=shape.width * 0.55), points + shift, unit, shape.colour)
+        return
+    if not shape.round:
+        fill(draw, shape, points, unit, shape.colour)
+        return
+    centre = points.mean(axis=0)
+    lift = 0.16 * (points.min(axis=0) - centre)
+    for ring in range(5):
+        inner = centre + lift * ring / 2.5 + (points - centre) * (1 - 0.19 * ring)
+        fill(draw, shape, inner, unit, shaded(shape.colour, 0.82 + 0.075 * ring))
+
+
 def bounds(shapes: Iterable[Shape]) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of shapes, with the width of their strokes."""
-    low = np.min([s.points.min(axis=0) - s.width / 2 for s in shapes], axis=0)
-    high = np.max([s.points.max(axis=0) + s.width / 2 for s in shapes], axis=0)
+    shapes = list(shapes)
+    points = np.concatenate([s.points for s in shapes])
+    reach = np.repeat([s.width / 2 for s in shapes], [len(s.points) for s in shapes])[:, None]
+    low, high = (points - reach).min(axis=0), (points + reach).max(axis=0)
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Area shared by two boxes as a share of the smaller one."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / min((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
 
 
 def transformed(
@@ -127,7 +155,8 @@ def transformed(
     """Shapes scaled and then moved; strokes widen with the scale."""
     factor = abs(scale[1])
     return tuple(
-        replace(s, points=s.points * scale + offset, width=s.width * factor) for s in shapes
+        Shape(s.points * scale + offset, s.colour, s.width * factor, s.outlined, s.round)
+        for s in shapes
     )
 
 

@@ -283,7 +283,7 @@ def _bird_flying(rng: np.random.Generator) -> list[Shape]:
 
 # --- vehicles -----------------------------------------------------------------------------------
 
-_PAINTS = (
+PAINTS = (
     (204, 42, 44),
     (36, 96, 190),
     (246, 190, 44),
@@ -295,7 +295,8 @@ _PAINTS = (
 )
 
 
-def _wheel(x: float, radius: float) -> list[Shape]:
+def wheel(x: float, radius: float) -> list[Shape]:
+    """A car's wheel that stands on the ground."""
     return [
         ellipse(x, radius, radius, radius, TYRE),
         ellipse(x, radius, radius * 0.62, radius * 0.62, STEEL, outlined=False),
@@ -304,7 +305,7 @@ def _wheel(x: float, radius: float) -> list[Shape]:
 
 
 def _car(rng: np.random.Generator, roof: Points, windows: Sequence[Points], body: Points) -> list:
-    paint = pick(rng, _PAINTS)
+    paint = pick(rng, PAINTS)
     lower = shaded(paint, 0.72)
     shapes = [
         polygon(roof, paint),
@@ -322,7 +323,7 @@ def _car(rng: np.random.Generator, roof: Points, windows: Sequence[Points], body
         ellipse(36, 17, 19.5, 19, (30, 30, 36), outlined=False),
         ellipse(122, 17, 19.5, 19, (30, 30, 36), outlined=False),
     ]
-    return shapes + _wheel(36, 16) + _wheel(122, 16)
+    return shapes + wheel(36, 16) + wheel(122, 16)
 
 
 def _saloon(rng: np.random.Generator) -> list[Shape]:
@@ -363,8 +364,9 @@ def _hatchback(rng: np.random.Generator) -> list[Shape]:
     return _car(rng, roof, windows, body)
 
 
-def _bicycle(rng: np.random.Generator) -> list[Shape]:
-    paint = pick(rng, _PAINTS[:3] + _PAINTS[4:])
+def bicycle(rng: np.random.Generator) -> list[Shape]:
+    """A bicycle: saddle at (51, 80), hand grip at (118, 80), crank at (66, 30)."""
+    paint = pick(rng, PAINTS[:3] + PAINTS[4:])
     phase = rng.uniform(0, np.pi)
     rear, front, crank = (30, 30), (118, 30), (66, 30)
     seat, head = (54, 66), (104, 70)
@@ -403,9 +405,9 @@ def _bicycle(rng: np.random.Generator) -> list[Shape]:
 
 # --- people -------------------------------------------------------------------------------------
 
-_SKINS = ((248, 210, 178), (228, 178, 138), (184, 126, 86), (128, 82, 56), (92, 58, 42))
+SKINS = ((248, 210, 178), (228, 178, 138), (184, 126, 86), (128, 82, 56), (92, 58, 42))
 _HAIRS = ((44, 32, 30), (104, 64, 36), (216, 170, 84), (168, 78, 36), (196, 194, 196))
-_TOPS = (
+TOPS = (
     (214, 56, 60),
     (46, 104, 196),
     (250, 196, 62),
@@ -414,10 +416,10 @@ _TOPS = (
     (246, 244, 238),
     (232, 118, 156),
 )
-_BOTTOMS = ((48, 62, 104), (70, 66, 74), (116, 82, 58), (142, 152, 170), (40, 38, 46))
+BOTTOMS = ((48, 62, 104), (70, 66, 74), (116, 82, 58), (142, 152, 170), (40, 38, 46))
 
 
-def _head(rng: np.random.Generator, x: float, y: float, skin: Colour) -> list[Shape]:
+def head(rng: np.random.Generator, x: float, y: float, skin: Colour) -> list[Shape]:
     """A person's head turned a little to the right, with one of four hair styles or hats."""
     hair, style = pick(rng, _HAIRS), int(rng.integers(4))
     long_hair = [(x - 12, y + 4), (x - 14, y - 14), (x - 5, y - 18), (x + 8, y - 15), (x + 11, y)]
@@ -443,7 +445,7 @@ def _head(rng: np.random.Generator, x: float, y: float, skin: Colour) -> list[Sh
     if style == 2:
         shapes.append(ellipse(x - 4, y + 17, 6, 5.5, hair))
     if style == 3:
-        cap = pick(rng, _TOPS)
+        cap = pick(rng, TOPS)
         shapes += [
             blob([(x - 12, y + 5), (x - 9, y + 15), (x + 3, y + 17), (x + 11, y + 6)], cap),
             stroke([(x - 2, y + 5.5), (x + 18, y + 5)], shaded(cap, 0.75), 3.2),
@@ -451,7 +453,8 @@ def _head(rng: np.random.Generator, x: float, y: float, skin: Colour) -> list[Sh
     return shapes
 
 
-def _arm(shoulder: tuple, elbow: tuple, hand: tuple, sleeve: Colour, skin: Colour) -> list[Shape]:
+def arm(shoulder: tuple, elbow: tuple, hand: tuple, sleeve: Colour, skin: Colour) -> list[Shape]:
+    """An arm with a short sleeve and a hand."""
     return [
         curve([shoulder, elbow, hand], skin, 6.6),
         stroke([shoulder, elbow], sleeve, 8.8),
@@ -467,11 +470,11 @@ def _person(rng: np.random.Generator, stride: float, arms: Sequence[tuple[Points
         stride: half the distance of the feet.
         arms: far and near arm as (elbow, hand) from the shoulder.
     """
-    skin, top, bottom = pick(rng, _SKINS), pick(rng, _TOPS), pick(rng, _BOTTOMS)
+    skin, top, bottom = pick(rng, SKINS), pick(rng, TOPS), pick(rng, BOTTOMS)
     shoe = pick(rng, (INK, (150, 60, 48), WHITE))
     dress = rng.random() < 0.35
     leg = skin if dress else bottom
-    shapes = _arm((-9, 102), *_reach((-9, 102), arms[0]), shaded(top, 0.8), shaded(skin, 0.85))
+    shapes = arm((-9, 102), *_reach((-9, 102), arms[0]), shaded(top, 0.8), shaded(skin, 0.85))
     for x, tone in ((-stride, shaded(leg, 0.8)), (stride, leg)):
         hip = 4.5 if x > 0 else -4.5
         knee = (hip + (x - hip) * 0.45 + 1.5, 32)
@@ -501,8 +504,8 @@ def _person(rng: np.random.Generator, stride: float, arms: Sequence[tuple[Points
                 top,
             ),
         ]
-    shapes += _head(rng, 1, 124, skin)
-    return shapes + _arm((9, 102), *_reach((9, 102), arms[1]), shaded(top, 0.9), skin)
+    shapes += head(rng, 1, 124, skin)
+    return shapes + arm((9, 102), *_reach((9, 102), arms[1]), shaded(top, 0.9), skin)
 
 
 def _reach(shoulder: tuple[float, float], offsets: Points) -> list[tuple[float, float]]:
@@ -524,7 +527,7 @@ def _person_walking(rng: np.random.Generator) -> list[Shape]:
 
 
 _FIGURES: dict[str, dict[str, Callable[[np.random.Generator], list[Shape]]]] = {
-    "bicycle": {"parked": _bicycle},
+    "bicycle": {"parked": bicycle},
     "bird": {"perched": _bird_perched, "flying": _bird_flying},
     "car": {"saloon": _saloon, "hatchback": _hatchback},
     "cat": {"sitting": _cat_sitting, "walking": _cat_walking},

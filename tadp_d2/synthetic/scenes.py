@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tadp_d2.synthetic.backdrops import SETTINGS, SKIES
-from tadp_d2.synthetic.drawing import Shape, bounds, transformed
+from tadp_d2.synthetic.drawing import Shape, bounds, overlap, transformed
 from tadp_d2.synthetic.figures import CLASSES, POSES, figure
+from tadp_d2.synthetic.sentences import counted, listed
 
 # Longest side of an object in pixels, when far away and when near.
 _SIZES = {
@@ -29,8 +30,6 @@ _MARGIN = 9
 # Share of the smaller of two boxes that may be covered by the other.
 _MAX_OVERLAP = 0.2
 
-_PLURALS = {name: f"{name}s" for name in CLASSES} | {"person": "people"}
-_NUMBERS = ("no", "a", "two", "three", "four", "five")
 _PLACES = {
     "park": "in a park",
     "street": "on a street",
@@ -120,8 +119,7 @@ def sample_scene(rng: np.random.Generator, include: str | None = None) -> Scene:
 def describe(scene: Scene) -> str:
     """One sentence about a scene, such as "a dog and two birds in a park"."""
     counts = Counter(o.name for o in sorted(scene.objects, key=lambda o: -o.size))
-    parts = [f"{_NUMBERS[n]} {name if n == 1 else _PLURALS[name]}" for name, n in counts.items()]
-    things = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    things = listed([counted(number, name) for name, number in counts.items()])
     return f"{things} {_PLACES[scene.setting]}"
 
 
@@ -140,7 +138,7 @@ def _placed(
             left, top, right, bottom = (candidate.size * side for side in extent)
             x, y = candidate.x, candidate.bottom
             box = (x + left, y + top, x + right, y + bottom)
-            if all(_overlap(box, other) <= _MAX_OVERLAP for other in boxes):
+            if all(overlap(box, other) <= _MAX_OVERLAP for other in boxes):
                 placed.append(candidate)
                 boxes.append(box)
                 break
@@ -187,12 +185,3 @@ def _candidate(
         depth=depth,
         grounded=not flying,
     )
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Area shared by two boxes as a share of the smaller one."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    return width * height / min((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))

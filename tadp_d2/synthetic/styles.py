@@ -13,7 +13,27 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from tadp_d2.synthetic.backdrops import Backdrop, backdrop
-from tadp_d2.synthetic.drawing import INK, Colour, Layer, Shape, fill, rasterise, shaded
+from tadp_d2.synthetic.drawing import (
+    INK,
+    Colour,
+    Layer,
+    Shape,
+    fill,
+    rasterise,
+    shaded,
+    soft_pen,
+)
+from tadp_d2.synthetic.pixels import (
+    LIGHTS,
+    blend,
+    blurred,
+    gradient,
+    photographed,
+    smooth_noise,
+    smoothstep,
+    to_image,
+    unit_rgb,
+)
 from tadp_d2.synthetic.scenes import Scene, SceneObject
 
 
@@ -103,46 +123,6 @@ def _backdrop(scene: Scene) -> Backdrop:
     return backdrop(scene.setting, scene.light, size, scene.horizon, scene.seed)
 
 
-def _rgb(colour: Colour) -> np.ndarray:
-    return np.asarray(colour, dtype=np.float32) / 255
-
-
-def _noise(
-    rng: np.random.Generator, height: int, width: int, scale: float, stretch: float = 1.0
-) -> np.ndarray:
-    """H x W smooth noise around 0, about -1 to 1, with blotches `scale` pixels high.
-
-    They are `stretch` times as wide as high.
-    """
-    grid = rng.uniform(-1, 1, (int(height / scale) + 2, int(width / (scale * stretch)) + 2))
-    image = Image.fromarray(grid.astype(np.float32))
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _blurred(mask: np.ndarray, radius: float) -> np.ndarray:
-    """A mask (H x W, 0 to 1) blurred by a Gaussian."""
-    image = Image.fromarray((mask * 255).astype(np.uint8))
-    blurred = image.filter(ImageFilter.GaussianBlur(radius))
-    return np.asarray(blurred, dtype=np.float32) / 255
-
-
-def _smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
-def _gradient(height: int, start: float, stop: float) -> np.ndarray:
-    """H x 1 ramp that is 0 at row `start` and 1 at row `stop`, and level beyond."""
-    rows = np.arange(height, dtype=np.float32)[:, None]
-    return np.clip((rows - start) / max(stop - start, 1), 0, 1)
-
-
-def _blend(canvas: np.ndarray, layer: Layer, rgb: np.ndarray, alpha: np.ndarray) -> None:
-    """Lays colours over the window of a layer, in place."""
-    window = canvas[layer.window]
-    window += (rgb - window) * alpha[..., None]
-
-
 def _in_picture(layer: Layer, alpha: np.ndarray, scene: Scene) -> np.ndarray:
     """A mask of a layer's window as a mask of the picture."""
     mask = np.zeros((scene.height, scene.width), dtype=np.float32)
@@ -150,13 +130,9 @@ def _in_picture(layer: Layer, alpha: np.ndarray, scene: Scene) -> np.ndarray:
     return mask
 
 
-def _to_image(canvas: np.ndarray) -> Image.Image:
-    return Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))
-
-
 def _relief(alpha: np.ndarray, radius: float) -> np.ndarray:
     """How much a form of this outline faces light from the upper left: about -1 to 1."""
-    soft = _blurred(alpha, radius)
+    soft = blurred(alpha, radius)
     step = max(1, round(radius * 0.8))
     relief = np.zeros_like(soft)
     relief[step:-step, step:-step] = soft[2 * step :, 2 * step :] - soft[: -2 * step, : -2 * step]
@@ -165,31 +141,6 @@ def _relief(alpha: np.ndarray, radius: float) -> np.ndarray:
 
 # --- photo --------------------------------------------------------------------------------------
 
-# Colour of the light and its strength, as factors of red, green and blue.
-_LIGHTS = {
-    "morning": (1.04, 1.0, 0.95),
-    "noon": (1.0, 1.0, 1.0),
-    "overcast": (0.92, 0.94, 0.97),
-    "evening": (1.08, 0.96, 0.86),
-}
-
-
-def _soft_pen(draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: float) -> None:
-    """A fill that grows lighter towards the light, as round things do."""
-    if shape.width and shape.outlined:
-        fill(draw, shape, points, unit, shaded(shape.colour, 0.84))
-        shift = -0.16 * shape.width * unit
-        fill(draw, replace(shape, width=shape.width * 0.55), points + shift, unit, shape.colour)
-        return
-    if not shape.round:
-        fill(draw, shape, points, unit, shape.colour)
-        return
-    centre = points.mean(axis=0)
-    lift = 0.16 * (points.min(axis=0) - centre)
-    for ring in range(5):
-        inner = centre + lift * ring / 2.5 + (points - centre) * (1 - 0.19 * ring)
-        fill(draw, shape, inner, unit, shaded(shape.colour, 0.82 + 0.075 * ring))
-
 
 def _photo(scene: Scene, rng: np.random.Generator) -> Painting:
     """Natural colours, soft light, shadows on the ground, grain and a slight vignette."""
@@ -197,29 +148,31 @@ def _photo(scene: Scene, rng: np.random.Generator) -> Painting:
     canvas = _photo_backdrop(scene, rng)
     slant, alphas = rng.uniform(-0.7, 0.7), []
     for item, item_rng in zip(scene.objects, object_rngs, strict=True):
-        layer = rasterise(item.shapes(), (scene.width, scene.height), _soft_pen)
+        layer = rasterise(item.shapes(), (scene.width, scene.height), soft_pen)
         if item.grounded:
             _cast_shadow(canvas, layer, item, slant)
         rgb = layer.rgb * _photo_shading(layer, item, item_rng)[..., None]
-        _blend(canvas, layer, rgb, layer.alpha)
+        blend(canvas, layer, rgb, layer.alpha)
         alphas.append(_in_picture(layer, layer.alpha, scene))
-    return Painting(_developed(canvas, scene, rng), tuple(alphas))
+    return Painting(photographed(canvas, LIGHTS[scene.light], 0.014, rng), tuple(alphas))
 
 
 def _photo_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     drawn = _backdrop(scene)
     height, width = scene.height, scene.width
-    top, low = map(_rgb, drawn.sky)
-    canvas = top + (low - top) * _gradient(height, 0, drawn.skyline)[..., None]
-    clouds = _noise(rng, height, width, 30, 3) + 0.6 * _noise(rng, height, width, 11, 2.5)
-    canvas = canvas + 0.55 * (1 - canvas) * _smoothstep(0.1, 1.0, clouds)[..., None]
+    top, low = map(unit_rgb, drawn.sky)
+    canvas = top + (low - top) * gradient(height, 0, drawn.skyline)[..., None]
+    clouds = smooth_noise(rng, height, width, 30, 3) + 0.6 * smooth_noise(
+        rng, height, width, 11, 2.5
+    )
+    canvas = canvas + 0.55 * (1 - canvas) * smoothstep(0.1, 1.0, clouds)[..., None]
 
     start = int(drawn.horizon)
-    far, near = map(_rgb, drawn.ground)
-    ground = far + (near - far) * _gradient(height, start, height)[start:, :, None]
+    far, near = map(unit_rgb, drawn.ground)
+    ground = far + (near - far) * gradient(height, start, height)[start:, :, None]
     canvas[start:] = ground
-    layer = rasterise(drawn.shapes, (width, height), _soft_pen)
-    _blend(canvas, layer, layer.rgb, _blurred(layer.alpha, 0.7))
+    layer = rasterise(drawn.shapes, (width, height), soft_pen)
+    blend(canvas, layer, layer.rgb, blurred(layer.alpha, 0.7))
     canvas[start:] *= 1 + _ground_texture(rng, height - start, width, drawn.roughness)[..., None]
     return canvas
 
@@ -229,8 +182,8 @@ def _ground_texture(
 ) -> np.ndarray:
     """Relative brightness of the ground: fine grain and blotches, coarser in front."""
     grain = rng.standard_normal((height, width), dtype=np.float32)
-    blotches = _noise(rng, height, width, 22) + 0.6 * _noise(rng, height, width, 7)
-    nearness = 0.35 + 0.65 * _gradient(height, 0, height)
+    blotches = smooth_noise(rng, height, width, 22) + 0.6 * smooth_noise(rng, height, width, 7)
+    nearness = 0.35 + 0.65 * gradient(height, 0, height)
     return nearness * (0.06 * roughness * grain + (0.03 + 0.08 * roughness) * blotches)
 
 
@@ -258,21 +211,9 @@ def _cast_shadow(canvas: np.ndarray, layer: Layer, item: SceneObject, slant: flo
 def _photo_shading(layer: Layer, item: SceneObject, rng: np.random.Generator) -> np.ndarray:
     height, width = layer.alpha.shape
     light = 1 + 0.42 * _relief(layer.alpha, max(1.5, item.size * 0.045))
-    light += 0.06 - 0.14 * _gradient(height, 0, height)
-    grain = 0.035 * _noise(rng, height, width, 5) + 0.03 * _noise(rng, height, width, 2)
+    light += 0.06 - 0.14 * gradient(height, 0, height)
+    grain = 0.035 * smooth_noise(rng, height, width, 5) + 0.03 * smooth_noise(rng, height, width, 2)
     return light + grain
-
-
-def _developed(canvas: np.ndarray, scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """What a camera adds: the tint of the light, a vignette, a soft lens and grain."""
-    height, width = canvas.shape[:2]
-    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
-    vignette = (1.03 - 0.13 * (x**2 + y**2)).astype(np.float32)
-    tint = np.asarray(_LIGHTS[scene.light], dtype=np.float32)
-    image = _to_image(canvas * vignette[..., None] * tint)
-    soft = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.6)))
-    grain = rng.standard_normal((height, width, 1), dtype=np.float32)
-    return _to_image(np.asarray(soft, dtype=np.float32) / 255 + 0.014 * grain)
 
 
 # --- watercolor --------------------------------------------------------------------------------
@@ -321,7 +262,7 @@ def _watercolor(scene: Scene, rng: np.random.Generator) -> Painting:
     """Pale, uneven, translucent washes on grainy white paper that shows at the margins."""
     rng, object_rngs = _rngs(scene, rng)
     height, width = scene.height, scene.width
-    grain = 0.6 * _noise(rng, height, width, 1.6) + 0.4 * _noise(rng, height, width, 4)
+    grain = 0.6 * smooth_noise(rng, height, width, 1.6) + 0.4 * smooth_noise(rng, height, width, 4)
     canvas = _wet_backdrop(scene, rng)
     alphas = []
     for item, item_rng in zip(scene.objects, object_rngs, strict=True):
@@ -329,26 +270,26 @@ def _watercolor(scene: Scene, rng: np.random.Generator) -> Painting:
         layer = rasterise(shapes, (width, height), _wash_pen, margin=6)
         alpha = _bled(layer.alpha, item_rng, uneven=0.22)
         # Painters leave paper white where an object will stand: the wash beneath hardly shows.
-        _blend(canvas, layer, np.float32(1), 0.9 * alpha)
+        blend(canvas, layer, np.float32(1), 0.9 * alpha)
         _lay_wash(canvas, layer, alpha, _pigment(layer.alpha, item_rng, strength=1.0))
         alphas.append(_in_picture(layer, alpha, scene))
     paper = np.asarray((0.985, 0.97, 0.94), dtype=np.float32)
     # Pigment settles in the hollows of the paper, so grain shows most where colour is.
     colour = 1 - canvas.mean(axis=2, keepdims=True)
     canvas = canvas * paper * (1 + grain[..., None] * (0.018 + 0.1 * colour))
-    return Painting(_to_image(canvas), tuple(alphas))
+    return Painting(to_image(canvas), tuple(alphas))
 
 
 def _bled(alpha: np.ndarray, rng: np.random.Generator, uneven: float) -> np.ndarray:
     """A mask whose border has run into dry paper here and stopped short of it there."""
-    noise = _noise(rng, *alpha.shape, 6) + 0.6 * _noise(rng, *alpha.shape, 2.5)
-    return _smoothstep(0.3, 0.7, _blurred(alpha, 0.8) + uneven * noise * (alpha > 0.02))
+    noise = smooth_noise(rng, *alpha.shape, 6) + 0.6 * smooth_noise(rng, *alpha.shape, 2.5)
+    return smoothstep(0.3, 0.7, blurred(alpha, 0.8) + uneven * noise * (alpha > 0.02))
 
 
 def _pigment(alpha: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
     """How much pigment lies where: patches where water stood, and more along the border."""
-    patches = 0.26 * _noise(rng, *alpha.shape, 26) + 0.14 * _noise(rng, *alpha.shape, 9)
-    border = 0.45 * (1 - _blurred(alpha, 3.0))
+    patches = 0.26 * smooth_noise(rng, *alpha.shape, 26) + 0.14 * smooth_noise(rng, *alpha.shape, 9)
+    border = 0.45 * (1 - blurred(alpha, 3.0))
     return np.clip(strength * (0.84 + patches + border), 0.25, 1.35)
 
 
@@ -364,13 +305,17 @@ def _wet_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     height, width = scene.height, scene.width
     canvas = np.ones((height, width, 3), dtype=np.float32)
     sheet = _sheet(rng, height, width)
-    sky, ground = (np.broadcast_to(_rgb(c), canvas.shape) for c in (drawn.sky[0], drawn.ground[1]))
-    rows = np.arange(height, dtype=np.float32)[:, None] + 3 * _noise(rng, height, width, 18)
-    above = 1 - _smoothstep(drawn.skyline - 1.5, drawn.skyline + 1.5, rows)
-    below = _smoothstep(drawn.horizon - 1.5, drawn.horizon + 1.5, rows)
-    clouds = _noise(rng, height, width, 24, 2.6) + 0.5 * _noise(rng, height, width, 8, 2)
+    sky, ground = (
+        np.broadcast_to(unit_rgb(c), canvas.shape) for c in (drawn.sky[0], drawn.ground[1])
+    )
+    rows = np.arange(height, dtype=np.float32)[:, None] + 3 * smooth_noise(rng, height, width, 18)
+    above = 1 - smoothstep(drawn.skyline - 1.5, drawn.skyline + 1.5, rows)
+    below = smoothstep(drawn.horizon - 1.5, drawn.horizon + 1.5, rows)
+    clouds = smooth_noise(rng, height, width, 24, 2.6) + 0.5 * smooth_noise(
+        rng, height, width, 8, 2
+    )
     _lay_wash(
-        canvas, Layer(0, 0, sky, above), above * sheet, 0.2 + 0.6 * _smoothstep(-0.8, 0.8, clouds)
+        canvas, Layer(0, 0, sky, above), above * sheet, 0.2 + 0.6 * smoothstep(-0.8, 0.8, clouds)
     )
     _lay_wash(
         canvas,
@@ -381,7 +326,7 @@ def _wet_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
     layer = rasterise(_wobbled(drawn.shapes, rng, amount=2.5), (width, height), _wash_pen)
     alpha = _bled(layer.alpha, rng, uneven=0.3) * sheet[layer.window]
-    _blend(canvas, layer, np.float32(1), 0.85 * alpha)
+    blend(canvas, layer, np.float32(1), 0.85 * alpha)
     _lay_wash(canvas, layer, alpha, _pigment(alpha, rng, strength=0.6))
     return canvas
 
@@ -390,8 +335,10 @@ def _sheet(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Where the washes reach: an irregular patch within the sheet."""
     y, x = np.arange(height)[:, None], np.arange(width)[None]
     rim = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
-    ragged = rim + 7 * _noise(rng, height, width, 30) + 2.5 * _noise(rng, height, width, 6)
-    return _smoothstep(8, 11, ragged).astype(np.float32)
+    ragged = (
+        rim + 7 * smooth_noise(rng, height, width, 30) + 2.5 * smooth_noise(rng, height, width, 6)
+    )
+    return smoothstep(8, 11, ragged).astype(np.float32)
 
 
 # --- comic --------------------------------------------------------------------------------------
@@ -428,12 +375,12 @@ def _comic(scene: Scene, rng: np.random.Generator) -> Painting:
         layer = rasterise(item.shapes(), (scene.width, scene.height), _ink_pen)
         contour = _contour(item, layer, scene)
         relief = _relief(layer.alpha, max(2.0, item.size * 0.06))
-        shade = _smoothstep(-0.02, 0.02, dots[layer.window] - 0.5 - 3.2 * (relief + 0.13))
+        shade = smoothstep(-0.02, 0.02, dots[layer.window] - 0.5 - 3.2 * (relief + 0.13))
         rgb = layer.rgb * (1 - 0.38 * shade[..., None])
-        _blend(canvas, layer, _rgb(INK), contour)
-        _blend(canvas, layer, rgb, layer.alpha)
+        blend(canvas, layer, unit_rgb(INK), contour)
+        blend(canvas, layer, rgb, layer.alpha)
         alphas.append(_in_picture(layer, np.maximum(contour, layer.alpha), scene))
-    return Painting(_to_image(canvas), tuple(alphas))
+    return Painting(to_image(canvas), tuple(alphas))
 
 
 def _contour(item: SceneObject, layer: Layer, scene: Scene) -> np.ndarray:
@@ -455,9 +402,9 @@ def _within(inner: Layer, outer: Layer) -> tuple[slice, slice]:
 
 def _thickened(alpha: np.ndarray, by: float) -> np.ndarray:
     """A mask grown by some pixels, with a smooth border."""
-    soft = _blurred(alpha, by)
+    soft = blurred(alpha, by)
     # Of a straight border blurred like this, a share of 0.16 lies one radius further out.
-    return _smoothstep(0.08, 0.24, soft)
+    return smoothstep(0.08, 0.24, soft)
 
 
 def _dots(scene: Scene, pitch: float, angle: float) -> np.ndarray:
@@ -472,23 +419,23 @@ def _printed_backdrop(scene: Scene, dots: np.ndarray) -> np.ndarray:
     drawn = _backdrop(scene)
     height = scene.height
     canvas = np.empty((height, scene.width, 3), dtype=np.float32)
-    top, low = (_rgb(_vivid(c)) for c in drawn.sky)
+    top, low = (unit_rgb(_vivid(c)) for c in drawn.sky)
     # Dots shrink towards the skyline: the gradient of a sky in print.
-    size = 0.62 * (1 - _gradient(height, 0, drawn.skyline))
-    canvas[:] = low + (top - low) * _smoothstep(-0.12, 0.12, size - dots)[..., None]
+    size = 0.62 * (1 - gradient(height, 0, drawn.skyline))
+    canvas[:] = low + (top - low) * smoothstep(-0.12, 0.12, size - dots)[..., None]
     start = int(drawn.horizon)
-    far, near = (_rgb(_vivid(c)) for c in drawn.ground)
-    size = 0.6 * _gradient(height, start, height * 1.15)
-    canvas[start:] = (far + (near - far) * _smoothstep(-0.12, 0.12, size - dots)[..., None])[start:]
+    far, near = (unit_rgb(_vivid(c)) for c in drawn.ground)
+    size = 0.6 * gradient(height, start, height * 1.15)
+    canvas[start:] = (far + (near - far) * smoothstep(-0.12, 0.12, size - dots)[..., None])[start:]
     layer = rasterise(drawn.shapes, (scene.width, height), _ink_pen)
-    _blend(canvas, layer, layer.rgb, layer.alpha)
+    blend(canvas, layer, layer.rgb, layer.alpha)
     return canvas
 
 
 def _draw_panel(canvas: np.ndarray) -> None:
     """A white gutter and a black frame around the picture, in place."""
     gutter, frame = 3, 2
-    for depth, value in ((gutter + frame, _rgb(INK)), (gutter, _rgb((255, 255, 255)))):
+    for depth, value in ((gutter + frame, unit_rgb(INK)), (gutter, unit_rgb((255, 255, 255)))):
         inside = canvas[depth:-depth, depth:-depth].copy()
         canvas[:] = value
         canvas[depth:-depth, depth:-depth] = inside

@@ -16,19 +16,18 @@ from PIL import Image
 
 from tadp_d2.data.captions import write_captions
 from tadp_d2.data.pascal_voc import SIDES
-from tadp_d2.errors import UserError
 from tadp_d2.synthetic.figures import CLASSES
 from tadp_d2.synthetic.scenes import Scene, describe, sample_scene
 from tadp_d2.synthetic.styles import Box, render
+from tadp_d2.synthetic.world_sizes import MAX_SIZE, WorldSizes, check_seed
 
 _JPEG_QUALITY = 92
 # The ids of a data set's test pictures start here, whatever the number of the others.
-_FIRST_TEST_ID = 5001
-_MAX_SIZE = _FIRST_TEST_ID - 1
+_FIRST_TEST_ID = MAX_SIZE + 1
 
 
 @dataclass(frozen=True)
-class VocWorldSizes:
+class VocWorldSizes(WorldSizes):
     """How many pictures the splits hold; trainval is halved into train and val.
 
     Raises:
@@ -42,11 +41,6 @@ class VocWorldSizes:
     watercolor_test: int = 100
     comic_train: int = 60
     comic_test: int = 100
-
-    def __post_init__(self) -> None:
-        for name, size in asdict(self).items():
-            if not 2 <= size <= _MAX_SIZE:
-                raise UserError(f"{name}: expected 2 to {_MAX_SIZE} pictures, got {size}")
 
 
 @dataclass(frozen=True)
@@ -97,10 +91,9 @@ def write_voc_world(
     Raises:
         UserError: the seed is negative.
     """
-    if seed < 0:
-        raise UserError(f"seed: expected 0 or more, got {seed}")
-    counts = asdict(sizes or VocWorldSizes())
-    done, total = 0, sum(counts.values())
+    check_seed(seed)
+    sizes = sizes or VocWorldSizes()
+    counts, done, total = asdict(sizes), 0, sizes.pictures()
     for number, (part, tree) in enumerate(_PARTS.items()):
         folder = root / tree.folder
         for name in ("Annotations", "ImageSets/Main", "JPEGImages"):

@@ -1,0 +1,16 @@
+"""Words for what captions count and list."""
+
+from collections.abc import Sequence
+
+_PLURALS = {"person": "people", "bus": "buses"}
+_NUMBERS = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+def counted(count: int, noun: str) -> str:
+    """Such as "a dog" and "two people"."""
+    return f"{_NUMBERS[count]} {noun if count == 1 else _PLURALS.get(noun, f'{noun}s')}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Such as "a dog, a cat and two cars"."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))

@@ -1,0 +1,34 @@
+"""How many pictures a built-in world holds, and which seeds it takes."""
+
+from dataclasses import asdict, dataclass
+
+from tadp_d2.errors import UserError
+
+MAX_SIZE = 5000
+
+
+@dataclass(frozen=True)
+class WorldSizes:
+    """Numbers of pictures; each field of a subclass is one.
+
+    Raises:
+        UserError: a size is not within 2 to 5000.
+    """
+
+    def __post_init__(self) -> None:
+        for name, size in asdict(self).items():
+            if not 2 <= size <= MAX_SIZE:
+                raise UserError(f"{name}: expected 2 to {MAX_SIZE} pictures, got {size}")
+
+    def pictures(self) -> int:
+        """How many pictures there are in all."""
+        return sum(asdict(self).values())
+
+
+def check_seed(seed: int) -> None:
+    """
+    Raises:
+        UserError: the seed is negative.
+    """
+    if seed < 0:
+        raise UserError(f"seed: expected 0 or more, got {seed}")

@@ -1,0 +1,175 @@
+"""The built-in world for segmentation: layout, determinism, labels, captions."""
+
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tadp_d2.data.captions import read_captions
+from tadp_d2.errors import UserError
+from tadp_d2.synthetic import world as whole
+from tadp_d2.synthetic.street_world import StreetWorldSizes, write_street_world
+from tadp_d2.synthetic.voc_world import VocWorldSizes
+
+SIZES = StreetWorldSizes(*[2] * 6)
+ZURICH, NIGHTTIME = "dark_zurich/rgb_anon", "NighttimeDrivingTest"
+COARSE = f"{NIGHTTIME}/gtCoarse_daytime_trainvaltest/test"
+# Data set -> folder of the split; how an image id looks; folder and ending of the labels.
+DATASETS = {
+    "cityscapes_train": (
+        "cityscapes/leftImg8bit/train",
+        r"([a-z]+)/(\1_\d{6}_\d{6})_leftImg8bit\.png",
+        ("cityscapes/gtFine/train", "_gtFine_labelTrainIds.png"),
+    ),
+    "cityscapes_val": (
+        "cityscapes/leftImg8bit/val",
+        r"([a-z]+)/(\1_\d{6}_\d{6})_leftImg8bit\.png",
+        ("cityscapes/gtFine/val", "_gtFine_labelTrainIds.png"),
+    ),
+    "cityscapes_foggy_val": (
+        "cityscapes/leftImg8bit_foggy/val",
+        r"([a-z]+)/(\1_\d{6}_\d{6})_leftImg8bit_foggy_beta_0\.02\.png",
+        ("cityscapes/gtFine/val", "_gtFine_labelTrainIds.png"),
+    ),
+    "dark_zurich_train": (
+        f"{ZURICH}/train",
+        r"(night/GOPR\d{4})/(GOPR\d{4}_frame_\d{6})_rgb_anon\.png",
+        None,
+    ),
+    "dark_zurich_val": (
+        f"{ZURICH}/val",
+        r"(night/GOPR\d{4})/(GOPR\d{4}_frame_\d{6})_rgb_anon\.png",
+        ("dark_zurich/gt/val", "_gt_labelTrainIds.png"),
+    ),
+    "dark_zurich_test": (
+        f"{ZURICH}/test",
+        r"(night/GOPR\d{4})/(GOPR\d{4}_frame_\d{6})_rgb_anon\.png",
+        None,
+    ),
+    "nighttime_driving_test": (
+        f"{NIGHTTIME}/leftImg8bit/test",
+        r"(night)/(\d_frame_\d{4})_leftImg8bit\.png",
+        (COARSE, "_gtCoarse_labelTrainIds.png"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("streets")
+    write_street_world(root, seed=3, sizes=SIZES)
+    return root
+
+
+def file_hashes(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*.*"))
+    }
+
+
+def captions(root: Path, dataset: str) -> dict[str, str]:
+    return dict(read_captions(root / "captions" / f"{dataset}.jsonl").captions)
+
+
+def labels_of(dataset: str, image_id: str) -> str | None:
+    """Path of the labels, by name."""
+    _, pattern, labels = DATASETS[dataset]
+    group, stem = re.fullmatch(pattern, image_id).groups()
+    return f"{labels[0]}/{group}/{stem}{labels[1]}" if labels else None
+
+
+def test_same_seed_same_bytes_and_other_seed_other_pictures(streets, tmp_path):
+    for name, seed in (("same", 3), ("other", 4)):
+        (tmp_path / name).mkdir()
+        write_street_world(tmp_path / name, seed, SIZES)
+    ours, others = file_hashes(streets), file_hashes(tmp_path / "other")
+    assert file_hashes(tmp_path / "same") == ours
+    assert ours.keys() == others.keys()
+    assert all(ours[name] != others[name] for name in ours if name.endswith(".png"))
+
+
+def test_a_larger_split_changes_nothing_else(streets, tmp_path):
+    larger = replace(SIZES, cityscapes_val=4, dark_zurich_val=3)
+    write_street_world(tmp_path, seed=3, sizes=larger)
+    before, after = file_hashes(streets), file_hashes(tmp_path)
+    pictures = [name for name in before if name.endswith(".png")]
+    assert all(before[name] == after[name] for name in pictures)
+    assert len(after) == len(before) + 3 * 2 + 2 * 1
+
+
+def test_files_are_the_pictures_of_the_captions_and_their_labels(streets):
+    expected = {f"captions/{dataset}.jsonl" for dataset in DATASETS}
+    for dataset, (folder, pattern, _) in DATASETS.items():
+        ids = list(captions(streets, dataset))
+        assert len(ids) == 2
+        assert all(re.fullmatch(pattern, image_id) for image_id in ids), ids
+        expected |= {f"{folder}/{image_id}" for image_id in ids}
+        expected |= {labels_of(dataset, image_id) for image_id in ids} - {None}
+    assert set(file_hashes(streets)) == expected
+
+
+def test_splits_have_two_groups_and_share_none(streets):
+    groups = {}
+    for dataset in DATASETS:
+        groups[dataset] = {image_id.rpartition("/")[0] for image_id in captions(streets, dataset)}
+    assert groups["nighttime_driving_test"] == {"night"}
+    assert all(len(g) >= 2 for name, g in groups.items() if name != "nighttime_driving_test")
+    assert not groups["cityscapes_train"] & groups["cityscapes_val"]
+    assert not groups["dark_zurich_train"] & groups["dark_zurich_val"]
+
+
+def test_labels_fit_their_pictures(streets):
+    for dataset, (folder, _, _) in DATASETS.items():
+        size = (512, 256) if dataset.startswith("cityscapes") else (480, 270)
+        for image_id in captions(streets, dataset):
+            with Image.open(streets / folder / image_id) as image:
+                assert (image.format, image.mode, image.size) == ("PNG", "RGB", size)
+            path = labels_of(dataset, image_id)
+            if path:
+                with Image.open(streets / path) as labels:
+                    assert (labels.format, labels.mode, labels.size) == ("PNG", "L", size)
+                    assert set(np.unique(labels)) <= {*range(19), 255}
+
+
+def test_foggy_pictures_are_those_of_val(streets):
+    clear, foggy = captions(streets, "cityscapes_val"), captions(streets, "cityscapes_foggy_val")
+    assert list(clear.values()) == list(foggy.values())
+    for first, second in zip(clear, foggy, strict=True):
+        assert labels_of("cityscapes_val", first) == labels_of("cityscapes_foggy_val", second)
+
+
+def test_progress_counts_every_picture(tmp_path):
+    calls = []
+    sizes = StreetWorldSizes(*[2] * 6)
+    write_street_world(tmp_path, 0, sizes, progress=lambda *call: calls.append(call))
+    assert calls == [(n, 14) for n in range(1, 15)]
+
+
+def test_the_whole_world_counts_both_of_its_parts(tmp_path):
+    calls = []
+    whole.write_world(
+        tmp_path / "world",
+        sizes=VocWorldSizes(*[2] * 7),
+        street_sizes=StreetWorldSizes(*[2] * 6),
+        progress=lambda *call: calls.append(call),
+    )
+    assert calls == [(n, 28) for n in range(1, 29)]
+    names = {path.name for path in (tmp_path / "world").iterdir()}
+    assert {"VOC2007", "cityscapes", "dark_zurich", NIGHTTIME, "captions"} <= names
+
+
+@pytest.mark.parametrize("size", [0, 1, 5001])
+def test_a_size_out_of_range_is_named(size):
+    with pytest.raises(UserError, match=f"dark_zurich_val.*{size}"):
+        StreetWorldSizes(dark_zurich_val=size)
+
+
+def test_a_negative_seed_is_named(tmp_path):
+    with pytest.raises(UserError, match="seed.*-1"):
+        write_street_world(tmp_path, seed=-1)
+    assert not any(tmp_path.iterdir())
