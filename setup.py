@@ -16,7 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["tadp_d2", "tadp_d2.*"]),
-    package_data={"tadp_d2.synthetic": ["vae/*"]},
+    package_data={"tadp_d2.synthetic": ["stable_diffusion/*", "stable_diffusion/*/*"]},
     # Detectron2 is on no package index under its own name: tools/install_detectron2.py.
     install_requires=[
         "torch>=2.4",
@@ -33,7 +33,8 @@ setup(
         "tabulate",
         "pycocotools",
         "cityscapesscripts",
+        "openai",
     ],
-    extras_require={"dev": ["pytest", "ruff"]},
+    extras_require={"dev": ["pytest", "ruff"], "nouns": ["textblob"]},
     entry_points={"console_scripts": ["tadp-d2 = tadp_d2.cli:main"]},
 )

@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from tadp_d2.commands import synth
+from tadp_d2.commands import caption, captions, clean, synth
 from tadp_d2.errors import exit_on_user_error
 
-COMMANDS = (synth,)
+COMMANDS = (synth, caption, clean, captions)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

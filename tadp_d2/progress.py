@@ -4,12 +4,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
-
 
 def hide_library_bars() -> None:
     """Switches off the bars that diffusers and transformers draw for every file they load."""
+    # Imported here: a command that only counts should not wait for them.
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
 

@@ -1,8 +1,69 @@
-"""What a caption command is about: a registered data set, or a folder of pictures."""
+"""What a caption command is about: a registered data set, or a folder of pictures.
 
+Making captions is not done here, and no picture is opened.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from tadp_d2.data.root import datasets_root
+from tadp_d2.errors import UserError
+
+# How the names of pictures in a folder end, in lower case.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class CaptionImage:
+    """A picture that may get a caption.
+
+    Attributes:
+        image_id: as in Detectron2's dicts; in a folder, the path below it.
+        path: its file.
+        vocabulary: the names of all classes of its data set, in class order; empty for a folder.
+        categories: class indices of its boxes; None where there are none.
+        label_map: the file with the class of every pixel, if it has one.
+        ignore_label: the value of a label map that stands for no class.
+    """
+
+    image_id: str
+    path: Path
+    vocabulary: tuple[str, ...] = ()
+    categories: frozenset[int] | None = None
+    label_map: Path | None = None
+    ignore_label: int = 255
+
+    def classes(self) -> list[str]:
+        """The names of the classes that its annotation holds, in class order.
+
+        A label map is read now.
+
+        Raises:
+            UserError: it has no annotation, or a label map is damaged.
+        """
+        present = self.categories if self.categories is not None else self._classes_of_pixels()
+        return [name for index, name in enumerate(self.vocabulary) if index in present]
+
+    def _classes_of_pixels(self) -> set[int]:
+        if self.label_map is None:
+            raise UserError(f"{self.path}: has no annotation, so its classes are not known")
+        try:
+            with Image.open(self.label_map) as image:
+                counts = image.histogram()
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"{self.label_map}: cannot be read as a label map ({error})") from None
+        present = {value for value, count in enumerate(counts) if count} - {self.ignore_label}
+        unknown = sorted(value for value in present if value >= len(self.vocabulary))
+        if unknown:
+            raise UserError(
+                f"{self.label_map}: has the value {unknown[0]}; expected class indices below "
+                f"{len(self.vocabulary)}, or {self.ignore_label}"
+            )
+        return present
 
 
 def caption_path(dataset: str, folder: Path | None = None) -> Path:
@@ -11,12 +72,88 @@ def caption_path(dataset: str, folder: Path | None = None) -> Path:
     Args:
         dataset: a registered name, a folder of pictures (`pictures/` has `pictures.jsonl`), or the
             caption file itself.
-        folder: of the caption files of registered data sets; None for
-            `$DETECTRON2_DATASETS/captions`.
+        folder: of caption files; None for `$DETECTRON2_DATASETS/captions`, or for the folder in
+            which a folder of pictures lies.
     """
     path = Path(dataset)
     if path.suffix == ".jsonl":
         return path
     if path.is_dir():
-        return path.parent / f"{path.resolve().name}.jsonl"
+        return (folder or path.parent) / f"{path.resolve().name}.jsonl"
     return (folder or datasets_root() / "captions") / f"{dataset}.jsonl"
+
+
+def dataset_name(dataset: str) -> str:
+    """The name that a caption file gives to a data set: a folder goes by its last part."""
+    return Path(dataset).resolve().name if Path(dataset).is_dir() else dataset
+
+
+def find_images(dataset: str) -> list[CaptionImage]:
+    """The pictures of a registered data set, in its order, or those in a folder, sorted.
+
+    Args:
+        dataset: a registered name, or a folder, in which pictures are looked for at any depth.
+
+    Raises:
+        UserError: it is neither, it is absent or malformed, or it holds no picture.
+    """
+    if Path(dataset).is_dir():
+        return _in_folder(Path(dataset))
+    return _registered(dataset)
+
+
+def _in_folder(folder: Path) -> list[CaptionImage]:
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        # Some systems leave hidden companions such as ._picture.jpg.
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not paths:
+        endings = ", ".join(SUFFIXES)
+        raise UserError(f"{folder}: holds no picture; expected files that end in {endings}")
+    return [CaptionImage(path.relative_to(folder).as_posix(), path) for path in paths]
+
+
+def _registered(dataset: str) -> list[CaptionImage]:
+    # Here, because Detectron2 takes seconds to import, and a folder does not need it.
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    import tadp_d2.config  # noqa: F401 (registers the data sets)
+    from tadp_d2.data.cross_domain_voc import check_voc, is_voc
+
+    if dataset not in DatasetCatalog.list():
+        raise UserError(
+            f"{dataset!r} is neither a folder of pictures nor a registered data set, such as "
+            "voc_2007_test, watercolor_test or dark_zurich_val (README.md lists them)"
+        )
+    if is_voc(dataset):
+        check_voc(dataset)
+    try:
+        entries = DatasetCatalog.get(dataset)
+    except OSError as error:
+        raise UserError(f"data set {dataset!r} cannot be read ({error})") from None
+    if not entries:
+        raise UserError(f"data set {dataset!r} holds no picture")
+    meta = MetadataCatalog.get(dataset)
+    vocabulary = tuple(meta.get("thing_classes") or meta.get("stuff_classes") or ())
+    ignore_label = meta.get("ignore_label", 255)
+    return [_from_dict(dataset, entry, vocabulary, ignore_label) for entry in entries]
+
+
+def _from_dict(
+    dataset: str, entry: Mapping[str, Any], vocabulary: tuple[str, ...], ignore_label: int
+) -> CaptionImage:
+    if "image_id" not in entry:
+        raise UserError(
+            f"data set {dataset!r}: its pictures have no ids, by which captions are kept"
+        )
+    boxes, label_map = entry.get("annotations"), entry.get("sem_seg_file_name")
+    return CaptionImage(
+        image_id=str(entry["image_id"]),
+        path=Path(entry["file_name"]),
+        vocabulary=vocabulary,
+        categories=None if boxes is None else frozenset(box["category_id"] for box in boxes),
+        label_map=Path(label_map) if label_map else None,
+        ignore_label=ignore_label,
+    )

@@ -132,12 +132,14 @@ def read_options(args: argparse.Namespace) -> dict:
         if given is not None and name not in own:
             owners = " or ".join(source for source, options in OPTIONS.items() if name in options)
             raise UserError(f"{flag} belongs to --source {owners}, not to --source {args.source}")
-        if given is None and own.get(name) is ...:
-            raise UserError(f"--source {args.source} needs {flag}")
-    return {
+    options = {
         name: default if getattr(args, name) is None else getattr(args, name)
         for name, default in own.items()
     }
+    for name, value in options.items():
+        if value is ...:
+            raise UserError(f"--source {args.source} needs --{name}")
+    return options
 
 
 def output_path(dataset: str, folder: Path | None) -> Path:
@@ -200,7 +202,7 @@ def _read_from(name: str, path: Path):
 def _print_report(report: "Report", path: Path) -> None:
     print(f"{path}: {report.made} captions made, {report.present} were there")
     if report.empty:
-        print(f"{len(report.empty)} of them are empty, such as that of {report.empty[0]}")
+        print(f"empty captions: {len(report.empty)}, such as that of {report.empty[0]}")
     if report.skipped:
         print(f"{len(report.skipped)} pictures could not be read and have no caption:")
         for image_id, reason in report.skipped.items():

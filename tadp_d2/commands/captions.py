@@ -107,7 +107,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.prompt:
         if not args.image:
             raise UserError("--prompt shows the prompts of single images: name some")
-        get_modifier(args.domain or "", args.prompt)
+        if get_modifier(args.domain or "", args.prompt).needs == "token" and not args.token:
+            raise UserError(f"--prompt {args.prompt} needs the learned token: --token FILE")
     elif args.token:
         raise UserError("--token belongs to --prompt")
 

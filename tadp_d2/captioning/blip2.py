@@ -1,0 +1,324 @@
+"""Captions by BLIP-2, or by another checkpoint of transformers that describes a picture unasked.
+
+A caption depends on its picture and the settings alone, not on its neighbours in a batch: nothing
+is sampled, every picture is prepared by itself, and no row of a batch needs padding because there
+is no prompt. What remains is rounding, which a GPU or a reduced precision may do differently for
+batches of different sizes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging as transformers_logging
+
+from tadp_d2.captioning.sets import CaptionImage
+from tadp_d2.captioning.sources import Source, provenance
+from tadp_d2.errors import UserError
+from tadp_d2.files import sha256
+from tadp_d2.weights import loading
+
+# The paper's captioner (TADP, section 3.3).
+DEFAULT_MODEL = "Salesforce/blip2-opt-2.7b"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# What a checkpoint must hold, each under one of several names.
+_CONFIG = ("config.json",)
+_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+_TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+# Pickled weights are taken from a local folder only; they load with weights_only.
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_DOWNLOADED = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+
+_ADVICE = (
+    "--model must name a folder in transformers' format (config.json, a processor, a tokenizer, "
+    "model*.safetensors) or a hub id. Where the hub cannot be reached, fetch it elsewhere with "
+    "`hf download MODEL --local-dir FOLDER` and name the folder"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides on the captions besides the weights.
+
+    Attributes:
+        dtype: a key of `DTYPES`.
+        min_new_tokens, max_new_tokens: bounds on a caption's length in tokens of the captioner
+            (TADP: at least 0, 20 or 40).
+    """
+
+    dtype: str = "fp32"
+    min_new_tokens: int = 0
+    max_new_tokens: int = 77
+
+    def check(self) -> None:
+        """
+        Raises:
+            UserError: a value is out of range.
+        """
+        if self.dtype not in DTYPES:
+            raise UserError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens or self.max_new_tokens < 1:
+            raise UserError(
+                f"--min-new-tokens {self.min_new_tokens} --max-new-tokens {self.max_new_tokens}: "
+                "expected 0 <= least <= most, and most at least 1"
+            )
+
+
+def blip2(
+    model: str = DEFAULT_MODEL,
+    revision: str = "",
+    device: str = "",
+    settings: Settings | None = None,
+) -> Source:
+    """Captions by a model. It is found now, and loaded for the first batch.
+
+    Args:
+        model: a folder, or the id of a model on the hub.
+        revision: branch, tag or commit of the hub's model; empty for its main branch.
+        device: such as cpu or cuda:1; empty for a GPU if there is one.
+
+    Raises:
+        UserError: the model is missing or incomplete, or a setting is out of range.
+    """
+    settings = settings or Settings()
+    settings.check()
+    torch_device = find_device(device)
+    folder = find_captioner(model, revision)
+    captioner: list[Captioner] = []
+
+    def texts(_: Sequence[CaptionImage], pictures: Sequence[Image.Image]) -> list[str]:
+        if not captioner:
+            captioner.append(Captioner.load(folder, settings.dtype, torch_device))
+        return captioner[0].captions(pictures, settings.min_new_tokens, settings.max_new_tokens)
+
+    made_by = provenance(
+        "blip2",
+        **_identity(model, folder),
+        **asdict(settings),
+        transformers=transformers.__version__,
+    )
+    return Source(made_by, texts, needs_pictures=True)
+
+
+def _identity(model: str, folder: Path) -> dict[str, Any]:
+    """The name and exact version of a checkpoint: a commit of the hub, or a hash of the weights.
+
+    A folder goes by its own name, so that parts made on several machines agree.
+    """
+    if not os.path.isdir(model):
+        return {"model": model, "revision": folder.name}
+    digest = hashlib.sha256()
+    for path in sorted(
+        [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    ):
+        digest.update(f"{path.name} {sha256(path)}\n".encode())
+    return {"model": folder.resolve().name, "revision": f"sha256:{digest.hexdigest()}"}
+
+
+class Captioner:
+    """An image-to-text model with its processor, which describes pictures without a prompt."""
+
+    def __init__(self, model: torch.nn.Module, processor: Any):
+        """
+        Args:
+            model: an image-to-text model of transformers.
+            processor: it has an `image_processor` and decodes tokens.
+        """
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str = DEFAULT_MODEL,
+        revision: str = "",
+        dtype: str = "fp32",
+        device: str = "",
+    ) -> "Captioner":
+        """Loads a captioner: arguments and errors as for `blip2`."""
+        return cls.load(find_captioner(model, revision), dtype, find_device(device))
+
+    @classmethod
+    def load(cls, folder: Path, dtype: str, device: torch.device) -> "Captioner":
+        """Loads a captioner from a folder.
+
+        Raises:
+            UserError: it is damaged, lacks weights, or needs a prompt.
+        """
+        verbosity = transformers_logging.get_verbosity()
+        # The report of missing weights is an error here.
+        transformers_logging.set_verbosity_error()
+        offline = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            with loading(folder):
+                processor = AutoProcessor.from_pretrained(folder, **offline)
+                model, report = AutoModelForImageTextToText.from_pretrained(
+                    folder, dtype=DTYPES[dtype], output_loading_info=True, **offline
+                )
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+        _check_weights(folder, report)
+        _check_promptless(folder, model, processor)
+        captioner = cls(model.to(device), processor)
+        captioner._try(folder)
+        return captioner
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def captions(
+        self, pictures: Sequence[Image.Image], min_new_tokens: int = 0, max_new_tokens: int = 77
+    ) -> list[str]:
+        """The captions of RGB pictures of any sizes, each on one line; a caption may be empty.
+
+        Raises:
+            UserError: the pictures do not fit into the device's memory together.
+        """
+        try:
+            tokens = self._generate(pictures, min_new_tokens, max_new_tokens)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"{len(pictures)} pictures at once do not fit into the memory of {self.device}: "
+                "use a smaller --batch-size, or --dtype bf16"
+            ) from None
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
+
+    @torch.inference_mode()
+    def _generate(
+        self, pictures: Sequence[Image.Image], min_new_tokens: int, max_new_tokens: int
+    ) -> torch.Tensor:
+        # One by one: prepared together, pictures of different sizes may be padded to the largest.
+        prepare = self.processor.image_processor
+        pixels = [prepare(images=p, return_tensors="pt").pixel_values for p in pictures]
+        return self.model.generate(
+            pixel_values=torch.cat(pixels).to(self.device, self.model.dtype),
+            # A checkpoint's own generation_config may sample or search.
+            do_sample=False,
+            num_beams=1,
+            min_new_tokens=min_new_tokens,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def _try(self, folder: Path) -> None:
+        try:
+            self._generate([Image.new("RGB", (32, 32))], 0, 1)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"{folder}: this model does not describe a picture by itself ({reason}); use "
+                "BLIP-2, BLIP, or another captioner that needs no prompt"
+            ) from error
+
+
+def _check_weights(folder: Path, report: dict[str, Any]) -> None:
+    wrong = sorted(str(key) for key in report["missing_keys"])
+    wrong += sorted(str(mismatch[0]) for mismatch in report["mismatched_keys"])
+    if wrong:
+        raise UserError(
+            f"{folder}: its weights lack {wrong[0]} ({len(wrong)} such), or have it in another "
+            "shape; replace it by an undamaged copy"
+        )
+
+
+def _check_promptless(folder: Path, model: torch.nn.Module, processor: Any) -> None:
+    if getattr(processor, "chat_template", None):
+        raise UserError(
+            f"{folder}: {type(model).__name__} answers questions in a chat; use BLIP-2, BLIP, or "
+            "another captioner that needs no prompt"
+        )
+    if model.config.model_type == "blip-2" and model.config.image_token_index is None:
+        raise UserError(
+            f"{folder}/config.json: has no image_token_index, which BLIP-2 checkpoints have since "
+            "transformers 4.46; take a current revision of the model"
+        )
+
+
+def find_device(name: str = "") -> torch.device:
+    """The device of a name such as cpu or cuda:1; empty for a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"--device {name}: cannot be used ({reason})") from None
+    return device
+
+
+def find_captioner(name: str = DEFAULT_MODEL, revision: str = "") -> Path:
+    """The folder of a captioner: a local one, or the local copy of a hub's.
+
+    A hub model that is in the local cache is used from there without asking the network; with
+    `HF_HUB_OFFLINE=1` the network is never asked.
+
+    Raises:
+        UserError: there is no such model, or a file of it is missing.
+    """
+    if os.path.isdir(name):
+        if revision:
+            raise UserError(f"--revision {revision}: the folder {name} has no revisions")
+        folder, weights = Path(name), (*_SAFETENSORS, *_PICKLED)
+    else:
+        folder, weights = _cached(name, revision), _SAFETENSORS
+        complete = folder is not None and not missing_files(folder, weights)
+        if not complete and not constants.HF_HUB_OFFLINE:
+            folder = _download(name, revision)
+    if folder is None:
+        raise UserError(
+            f"no captioning model {name!r}: it is neither a folder nor in the local hub cache, and "
+            f"HF_HUB_OFFLINE is set. {_ADVICE}"
+        )
+    missing = missing_files(folder, weights)
+    if missing:
+        raise UserError(f"{folder}: lacks {', '.join(missing)} of a captioning model. {_ADVICE}")
+    return folder
+
+
+def missing_files(folder: Path, weights: Sequence[str]) -> list[str]:
+    """What a checkpoint lacks, such as "config.json" or a part of its weights."""
+    missing = [
+        " or ".join(names)
+        for names in (_CONFIG, _PROCESSOR, _TOKENIZER, weights)
+        if not any((folder / name).is_file() for name in names)
+    ]
+    for name in weights:
+        if name.endswith(".index.json") and (folder / name).is_file():
+            with loading(folder / name):
+                parts = set(json.loads((folder / name).read_text())["weight_map"].values())
+            missing += sorted(part for part in parts if not (folder / part).is_file())
+    return missing
+
+
+def _cached(name: str, revision: str) -> Path | None:
+    try:
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _download(name: str, revision: str) -> Path:
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_DOWNLOADED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"no captioning model {name!r}: it is not a folder, and the hub does not give it "
+            f"({reason}). {_ADVICE}"
+        ) from None
