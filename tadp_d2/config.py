@@ -97,5 +97,7 @@ def add_tadp_config(cfg: CN) -> None:
     # As all other weights; in Detectron2 0.5 it would be 0.0001.
     cfg.SOLVER.WEIGHT_DECAY_BIAS = None
     cfg.SOLVER.WARMUP_ITERS = 0
+    # Groups are of no use at a fixed size, and a resumed run would not find its half-filled ones.
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     # Same seed, same machine, same result.
     cfg.SEED = 1

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tadp_d2.errors import UserError
 
+# How the temporary files end that stand for a file that is being written.
+_PARTIAL = ".partial"
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
@@ -19,7 +22,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -31,6 +34,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Removes what processes that were killed while they wrote left in a folder.
+
+    For a folder in which no other process is writing.
+    """
+    for path in Path(folder).glob(f".*{_PARTIAL}"):
+        path.unlink()
 
 
 @contextlib.contextmanager

@@ -121,3 +121,9 @@ def test_wrong_arguments_are_errors():
                 *("MODEL.DEVICE", "cpu"),
             ],
         )
+
+
+def test_a_random_seed_is_recorded():
+    file = str(CONFIGS / "voc2comic_null.yaml")
+    seeds = {load_config(file, overrides=["SEED", "-1"]).SEED for _ in range(5)}
+    assert len(seeds) > 1 and min(seeds) >= 0

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from tadp_d2.errors import UserError
-from tadp_d2.files import new_folder, replacing, sha256
+from tadp_d2.files import new_folder, remove_leftovers, replacing, sha256
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -49,3 +49,13 @@ def test_an_empty_folder_is_filled(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+    writing = replacing(tmp_path / "file")
+    temporary = writing.__enter__()
+    (tmp_path / ".mine").write_text("precious")
+    (tmp_path / "file.partial").write_text("precious")
+    remove_leftovers(tmp_path)
+    assert not temporary.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {".mine", "file.partial"}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[1]
 QUICK = "configs/quick_schedules/voc2watercolor_simple.yaml"
@@ -148,13 +149,17 @@ def test_the_same_seed_gives_the_same_weights_however_often_it_is_evaluated(
     assert all(torch.equal(again[key], first[key]) for key in first)
 
 
-def test_resuming_continues_where_the_run_stopped(run_script, trained, tmp_path):
+def test_resuming_continues_where_the_run_stopped_to_the_same_weights(
+    run_script, trained, tmp_path
+):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "model_final.pth").unlink()
     (tmp_path / "run" / "last_checkpoint").write_text("model_0000001.pth")
     process = run_script("--resume", "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", str(tmp_path / "run"))
     assert process.returncode == 0, process.stdout + process.stderr
     assert "Starting training from iteration 2" in process.stdout
+    resumed, whole = (weights(folder / "model_final.pth") for folder in (tmp_path / "run", trained))
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
     state = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)
     steps = [s["step"].item() for s in state["trainer"]["_trainer"]["optimizer"]["state"].values()]
     assert set(steps) == {4.0}
@@ -231,18 +236,20 @@ def test_an_unreadable_picture_in_a_loader_worker(run_script, world, tmp_path):
     assert ".jpg: cannot be read as a picture" in message
 
 
-def test_evaluation_of_a_checkpoint_of_another_base_model(run_script, trained, tmp_path):
-    from tadp_d2.synthetic.street_world import StreetWorldSizes
-    from tadp_d2.synthetic.voc_world import VocWorldSizes
-    from tadp_d2.synthetic.world import MODEL_FOLDER, write_world
-
-    sizes = VocWorldSizes(2, 2, 2, 2, 2, 2, 2), StreetWorldSizes(2, 2, 2, 2, 2, 2)
-    write_world(tmp_path / "other", 1, *sizes)
+def test_evaluation_of_a_checkpoint_of_another_base_model(
+    run_script, trained, model_folder, tmp_path
+):
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    file = other / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["final_layer_norm.weight"] += 0.1
+    save_file(tensors, file, metadata={"format": "pt"})
     message = error(
         run_script(
             "--eval-only",
             *("MODEL.WEIGHTS", str(trained / "model_final.pth"), "OUTPUT_DIR", str(tmp_path)),
-            weights=tmp_path / "other" / MODEL_FOLDER,
+            weights=other,
         )
     )
     assert "was trained with another text encoder" in message

@@ -6,6 +6,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
+    DatasetFromList,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
@@ -18,6 +19,7 @@ from tadp_d2.data.cross_domain_voc import check_voc, is_voc
 from tadp_d2.data.dataset_mapper import CaptionedDatasetMapper
 from tadp_d2.data.night_driving import check_sem_seg, is_sem_seg
 from tadp_d2.data.root import datasets_root
+from tadp_d2.data.stream import DrawSampler, TrainingStream
 from tadp_d2.errors import UserError
 
 
@@ -71,15 +73,22 @@ def _known() -> list[str]:
     return [name for name in sorted(DatasetCatalog.list()) if name.startswith(prefixes)]
 
 
-def build_train_loader(cfg: CfgNode) -> DataLoader:
-    """Detectron2's training loader over all of `DATASETS.TRAIN`."""
+def build_train_loader(cfg: CfgNode, start: int = 0) -> DataLoader:
+    """Detectron2's training loader over all of `DATASETS.TRAIN`.
+
+    Args:
+        start: number of pictures, over all processes, that the run has seen already.
+    """
     dicts = [
         entry
         for dataset in cfg.DATASETS.TRAIN
         for entry in load_dataset(cfg, dataset, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     ]
     return build_detection_train_loader(
-        cfg, mapper=CaptionedDatasetMapper(cfg, is_train=True), dataset=dicts
+        cfg,
+        mapper=CaptionedDatasetMapper(cfg, is_train=True),
+        dataset=TrainingStream(DatasetFromList(dicts), cfg.SEED),
+        sampler=DrawSampler(start),
     )
 
 

@@ -1,6 +1,8 @@
 """Detectron2's checkpointer, written whole or not at all, loaded safely and completely."""
 
+import glob
 import os
+import zipfile
 from typing import Any
 
 import torch
@@ -9,7 +11,11 @@ from torch import nn
 
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.errors import UserError
-from tadp_d2.files import replacing
+from tadp_d2.files import remove_leftovers, replacing
+
+
+class DamagedCheckpoint(UserError):
+    """A file is not a complete checkpoint."""
 
 
 class RunCheckpointer(DetectionCheckpointer):
@@ -35,13 +41,42 @@ class RunCheckpointer(DetectionCheckpointer):
         }
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        with replacing(path) as temporary:
-            torch.save(data, temporary)
-        self.tag_last_checkpoint(os.path.basename(path))
+        try:
+            with replacing(path) as temporary:
+                torch.save(data, temporary)
+            self.tag_last_checkpoint(os.path.basename(path))
+        # torch reports a full disk as either.
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}). Earlier "
+                "ones are intact: make room, and continue with --resume"
+            ) from None
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
             temporary.write_text(last_filename_basename)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As Detectron2's; a damaged newest checkpoint gives way to the one before it.
+
+        Raises:
+            UserError: as `load`.
+        """
+        remove_leftovers(self.save_dir)
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        *candidates, oldest = self._newest_first()
+        for candidate in candidates:
+            try:
+                return self.load(candidate)
+            except DamagedCheckpoint as error:
+                self.logger.warning(f"{error}; taking the one before it")
+        return self.load(oldest)
+
+    def _newest_first(self) -> list[str]:
+        last = self.get_checkpoint_file()
+        others = sorted(glob.glob(os.path.join(self.save_dir, "model_*.pth")), reverse=True)
+        return [last, *(path for path in others if path != last)]
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """
@@ -55,10 +90,17 @@ class RunCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
+            # Checksums of all parts; torch does not look at all of them.
+            with zipfile.ZipFile(filename) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"{damaged} is damaged")
             checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged or foreign file
             reason = str(error).splitlines()[0]
-            raise UserError(f"{filename}: cannot be read as a checkpoint ({reason})") from None
+            raise DamagedCheckpoint(
+                f"{filename}: cannot be read as a checkpoint ({reason})"
+            ) from None
         if not isinstance(checkpoint, dict) or "model" not in checkpoint:
             raise UserError(f"{filename}: expected a checkpoint of train_net.py, with its weights")
         return checkpoint

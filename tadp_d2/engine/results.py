@@ -54,6 +54,22 @@ def write_results(
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def drop_later_lines(path: Path, iteration: int) -> None:
+    """Removes from a `metrics.json` what a stopped run wrote of the iterations to be done again."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if _before(line, iteration)]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(kept))
+
+
+def _before(line: str, iteration: int) -> bool:
+    try:
+        return json.loads(line)["iteration"] < iteration
+    except ValueError:  # cut off when the run was killed
+        return False
+
+
 def log_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     """Logs a table with a column per data set and metric set: the means, then each class."""
     columns = {

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import logging
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
 def load_config(config_file: str = "", preset: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """Defaults, then a config file, then a preset of `configs/presets/`, then `KEY VALUE` pairs.
 
+    A SEED below 0 becomes a random one, which the run records.
+
     Raises:
         UserError: a file is absent or malformed, a key unknown, or a value of the wrong kind.
     """
@@ -99,6 +102,8 @@ def load_config(config_file: str = "", preset: str = "", overrides: Sequence[str
         if file:
             _merge_file(cfg, str(file))
     _merge_overrides(cfg, list(overrides))
+    if cfg.SEED < 0:
+        cfg.SEED = secrets.randbelow(2**31)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)

@@ -1,19 +1,38 @@
-"""One training iteration: gradient accumulation and mixed precision, on any device."""
+"""One training iteration: gradient accumulation, mixed precision, randomness of its own."""
 
 import contextlib
 import time
+from collections.abc import Iterator
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from tadp_d2.randomness import derive_seed
+
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class NonFiniteLoss(Exception):
+    """A loss became infinite or not a number; the weights are those before the iteration.
+
+    Attributes:
+        inputs: of the iteration, as the model got them.
+    """
+
+    def __init__(self, message: str, inputs: list[dict]):
+        super().__init__(message)
+        self.inputs = inputs
+
+
 class AccumulatingTrainer(SimpleTrainer):
-    """Detectron2's `SimpleTrainer` over several batches per iteration, in mixed precision."""
+    """Detectron2's `SimpleTrainer` over several batches per iteration, in mixed precision.
+
+    What an iteration draws at random depends on the seed, its number and the process alone.
+    """
 
     def __init__(
         self,
@@ -22,28 +41,45 @@ class AccumulatingTrainer(SimpleTrainer):
         optimizer: Optimizer,
         accumulation: int = 1,
         precision: torch.dtype | None = None,
+        seed: int = 0,
     ):
         """
         Args:
+            data_loader: read from the first iteration on; may be replaced before it.
             accumulation: batches whose gradients are averaged into one step of the optimizer.
             precision: of the forward pass; None for the weights' own. fp16 scales the loss.
         """
-        super().__init__(model, data_loader, optimizer)
+        # Detectron2 would start the loader's workers at once.
+        super().__init__(model, [], optimizer)
+        self.data_loader = data_loader
+        self._batches: Iterator[list[dict]] | None = None
+        self._seed = seed
         self._accumulation = accumulation
         self._device = next(model.parameters()).device.type
         self._precision = precision
         self.grad_scaler = torch.amp.GradScaler(self._device, enabled=precision == torch.float16)
 
     def run_step(self) -> None:
-        """Runs one iteration and logs the mean losses of its batches."""
+        """Runs one iteration and logs the mean losses of its batches.
+
+        Raises:
+            NonFiniteLoss: before the weights are changed.
+        """
+        torch.manual_seed(derive_seed(self._seed, self.iter, comm.get_rank()))
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
         self.optimizer.zero_grad()
-        data_time, totals = 0.0, {}
+        data_time, totals, inputs = 0.0, {}, []
         for index in range(self._accumulation):
             start = time.perf_counter()
-            batch = next(self._data_loader_iter)
+            batch = next(self._batches)
             data_time += time.perf_counter() - start
+            inputs += batch
             for name, loss in self._backward(batch, last=index + 1 == self._accumulation).items():
                 totals[name] = totals.get(name, 0) + loss
+        if not all(torch.isfinite(loss) for loss in totals.values()):
+            values = ", ".join(f"{name} {loss.item()}" for name, loss in totals.items())
+            raise NonFiniteLoss(values, inputs)
         self._write_metrics(totals, data_time)
         # Before the step, because clipping inside of it must see the gradients' true size.
         self.grad_scaler.unscale_(self.optimizer)

@@ -5,7 +5,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import PeriodicCheckpointer
@@ -20,10 +19,12 @@ from tadp_d2.data.build import build_test_loader, build_train_loader, model_clas
 from tadp_d2.data.cross_domain_voc import is_voc
 from tadp_d2.data.night_driving import has_labels, is_sem_seg
 from tadp_d2.engine.checkpoint import RunCheckpointer
+from tadp_d2.engine.interruption import SaveOnSignal
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.provenance import Provenance
-from tadp_d2.engine.results import log_table, write_results
-from tadp_d2.engine.train_step import PRECISIONS, AccumulatingTrainer
+from tadp_d2.engine.results import drop_later_lines, log_table, write_results
+from tadp_d2.engine.train_step import PRECISIONS, AccumulatingTrainer, NonFiniteLoss
+from tadp_d2.errors import UserError
 from tadp_d2.evaluation.coco import NamedCOCOEvaluator
 from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
 from tadp_d2.evaluation.submission import SubmissionWriter
@@ -37,16 +38,15 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        # Data first: what is wrong with it shows before gigabytes of weights are loaded.
-        loader = self.build_train_loader(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = AccumulatingTrainer(
             create_ddp_model(model, broadcast_buffers=False),
-            loader,
+            [],  # the loader depends on where the run begins: `train`
             optimizer,
             accumulation=cfg.SOLVER.GRADIENT_ACCUMULATION,
             precision=PRECISIONS[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None,
+            seed=cfg.SEED,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = RunCheckpointer(
@@ -58,12 +58,44 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's, with a limit to the number of checkpoints."""
+        """Detectron2's, with a limit to the number of checkpoints, and one more on a signal."""
         built = super().build_hooks()
-        for hook in built:
+        for index, hook in enumerate(built):
             if isinstance(hook, PeriodicCheckpointer):
                 hook.max_to_keep = self.cfg.SOLVER.CHECKPOINTS_KEPT
+                built.insert(index + 1, SaveOnSignal())
+                break
         return built
+
+    def train(self) -> Any:
+        """Trains from where `resume_or_load` ended, to the same result as without a stop."""
+        per_iteration = self.cfg.SOLVER.IMS_PER_BATCH * self.cfg.SOLVER.GRADIENT_ACCUMULATION
+        self._trainer.data_loader = self.build_train_loader(
+            self.cfg, start=self.start_iter * per_iteration
+        )
+        if comm.is_main_process():
+            drop_later_lines(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+        return super().train()
+
+    def run_step(self) -> None:
+        """
+        Raises:
+            UserError: the loss became infinite or not a number.
+        """
+        try:
+            super().run_step()
+        except NonFiniteLoss as error:
+            images = "; ".join(f"{i.get('image_id')} {i.get('caption')!r}" for i in error.inputs)
+            last = (
+                self.checkpointer.get_checkpoint_file()
+                if self.checkpointer.has_checkpoint()
+                else ""
+            )
+            raise UserError(
+                f"iteration {self.iter}: the loss is not finite ({error}); images: {images}. The "
+                f"last good checkpoint is {last or 'none'}. Try a smaller SOLVER.BASE_LR, "
+                "SOLVER.CLIP_GRADIENTS.ENABLED True, or bf16 instead of fp16"
+            ) from None
 
     # Detectron2 0.5 does not save the optimizer; 0.6 does, under this key.
     def state_dict(self) -> dict[str, Any]:
@@ -82,8 +114,8 @@ class Trainer(DefaultTrainer):
         return build_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
-        return build_train_loader(cfg)
+    def build_train_loader(cls, cfg: CfgNode, start: int = 0) -> DataLoader:
+        return build_train_loader(cfg, start)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -100,9 +132,7 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> OrderedDict[str, Any]:
         """As Detectron2's, and writes `results.json`; always by data set."""
-        # A loader draws a seed when it starts; how often one evaluates must not change training.
-        with torch.random.fork_rng():
-            results = super().test(cfg, model, evaluators)
+        results = super().test(cfg, model, evaluators)
         if len(cfg.DATASETS.TEST) == 1:
             results = OrderedDict({cfg.DATASETS.TEST[0]: results})
         if comm.is_main_process():

@@ -5,7 +5,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from tadp_d2.engine.train_step import AccumulatingTrainer
+from tadp_d2.engine.train_step import AccumulatingTrainer, NonFiniteLoss
 
 
 class _Regression(nn.Module):
@@ -26,6 +26,40 @@ class _Regression(nn.Module):
 def data(seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [(torch.randn(3, generator=generator), float(i)) for i in range(8)]
+
+
+class _Noisy(_Regression):
+    """Draws at random, as a detector's sampling does."""
+
+    def forward(self, batch):
+        return {"loss": super().forward(batch)["loss"] * torch.rand(())}
+
+
+def test_an_iteration_draws_the_same_whatever_came_before():
+    losses = []
+    for drawn_before in (0, 5):
+        model = _Noisy()
+        trainer = AccumulatingTrainer(
+            model, [data(), data()], torch.optim.SGD(model.parameters(), lr=0.0), seed=7
+        )
+        with EventStorage(0) as trainer.storage:
+            for trainer.iter in range(2):
+                torch.rand(drawn_before)
+                trainer.run_step()
+            losses.append([value for value, _ in trainer.storage.history("total_loss").values()])
+    assert losses[0] == losses[1]
+    assert losses[0][0] != losses[0][1]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
+    model = _Regression()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    broken = [*data()[:3], (torch.full((3,), torch.nan), 0.0)]
+    trainer = AccumulatingTrainer(model, [broken], torch.optim.AdamW(model.parameters()))
+    with EventStorage(0) as trainer.storage, pytest.raises(NonFiniteLoss, match="loss nan") as stop:
+        trainer.run_step()
+    assert stop.value.inputs == broken
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def train(batches, optimizer_class=torch.optim.AdamW, weight=1.0, **options):

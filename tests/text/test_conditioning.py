@@ -25,7 +25,7 @@ def test_contexts_are_those_of_stable_diffusions_own_pipeline(text, model_folder
     prompts = ["", "a dog", "a watercolor style painting of two birds"]
     expected, _ = pipeline.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=False)
     context = text(prompts)
-    assert context.embeddings.shape == (3, 77, 32)
+    assert context.embeddings.shape == (3, 77, 64)
     assert context.mask is None
     torch.testing.assert_close(context.embeddings, expected, rtol=1e-5, atol=1e-5)
 

@@ -11,7 +11,7 @@ from tadp_d2.text.modifiers import get_modifier
 from tadp_d2.text.tokens import read_tokens
 
 
-def vectors(n, width=32):
+def vectors(n, width=64):
     return torch.randn(n, width, generator=torch.Generator().manual_seed(n))
 
 
@@ -63,7 +63,7 @@ def test_a_token_that_exists_already_is_an_error(model_folder, tmp_path):
 
 def test_a_token_of_another_width_is_an_error(model_folder, tmp_path):
     file = write(tmp_path / "learned_embeds.safetensors", {"<a>": vectors(1, width=768)})
-    with pytest.raises(UserError, match="width 768, the text encoder of width 32"):
+    with pytest.raises(UserError, match="width 768, the text encoder of width 64"):
         TextConditioner.from_pretrained(model_folder, [file])
 
 

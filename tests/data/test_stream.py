@@ -1,0 +1,67 @@
+"""The training data as numbered draws: the same from any start, with any number of workers."""
+
+import itertools
+
+import numpy as np
+import torch
+
+from tadp_d2.data.build import build_train_loader
+from tadp_d2.data.stream import DrawSampler, TrainingStream
+
+
+def test_each_epoch_is_all_entries_in_an_order_of_its_own():
+    stream = TrainingStream([{"id": index} for index in range(7)], seed=3)
+    epochs = [[stream[7 * epoch + place]["id"] for place in range(7)] for epoch in range(5)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+def test_a_draw_depends_on_its_number_and_the_seed_alone():
+    entries = [{"id": index} for index in range(50)]
+    forward = TrainingStream(entries, seed=3)
+    backward = TrainingStream(entries, seed=3)
+    found = {draw: backward[draw] for draw in reversed(range(120))}
+    assert [forward[draw] for draw in range(120)] == [found[draw] for draw in range(120)]
+    other = TrainingStream(entries, seed=4)
+    assert [other[draw]["id"] for draw in range(50)] != [found[draw]["id"] for draw in range(50)]
+
+
+def test_processes_take_turns(monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    taken = []
+    for rank in range(2):
+        monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
+        taken.append(list(itertools.islice(DrawSampler(10), 3)))
+    assert taken == [[10, 12, 14], [11, 13, 15]]
+
+
+def batches(cfg, count, start=0):
+    loader = build_train_loader(cfg, start)
+    return list(itertools.islice(loader, count))
+
+
+def same(first, second):
+    for one, other in zip(first, second, strict=True):
+        assert [inputs["image_id"] for inputs in one] == [inputs["image_id"] for inputs in other]
+        for a, b in zip(one, other, strict=True):
+            assert torch.equal(a["image"], b["image"])
+            assert torch.equal(a["sem_seg"], b["sem_seg"])
+
+
+def test_crops_and_colours_do_not_depend_on_the_workers_or_on_the_start(make_segmentation_config):
+    expected = batches(make_segmentation_config(), 5)
+    same(batches(make_segmentation_config("DATALOADER.NUM_WORKERS", 2), 5), expected)
+    same(batches(make_segmentation_config(), 3, start=8), expected[2:])
+    other = batches(make_segmentation_config("SEED", 2), 1)[0][0]["image"]
+    assert not torch.equal(other, expected[0][0]["image"])
+
+
+def test_augmenting_leaves_the_global_random_states_alone(make_segmentation_config):
+    np.random.seed(5)
+    torch.manual_seed(5)
+    expected = np.random.rand(), torch.rand(1)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    loader = build_train_loader(make_segmentation_config())
+    loader.dataset[0]
+    assert (np.random.rand(), torch.rand(1)) == expected

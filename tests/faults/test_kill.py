@@ -1,0 +1,148 @@
+"""A run that is killed at random moments and continued ends as one that was left alone.
+
+The suite tries one seed. `TADP_FAULT_SEEDS=20 python -m pytest tests/faults` tries more.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+ITERATIONS = 12
+SETTINGS = {
+    "SOLVER.MAX_ITER": ITERATIONS,
+    "SOLVER.CHECKPOINT_PERIOD": 3,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.GRADIENT_ACCUMULATION": 2,
+    "TEST.EVAL_PERIOD": 5,
+    "TEST.GALLERY_IMAGES": 0,
+    "INPUT.FIXED_SIZE_TRAIN": (128, 64),
+    "INPUT.FIXED_SIZE_TEST": (128, 64),
+    "INPUT.CROP.SIZE": [64, 64],
+    "DATALOADER.NUM_WORKERS": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def start(world, model_folder):
+    """start(folder) begins or continues a run in it; returns the process."""
+
+    def start(folder, *overrides):
+        settings = SETTINGS | {"MODEL.DIFFUSION.WEIGHTS": model_folder, "OUTPUT_DIR": folder}
+        config = "configs/quick_schedules/cityscapes2darkzurich_simple.yaml"
+        command = [sys.executable, "train_net.py", "--resume", "--config-file", config]
+        pairs = [str(item) for pair in settings.items() for item in pair]
+        return subprocess.Popen(
+            [*command, *pairs, *overrides],
+            cwd=ROOT,
+            env={**os.environ, "DETECTRON2_DATASETS": str(world)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def result(folder):
+    state = torch.load(folder / "model_final.pth", weights_only=True)
+    return state["model"], state["trainer"]["_trainer"]["optimizer"]["state"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    code, output = finish(start(folder))
+    assert code == 0, output
+    return folder
+
+
+def scores(folder):
+    """The final metrics, and all metrics by iteration."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    scored = [(line["iteration"], line.get("cityscapes_val/sem_seg/mIoU")) for line in lines]
+    return json.loads((folder / "results.json").read_text())["metrics"], scored
+
+
+def assert_same(folder, undisturbed):
+    (weights, optimizer), (expected, expected_optimizer) = result(folder), result(undisturbed)
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+    for index, state in expected_optimizer.items():
+        assert all(torch.equal(optimizer[index][key], value) for key, value in state.items())
+    metrics = [
+        (path / "metrics.json").read_text().count('"total_loss"') for path in (folder, undisturbed)
+    ]
+    assert metrics[0] == metrics[1]
+    lines = [
+        [line for line in (path / "results.json").read_text().splitlines() if "OUTPUT" not in line]
+        for path in (folder, undisturbed)
+    ]
+    assert lines[0] == lines[1]
+    assert not list(folder.glob(".*.partial"))
+
+
+def wait_for(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the run ended without {text!r}")
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("TADP_FAULT_SEEDS", 1))))
+def test_killed_at_random_moments(start, undisturbed, tmp_path, seed):
+    print("seed", seed)
+    moments = random.Random(seed)
+    for _ in range(2):
+        process = start(tmp_path / "run")
+        wait_for(process, "Starting training")
+        time.sleep(moments.uniform(0, 5))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    code, output = finish(start(tmp_path / "run"))
+    assert code == 0, output
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_sigterm_saves_and_ends_cleanly(start, undisturbed, tmp_path):
+    process = start(tmp_path / "run")
+    wait_for(process, "Starting training")
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 128 + signal.SIGTERM, output
+    assert "Traceback" not in output and "--resume continues the run" in output
+    code, output = finish(start(tmp_path / "run"))
+    assert code == 0, output
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(start, undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    (folder / "model_final.pth").unlink()
+    newest, before = sorted(folder.glob("model_*.pth"), reverse=True)
+    (folder / "last_checkpoint").write_text(newest.name)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    (folder / ".model_0000008.pth.abc.partial").write_bytes(content)
+    code, output = finish(start(folder))
+    assert code == 0, output
+    assert f"{newest}: cannot be read as a checkpoint" in output and "the one before it" in output
+    assert f"Starting training from iteration {int(before.stem[6:]) + 1}" in output
+    assert_same(folder, undisturbed)
