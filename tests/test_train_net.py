@@ -100,6 +100,7 @@ def test_results_have_a_history(trained):
     captions = results["provenance"]["captions"]
     assert set(captions) >= {"voc_2007_trainval", "voc_2012_trainval", "watercolor_test"}
     assert all(len(value) == 64 for value in captions.values())
+    assert set(results["provenance"]["caption_files"]) == set(captions)
 
 
 def test_evaluation_gives_the_metrics_that_training_ended_with(run_script, trained, tmp_path):

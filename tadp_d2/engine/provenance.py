@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from tadp_d2.data.build import load_captions, model_classes
+from tadp_d2.data.captions import CaptionFile
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 from tadp_d2.modeling.backbone import DiffusionBackbone
@@ -36,6 +37,7 @@ class Provenance:
         backbone = _part(model, DiffusionBackbone)
         text = _part(model, TextConditioner)
         diffusion = cfg.MODEL.DIFFUSION
+        captions = _caption_files(cfg)
         self.record: dict[str, Any] = {
             "vae": fingerprint(backbone.latent_encoder.module),
             "text_encoder": text.base_fingerprint,
@@ -52,7 +54,8 @@ class Provenance:
             ],
             "classes": model_classes(cfg),
             "tokens": text.token_fingerprints,
-            "captions": _caption_fingerprints(cfg),
+            "captions": {name: file.fingerprint() for name, file in captions.items()},
+            "caption_files": {name: str(file.path) for name, file in captions.items()},
         }
 
     def check(self, trained: dict[str, Any] | None, checkpoint: str) -> None:
@@ -80,13 +83,13 @@ class Provenance:
                 _logger.warning(f"{checkpoint} was trained with other captions for {name!r}")
 
 
-def _caption_fingerprints(cfg: CfgNode) -> dict[str, str]:
+def _caption_files(cfg: CfgNode) -> dict[str, CaptionFile]:
     """Those of the data sets whose captions are here: an evaluation needs none to train on."""
-    fingerprints = {}
+    files = {}
     for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         with contextlib.suppress(UserError):
-            fingerprints[dataset] = load_captions(cfg, dataset).fingerprint()
-    return fingerprints
+            files[dataset] = load_captions(cfg, dataset)
+    return files
 
 
 def _part(model: nn.Module, kind: type) -> Any:
