@@ -1,12 +1,13 @@
 """`tadp-d2 <command>`: a thin layer over the package's functions."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-from tadp_d2.commands import caption, captions, clean, synth
+from tadp_d2.commands import caption, captions, clean, dreambooth, invert, synth
 from tadp_d2.errors import exit_on_user_error
 
-COMMANDS = (synth, caption, clean, captions)
+COMMANDS = (synth, caption, clean, captions, invert, dreambooth)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,5 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for command in COMMANDS:
         command.add(commands)
     args = parser.parse_args(arguments)
-    with exit_on_user_error():
-        args.run(args)
+    try:
+        with exit_on_user_error():
+            args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted: finished work is kept, the same command goes on", file=sys.stderr)
+        sys.exit(130)

@@ -8,7 +8,7 @@ released code do instead.
 from detectron2.config import CfgNode as CN
 
 import tadp_d2.data.cross_domain_voc
-import tadp_d2.data.night_driving
+import tadp_d2.data.street_scenes
 import tadp_d2.modeling.meta_arch  # noqa: F401
 
 

@@ -1,7 +1,9 @@
 """Files that are written whole or not at all, and their fingerprints."""
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -19,6 +21,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path` and renames it to `path` if the block succeeds.
 
     A block that fails, or a process that dies, leaves what stood at `path` as it was.
+
+    Raises:
+        UserError: the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +37,11 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = f"{path}: cannot be written, the disk is full; what stood there is intact"
+        raise UserError(message) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,7 +52,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
     For a folder in which no other process is writing.
     """
     for path in Path(folder).glob(f".*{_PARTIAL}"):
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -71,3 +81,13 @@ def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def complete_lines(data: bytes) -> bytes:
+    """The lines of a JSONL file, without a last one that a crash cut off while it was written."""
+    end = data.rfind(b"\n") + 1
+    try:
+        json.loads(data[end:])
+    except ValueError:
+        return data[:end]
+    return data + b"\n"

@@ -21,7 +21,7 @@ def test_synth_writes_a_world_and_says_how_to_use_it(tmp_path, capsys, monkeypat
     assert names == {
         *("VOC2007", "VOC2012", "watercolor", "comic"),
         *("cityscapes", "dark_zurich", "NighttimeDrivingTest"),
-        *("captions", "stable-diffusion-tiny"),
+        *("captions", "stable-diffusion-tiny", "blip2-tiny"),
     }
 
 

@@ -1,34 +1,27 @@
 #!/usr/bin/env python
-"""Makes `tadp_d2/synthetic/vae`: the VAE of the built-in world's tiny Stable Diffusion model.
+"""Trains the VAE of the built-in world's tiny Stable Diffusion model.
 
 It is trained as an autoencoder on pictures of the world in all its styles, a quarter of an hour on
 two cores, and shipped in half precision: a random encoder loses what tells a cat from a dog.
 Nobody needs to run this to use the project; it is here so that the file can be made again.
 
-    python tools/train_tiny_vae.py
+    python tools/train_tiny_vae.py output/tiny_vae
 """
 
 import argparse
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from tiny_pictures import make_samples, to_input
 from torch import Tensor
 from torch.nn import functional as F
 
 from tadp_d2.files import new_folder
 from tadp_d2.progress import hide_library_bars, progress_line
-from tadp_d2.synthetic.scenes import sample_scene
-from tadp_d2.synthetic.street_styles import STYLES as STREET_STYLES
-from tadp_d2.synthetic.street_styles import render_street
-from tadp_d2.synthetic.streets import sample_street
-from tadp_d2.synthetic.styles import STYLES, render
+from tadp_d2.synthetic.samples import Sample
 
-FOLDER = Path(__file__).parents[1] / "tadp_d2" / "synthetic" / "vae"
-# Pictures as the quick schedules see them: width and height, pixels.
-SIZE, STREET_SIZE = (192, 192), (384, 192)
 CROP = 128
 # Keeps latents near a Gaussian without costing sharpness, as in Stable Diffusion.
 KL_WEIGHT = 1e-6
@@ -44,52 +37,22 @@ def make_vae() -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
-        sample_size=SIZE[0],
+        sample_size=192,
     )
 
 
-def make_picture(index: int, seed: int) -> tuple[str, Tensor]:
-    """A style and a picture in it, 3 x H x W uint8; the world's styles in turn."""
-    # Apart from the seeds of the world itself, which are (seed, split, index).
-    rng = np.random.default_rng((seed, 1_000_000 + index))
-    styles = (*STYLES, *STREET_STYLES)
-    style = styles[index % len(styles)]
-    if style in STYLES:
-        image, _ = render(sample_scene(rng), style, rng)
-        image = image.resize(SIZE)
-    else:
-        image, _ = render_street(sample_street(rng), style, rng)
-        image = image.resize(STREET_SIZE)
-    return style, torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def make_pictures(count: int, seed: int) -> list[tuple[str, Tensor]]:
-    show = progress_line("pictures")
-    pictures = []
-    for index in range(count):
-        pictures.append(make_picture(index, seed))
-        show(index + 1, count)
-    return pictures
-
-
-def to_input(pictures: Tensor) -> Tensor:
-    return pictures.float() / 127.5 - 1
-
-
-def random_crops(pictures: list[tuple[str, Tensor]], batch: int) -> Tensor:
-    """batch x 3 x 128 x 128 in [-1, 1]."""
+def random_crops(pictures: list[Tensor], batch: int) -> Tensor:
+    """batch x 3 x 128 x 128."""
     crops = []
     for index in torch.randint(len(pictures), (batch,)).tolist():
-        _, picture = pictures[index]
+        picture = pictures[index]
         top = int(torch.randint(picture.shape[1] - CROP + 1, ()))
         left = int(torch.randint(picture.shape[2] - CROP + 1, ()))
         crops.append(picture[:, top : top + CROP, left : left + CROP])
-    return to_input(torch.stack(crops))
+    return torch.stack(crops)
 
 
-def train(
-    vae: AutoencoderKL, pictures: list[tuple[str, Tensor]], steps: int, batch: int, rate: float
-) -> None:
+def train(vae: AutoencoderKL, pictures: list[Tensor], steps: int, batch: int, rate: float) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.05)
     show = progress_line("steps")
@@ -109,13 +72,13 @@ def train(
 
 
 @torch.no_grad()
-def measure(vae: AutoencoderKL, pictures: list[tuple[str, Tensor]]) -> dict[str, float]:
+def measure(vae: AutoencoderKL, samples: list[Sample]) -> dict[str, float]:
     """Sets the scaling factor that gives latents unit variance; returns the PSNR in dB by style."""
     latents, errors = [], defaultdict(list)
-    for style, picture in pictures:
-        images = to_input(picture[None])
+    for sample in samples:
+        images = to_input(sample.image)[None]
         latents.append(vae.encode(images).latent_dist.mode())
-        errors[style].append(F.mse_loss(vae.decode(latents[-1]).sample, images))
+        errors[sample.style].append(F.mse_loss(vae.decode(latents[-1]).sample, images))
     variance = torch.stack([latent.square().mean() for latent in latents]).mean()
     vae.register_to_config(scaling_factor=round(variance.rsqrt().item(), 5))
     # Pixels span 2, from -1 to 1.
@@ -127,19 +90,20 @@ def measure(vae: AutoencoderKL, pictures: list[tuple[str, Tensor]]) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path, help="new or empty folder")
     parser.add_argument("--pictures", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=FOLDER, help="new or empty folder")
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
-    pictures = make_pictures(args.pictures + 60, args.seed)
+    samples = make_samples(args.pictures + 60, args.seed)
+    pictures = [to_input(sample.image) for sample in samples[:-60]]
     vae = make_vae()
-    train(vae, pictures[:-60], args.steps, args.batch, args.rate)
-    for style, decibels in measure(vae.eval(), pictures[-60:]).items():
+    train(vae, pictures, args.steps, args.batch, args.rate)
+    for style, decibels in measure(vae.eval(), samples[-60:]).items():
         print(f"PSNR on other pictures, {style}: {decibels:.1f} dB")
     with new_folder(args.output) as folder:
         vae.half().save_pretrained(folder)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tadp_d2.data.captions import Caption, complete_lines, header, read_captions
+from tadp_d2.data.captions import Caption, header, read_captions
 from tadp_d2.errors import UserError
-from tadp_d2.files import replacing
+from tadp_d2.files import complete_lines, replacing
 
 
 class CaptionStore:
@@ -86,16 +86,18 @@ class CaptionStore:
             cleaned: image id -> text and its provenance, to which the present date is added.
         """
         date = _now()
-        for image_id, (text, by) in cleaned.items():
-            record = self.records[image_id]
-            self.records[image_id] = replace(record, clean=text, cleaned_by={**by, "date": date})
+        done = {
+            image_id: replace(self.records[image_id], clean=text, cleaned_by={**by, "date": date})
+            for image_id, (text, by) in cleaned.items()
+        }
         self._append(
-            {"image_id": i, "clean": text, "cleaned_by": self.records[i].cleaned_by}
-            for i, (text, _) in cleaned.items()
+            {"image_id": image_id, "clean": record.clean, "cleaned_by": record.cleaned_by}
+            for image_id, record in done.items()
         )
+        self.records |= done
 
     def _append(self, rows: Iterable[dict[str, Any]]) -> None:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         self._file.seek(0, os.SEEK_END)
         self._file.write(lines.encode())
         self._file.flush()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tadp_d2.errors import UserError
-from tadp_d2.files import replacing, sha256
+from tadp_d2.files import complete_lines, replacing, sha256
 
 FORMAT = "tadp_d2 captions"
 VERSION = 1
@@ -145,22 +145,12 @@ def write_captions(
     lines += [{"image_id": image_id, "raw": raw} for image_id, raw in captions.items()]
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(line) + "\n")
 
 
 def header(dataset: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
     """The first line of a file in our format."""
     return {"format": FORMAT, "version": VERSION, "dataset": dataset, "made_by": dict(made_by)}
-
-
-def complete_lines(data: bytes) -> bytes:
-    """The lines of a JSONL file, without a last one that a crash cut off while it was written."""
-    end = data.rfind(b"\n") + 1
-    try:
-        json.loads(data[end:])
-    except ValueError:
-        return data[:end]
-    return data + b"\n"
 
 
 def _read_jsonl(path: Path, text: str, kind: Kind) -> CaptionFile:
@@ -175,7 +165,10 @@ def _read_jsonl(path: Path, text: str, kind: Kind) -> CaptionFile:
     records: dict[str, Caption] = {}
     for n, row in rows[1:]:
         _add(records, row, f"{path}:{n}")
-    return CaptionFile(path, records, first.get("made_by", {}), kind)
+    made_by = first.get("made_by", {})
+    if not isinstance(made_by, dict):
+        raise UserError(f'{path}:1: expected an object in "made_by"')
+    return CaptionFile(path, records, made_by, kind)
 
 
 def _add(records: dict[str, Caption], row: dict[str, Any], where: str) -> None:
@@ -185,6 +178,8 @@ def _add(records: dict[str, Caption], row: dict[str, Any], where: str) -> None:
     known = isinstance(image_id, str) and all(isinstance(text, str) for text in texts.values())
     if not known or not {"raw", "clean"} & texts.keys():
         raise UserError(f'{where}: expected {{"image_id": text, "raw": text}}')
+    if not isinstance(row.get("cleaned_by", {}), dict):
+        raise UserError(f'{where}: expected an object in "cleaned_by"')
     if "cleaned_by" in row:
         texts["cleaned_by"] = row["cleaned_by"]
     if "raw" in texts:

@@ -122,7 +122,7 @@ def _pair(image_id: str, image: Path, label: Path | None) -> Pair:
         if size != (width, height):
             raise UserError(
                 f"{label}: {size[0]} x {size[1]} pixels, but its picture {image} has "
-                f"{width} x {height}"
+                f"{width} x {height}; take both from the same archive"
             )
         if mode != "L":
             raise UserError(
@@ -137,7 +137,7 @@ def _header(path: Path) -> tuple[tuple[int, int], str]:
         with Image.open(path) as image:
             return image.size, image.mode
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error})") from None
+        raise UserError(f"{path}: cannot be read as a picture ({error}); replace it") from None
 
 
 def check_values(labels: Sequence[Path], allowed: Collection[int]) -> None:
@@ -163,10 +163,11 @@ def _check(path: Path, forbidden: Sequence[int]) -> None:
         with Image.open(path) as image:
             counts = image.histogram()
     except (OSError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be read as a label map ({error})") from None
+        raise UserError(f"{path}: cannot be read as a label map ({error}); replace it") from None
     found = [value for value in forbidden if counts[value]]
     if found:
         raise UserError(
-            f"{path}: has the value {found[0]} in {counts[found[0]]} pixels; expected class "
-            "indices (train ids) and the ignored value"
+            f"{path}: has the value {found[0]} in {counts[found[0]]} pixels; expected train ids, "
+            "the indices of the classes, and the ignored value 255. Label ids are others: "
+            "csCreateTrainIdLabelImgs makes train ids of Cityscapes'"
         )

@@ -1,47 +1,86 @@
-"""The training data as an endless sequence of draws, numbered from 0.
+"""The training data as an endless sequence of draws, numbered from 0, and batches of them.
 
-What a draw is depends on its number and the seed alone, so that a run can begin anywhere in it.
+What a draw is depends on its number and the seed alone, so that a run can begin anywhere in it, and
+with any number of workers.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from tadp_d2.randomness import derive_seed
+from tadp_d2.randomness import derive_seed, seeded
 
 
 class TrainingStream(Dataset):
-    """All entries in random order, again and again in another one.
+    """All entries in random order, again and again in another one; `stream[n]` is the n-th draw."""
 
-    `stream[n]` is the entry of the n-th draw with the key "draw", n.
-    """
-
-    def __init__(self, entries: Sequence[dict[str, Any]], seed: int):
+    def __init__(
+        self,
+        entries: Sequence[dict[str, Any]],
+        mapper: Callable[[dict[str, Any]], dict[str, Any]],
+        seed: int,
+    ):
+        """
+        Args:
+            mapper: maps an entry to the model's input, drawing from the global generators.
+        """
         self._entries = entries
+        self._mapper = mapper
         self._seed = seed
         self._epoch, self._order = -1, np.empty(0, int)
-
-    def __len__(self) -> int:
-        """The number of entries; there are more draws."""
-        return len(self._entries)
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         epoch, place = divmod(draw, len(self._entries))
         if epoch != self._epoch:
-            generator = np.random.default_rng(derive_seed(self._seed, epoch))
+            generator = np.random.default_rng(derive_seed("order", self._seed, epoch))
             self._epoch, self._order = epoch, generator.permutation(len(self._entries))
-        return {**self._entries[int(self._order[place])], "draw": draw}
+        with seeded("augmentation", self._seed, draw):
+            return self._mapper(self._entries[int(self._order[place])])
 
 
 class DrawSampler(Sampler):
     """The draws from `start` on; processes take turns."""
 
     def __init__(self, start: int):
-        self._start = start
+        self._first = start + comm.get_rank()
+        self._step = comm.get_world_size()
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(self._start + comm.get_rank(), comm.get_world_size())
+        return itertools.count(self._first, self._step)
+
+
+def build_loader(stream: TrainingStream, start: int, batch_size: int, workers: int) -> DataLoader:
+    """Batches of a stream, lists of inputs, as Detectron2's training loader makes them.
+
+    Detectron2's own cannot begin anywhere: some versions draw in the workers, and it groups by
+    aspect ratio.
+
+    Args:
+        start: the first draw, over all processes.
+        batch_size: of this process.
+    """
+    return DataLoader(
+        stream,
+        batch_sampler=BatchSampler(DrawSampler(start), batch_size, drop_last=True),
+        num_workers=workers,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=own_process_group,
+    )
+
+
+def own_process_group(worker: int) -> None:
+    """Keeps a loader's worker alive when a signal goes to all processes of a run.
+
+    The run has to save first, and ends its workers itself.
+    """
+    os.setpgid(0, 0)
+    # Not the run's handlers, which a forked worker inherits.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,7 +11,7 @@ from torch import nn
 
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.errors import UserError
-from tadp_d2.files import remove_leftovers, replacing
+from tadp_d2.files import replacing
 
 
 class DamagedCheckpoint(UserError):
@@ -22,9 +22,19 @@ class RunCheckpointer(DetectionCheckpointer):
     """Saves and loads `.pth` files; refuses weights that do not fit, instead of skipping them."""
 
     def __init__(
-        self, model: nn.Module, save_dir: str, provenance: Provenance, **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str,
+        provenance: Provenance,
+        keep: int = 1,
+        **checkpointables: Any,
     ):
+        """
+        Args:
+            keep: numbered checkpoints that stay, the newest ones; 1 or more.
+        """
         super().__init__(model, save_dir, **checkpointables)
+        self._keep = keep
         self._provenance = provenance
         self._loading = ""
 
@@ -44,13 +54,17 @@ class RunCheckpointer(DetectionCheckpointer):
         try:
             with replacing(path) as temporary:
                 torch.save(data, temporary)
-            self.tag_last_checkpoint(os.path.basename(path))
-        # torch reports a full disk as either.
-        except (OSError, RuntimeError) as error:
+        except RuntimeError as error:  # so does torch report a full disk
+            if "PytorchStreamWriter" not in str(error):
+                raise
             raise UserError(
-                f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}). Earlier "
-                "ones are intact: make room, and continue with --resume"
+                f"{path}: cannot be written ({str(error).splitlines()[0]}). Earlier checkpoints "
+                "are intact: make room, and continue with --resume"
             ) from None
+        self.tag_last_checkpoint(os.path.basename(path))
+        others = [other for other in self._numbered() if other != path]
+        for old in others[self._keep - (name != "model_final") :]:
+            os.remove(old)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
@@ -62,10 +76,10 @@ class RunCheckpointer(DetectionCheckpointer):
         Raises:
             UserError: as `load`.
         """
-        remove_leftovers(self.save_dir)
-        if not (resume and self.has_checkpoint()):
+        candidates = self._newest_first() if resume and self.has_checkpoint() else []
+        if not candidates:
             return super().resume_or_load(path, resume=False)
-        *candidates, oldest = self._newest_first()
+        *candidates, oldest = candidates
         for candidate in candidates:
             try:
                 return self.load(candidate)
@@ -74,9 +88,13 @@ class RunCheckpointer(DetectionCheckpointer):
         return self.load(oldest)
 
     def _newest_first(self) -> list[str]:
+        """The checkpoint that `last_checkpoint` names, and those before it."""
         last = self.get_checkpoint_file()
-        others = sorted(glob.glob(os.path.join(self.save_dir, "model_*.pth")), reverse=True)
-        return [last, *(path for path in others if path != last)]
+        found = [last] if os.path.isfile(last) else []
+        return [*found, *(path for path in self._numbered() if path != last)]
+
+    def _numbered(self) -> list[str]:
+        return sorted(glob.glob(os.path.join(self.save_dir, "model_[0-9]*.pth")), reverse=True)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """
@@ -96,6 +114,8 @@ class RunCheckpointer(DetectionCheckpointer):
             if damaged:
                 raise ValueError(f"{damaged} is damaged")
             checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
         except Exception as error:  # torch raises many kinds for a damaged or foreign file
             reason = str(error).splitlines()[0]
             raise DamagedCheckpoint(

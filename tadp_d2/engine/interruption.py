@@ -1,55 +1,77 @@
-"""Ends a training run cleanly on Ctrl-C, and on SIGTERM, with which schedulers announce the end."""
+"""Stopping a run at any moment, and catching up on what the stop cut off."""
 
 import logging
+import os
 import signal
+import time
+from collections.abc import Callable
 from types import FrameType
 
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 
 _logger = logging.getLogger(__name__)
 
+# Launchers pass signals on, so that one may come several times. One that comes again after so many
+# seconds ends the process at once.
+_REPEATED = 3.0
+
 
 class SaveOnSignal(HookBase):
-    """Saves a checkpoint at the end of the iteration in which a signal came, and exits.
+    """Saves a checkpoint after the iteration in which Ctrl-C or SIGTERM came, and exits.
 
-    It goes directly behind the periodic checkpointer: outside of an iteration, as during an
-    evaluation, it saves at once. A second signal ends the run without saving.
+    SIGTERM is how schedulers announce the end. All processes stop after the same iteration,
+    whichever of them got the signal.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def before_train(self) -> None:
-        self._received, self._in_step = 0, False
-        self._previous = {number: signal.getsignal(number) for number in self.SIGNALS}
-        for number in self.SIGNALS:
-            signal.signal(number, self._receive)
+        self._process, self._received, self._when = os.getpid(), 0, 0.0
+        self._previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
 
     def after_train(self) -> None:
-        self._restore()
-
-    def before_step(self) -> None:
-        self._in_step = True
-
-    def after_step(self) -> None:
-        self._in_step = False
-        if self._received:
-            self._save_and_exit()
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-        self._restore()
-        if not self._in_step:
-            self._save_and_exit()
-        _logger.info(f"{signal.Signals(number).name}: saving after this iteration")
-
-    def _save_and_exit(self) -> None:
-        done = self.trainer.iter + 1
-        self.trainer.checkpointer.save(
-            f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter
-        )
-        _logger.info(f"Stopped after {done} iterations; --resume continues the run")
-        raise SystemExit(128 + self._received)
-
-    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def after_step(self) -> None:
+        received = max(comm.all_gather(self._received))
+        if not received:
+            return
+        last = self.trainer.iter
+        self.trainer.checkpointer.save(f"model_{last:07d}", iteration=last)
+        comm.synchronize()
+        _logger.info(f"Stopped after {last + 1} iterations; --resume continues the run")
+        raise SystemExit(128 + received)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        # A process that was forked from this one is not the run.
+        if os.getpid() != self._process:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if not self._received:
+            self._received, self._when = number, time.monotonic()
+            _logger.info(f"{signal.Signals(number).name}: saving after this iteration")
+        elif time.monotonic() - self._when > _REPEATED:
+            raise SystemExit(128 + number)
+
+
+class CatchUpEvaluation(HookBase):
+    """Makes the evaluation that was due when a run was stopped, before the run goes on."""
+
+    def __init__(self, evaluation: HookBase, is_missing: Callable[[int], bool]):
+        """
+        Args:
+            evaluation: Detectron2's `EvalHook`.
+            is_missing: whether there is no evaluation of an iteration yet.
+        """
+        self._evaluation = evaluation
+        self._is_missing = is_missing
+
+    def before_train(self) -> None:
+        start = self.trainer.start_iter
+        if not start or not any(comm.all_gather(self._is_missing(start - 1))):
+            return
+        self.trainer.iter = self.trainer.storage.iter = start - 1
+        self._evaluation.after_step()  # evaluates if the iteration is one to evaluate after
+        self.trainer.iter = self.trainer.storage.iter = start

@@ -16,7 +16,13 @@ from tadp_d2.data.captions import CaptionFile
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 from tadp_d2.modeling.backbone import DiffusionBackbone
+from tadp_d2.personalization.artifact import (
+    check_base,
+    token_metadata_path,
+    unet_metadata_path,
+)
 from tadp_d2.text.conditioning import TextConditioner
+from tadp_d2.text.tokens import read_tokens
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +47,8 @@ class Provenance:
         self.record: dict[str, Any] = {
             "vae": fingerprint(backbone.latent_encoder.module),
             "text_encoder": text.base_fingerprint,
+            # Of the UNet that training starts from. The checkpoint's own takes its place.
+            "unet": backbone.unet.base_fingerprint,
             "pixels": [
                 list(map(float, cfg.MODEL.PIXEL_MEAN)),
                 list(map(float, cfg.MODEL.PIXEL_STD)),
@@ -57,6 +65,7 @@ class Provenance:
             "captions": {name: file.fingerprint() for name, file in captions.items()},
             "caption_files": {name: str(file.path) for name, file in captions.items()},
         }
+        _check_artifacts(cfg, self.record)
 
     def check(self, trained: dict[str, Any] | None, checkpoint: str) -> None:
         """Compares with the record of a checkpoint.
@@ -75,12 +84,34 @@ class Provenance:
                     f"{checkpoint} was trained with {meaning}; use what it was trained with, or "
                     "train anew"
                 )
+        # Records of earlier versions lack it.
+        if trained.get("unet", self.record["unet"]) != self.record["unet"]:
+            _logger.warning(
+                f"{checkpoint} was trained from another UNet than that of MODEL.DIFFUSION.UNET or "
+                "WEIGHTS; the checkpoint's own is the one in use"
+            )
         for name, value in trained["tokens"].items():
             if self.record["tokens"].get(name) != value:
                 _logger.warning(f"{checkpoint} was trained with another or a further token {name}")
         for name, value in self.record["captions"].items():
             if trained["captions"].get(name, value) != value:
                 _logger.warning(f"{checkpoint} was trained with other captions for {name!r}")
+
+
+def _check_artifacts(cfg: CfgNode, record: dict[str, Any]) -> None:
+    """
+    Raises:
+        UserError: a learned token or a fine-tuned UNet was made for another base model.
+    """
+    base = {part: record[part] for part in ("text_encoder", "vae", "unet")}
+    unet_folder = cfg.MODEL.DIFFUSION.UNET
+    if unet_folder:
+        # The base model's own, for which tokens were learned, is not loaded then.
+        unet = base.pop("unet")
+        check_base(unet_folder, unet_metadata_path(unet_folder), base, {"unet": unet})
+    for file in cfg.TEXT.TOKENS:
+        own = {token: fingerprint(vectors) for token, vectors in read_tokens(file).items()}
+        check_base(file, token_metadata_path(file), base, own)
 
 
 def _caption_files(cfg: CfgNode) -> dict[str, CaptionFile]:

@@ -6,7 +6,7 @@ import logging
 import math
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import nn
 
 from tadp_d2 import __version__
 from tadp_d2.engine.provenance import Provenance
-from tadp_d2.files import replacing
+from tadp_d2.files import complete_lines, replacing
 
 _logger = logging.getLogger(__name__)
 
@@ -57,17 +57,22 @@ def write_results(
 def drop_later_lines(path: Path, iteration: int) -> None:
     """Removes from a `metrics.json` what a stopped run wrote of the iterations to be done again."""
     if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if _before(line, iteration)]
+        kept = [line for line in _lines(path) if line["iteration"] < iteration]
         with replacing(path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
 
 
-def _before(line: str, iteration: int) -> bool:
-    try:
-        return json.loads(line)["iteration"] < iteration
-    except ValueError:  # cut off when the run was killed
-        return False
+def has_metrics(path: Path, iteration: int, datasets: Sequence[str]) -> bool:
+    """Whether a `metrics.json` has metrics of one of the data sets after an iteration."""
+    keys = {key for line in _lines(path) if line["iteration"] == iteration for key in line}
+    return any(key.startswith(f"{dataset}/") for key in keys for dataset in datasets)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.json`, without one that was cut off when the run was killed."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in complete_lines(path.read_bytes()).splitlines()]
 
 
 def log_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:

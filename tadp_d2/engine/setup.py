@@ -4,7 +4,6 @@ import argparse
 import difflib
 import logging
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,14 +15,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from tadp_d2.config import add_tadp_config
-from tadp_d2.data.build import load_dataset
-from tadp_d2.data.night_driving import has_labels, is_sem_seg
-from tadp_d2.engine.checkpoint import check_checkpoint
-from tadp_d2.engine.train_step import PRECISIONS
+from tadp_d2.engine.checks import check_config, check_inputs
 from tadp_d2.errors import UserError
-from tadp_d2.modeling.meta_arch import get_modifiers
 from tadp_d2.progress import hide_library_bars
-from tadp_d2.weights import find_weights
 
 PRESETS = Path(__file__).parents[2] / "configs" / "presets"
 
@@ -40,13 +34,23 @@ def setup(args: argparse.Namespace) -> CfgNode:
     hide_library_bars()
     cfg = load_config(args.config_file, args.preset, args.opts)
     check_inputs(cfg, args.eval_only, args.resume)
+    cfg.defrost()
+    if cfg.SEED < 0:
+        cfg.SEED = _random_seed(cfg.OUTPUT_DIR, args.resume)
     if args.eval_only:
-        cfg.defrost()
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "evaluation")
-        cfg.freeze()
+    cfg.freeze()
     default_setup(cfg, args)
     _set_up_loggers(cfg)
     return cfg
+
+
+def _random_seed(folder: str, resume: bool) -> int:
+    """One for all processes, recorded in the run's config; that of the run to be resumed."""
+    recorded = Path(folder, "config.yaml")
+    if resume and recorded.is_file():
+        return yaml.safe_load(recorded.read_text())["SEED"]
+    return comm.shared_random_seed()
 
 
 def _set_up_loggers(cfg: CfgNode) -> None:
@@ -61,37 +65,8 @@ def _set_up_loggers(cfg: CfgNode) -> None:
     )
 
 
-def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
-    """Finds now what would otherwise fail later, perhaps after days of training.
-
-    Raises:
-        UserError: data, captions, weights or a checkpoint are missing, or a run would be
-            overwritten.
-    """
-    if os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")) and not (
-        evaluation or resume
-    ):
-        raise UserError(
-            f"{cfg.OUTPUT_DIR} holds a run already: continue it with --resume, or choose another "
-            "OUTPUT_DIR"
-        )
-    training = () if evaluation else cfg.DATASETS.TRAIN
-    for dataset in (*cfg.DATASETS.TEST, *training):
-        load_dataset(cfg, dataset)
-        unlabelled = is_sem_seg(dataset) and not has_labels(dataset)
-        if unlabelled and (dataset in training or not cfg.TEST.SUBMISSION):
-            raise UserError(
-                f"data set {dataset!r} has no labels: it can be evaluated with TEST.SUBMISSION "
-                "True, which writes files for its benchmark server, and not be trained on"
-            )
-    find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
-    check_checkpoint(cfg.MODEL.WEIGHTS)
-
-
 def load_config(config_file: str = "", preset: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """Defaults, then a config file, then a preset of `configs/presets/`, then `KEY VALUE` pairs.
-
-    A SEED below 0 becomes a random one, which the run records.
 
     Raises:
         UserError: a file is absent or malformed, a key unknown, or a value of the wrong kind.
@@ -102,47 +77,11 @@ def load_config(config_file: str = "", preset: str = "", overrides: Sequence[str
         if file:
             _merge_file(cfg, str(file))
     _merge_overrides(cfg, list(overrides))
-    if cfg.SEED < 0:
-        cfg.SEED = secrets.randbelow(2**31)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
     cfg.freeze()
     return cfg
-
-
-def check_config(cfg: CfgNode) -> None:
-    """
-    Raises:
-        UserError: a value is outside of what its key allows.
-    """
-    for key, value, allowed in (
-        ("INPUT.RESIZE", cfg.INPUT.RESIZE, ("fixed", "shortest_edge")),
-        ("TEXT.CAPTION_TEXT", cfg.TEXT.CAPTION_TEXT, ("clean", "raw")),
-        ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, tuple(PRECISIONS)),
-    ):
-        if value not in allowed:
-            raise UserError(f"{key} is {value!r}: expected one of {', '.join(allowed)}")
-    if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "fp16" and cfg.MODEL.DEVICE == "cpu":
-        raise UserError("SOLVER.AMP.DTYPE fp16 needs a GPU: use bf16 on a CPU")
-    if cfg.SOLVER.GRADIENT_ACCUMULATION < 1:
-        raise UserError(
-            f"SOLVER.GRADIENT_ACCUMULATION is {cfg.SOLVER.GRADIENT_ACCUMULATION}: expected 1 or "
-            "more"
-        )
-    for key in ("FIXED_SIZE_TRAIN", "FIXED_SIZE_TEST"):
-        size = cfg.INPUT[key]
-        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-            raise UserError(f"INPUT.{key} is {size}: expected width and height in pixels")
-    if cfg.TEST.WINDOW_SIZE and not 0 < cfg.TEST.WINDOW_STRIDE <= cfg.TEST.WINDOW_SIZE:
-        raise UserError(
-            f"TEST.WINDOW_STRIDE is {cfg.TEST.WINDOW_STRIDE}: expected 1 to WINDOW_SIZE, "
-            f"{cfg.TEST.WINDOW_SIZE}"
-        )
-    for key in ("TRAIN", "TEST"):
-        if not cfg.DATASETS[key]:
-            raise UserError(f"DATASETS.{key} names no data set; is --config-file missing?")
-    get_modifiers(cfg)
 
 
 def _preset_file(preset: str) -> Path | None:

@@ -17,7 +17,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLoss(Exception):
-    """A loss became infinite or not a number; the weights are those before the iteration.
+    """A loss or a gradient is infinite or not a number; the weights are as before the iteration.
 
     Attributes:
         inputs: of the iteration, as the model got them.
@@ -65,7 +65,7 @@ class AccumulatingTrainer(SimpleTrainer):
         Raises:
             NonFiniteLoss: before the weights are changed.
         """
-        torch.manual_seed(derive_seed(self._seed, self.iter, comm.get_rank()))
+        torch.manual_seed(derive_seed("iteration", self._seed, self.iter, comm.get_rank()))
         if self._batches is None:
             self._batches = iter(self.data_loader)
         self.optimizer.zero_grad()
@@ -77,14 +77,23 @@ class AccumulatingTrainer(SimpleTrainer):
             inputs += batch
             for name, loss in self._backward(batch, last=index + 1 == self._accumulation).items():
                 totals[name] = totals.get(name, 0) + loss
-        if not all(torch.isfinite(loss) for loss in totals.values()):
-            values = ", ".join(f"{name} {loss.item()}" for name, loss in totals.items())
-            raise NonFiniteLoss(values, inputs)
+        self._check_finite(totals, inputs)
         self._write_metrics(totals, data_time)
         # Before the step, because clipping inside of it must see the gradients' true size.
         self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _check_finite(self, losses: dict[str, torch.Tensor], inputs: list[dict]) -> None:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        # Scaled fp16 gradients may overflow: the scaler then leaves the step out. Others are equal
+        # in all processes, so that all stop.
+        finite = (
+            self.grad_scaler.is_enabled() or torch.nn.utils.get_total_norm(gradients).isfinite()
+        )
+        if not finite or not all(loss.isfinite() for loss in losses.values()):
+            values = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items())
+            raise NonFiniteLoss(values, inputs)
 
     def _backward(self, batch: list[dict], last: bool) -> dict[str, torch.Tensor]:
         """Adds a batch's share to the gradients; returns its share of the losses."""

@@ -1,5 +1,6 @@
 """Detectron2's trainer with this project's data, optimizer, evaluators and checkpoints."""
 
+import math
 import weakref
 from collections import OrderedDict
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
-from detectron2.engine.hooks import PeriodicCheckpointer
+from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, EventWriter
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,18 +19,19 @@ from torch.utils.data import DataLoader
 
 from tadp_d2.data.build import build_test_loader, build_train_loader, model_classes
 from tadp_d2.data.cross_domain_voc import is_voc
-from tadp_d2.data.night_driving import has_labels, is_sem_seg
+from tadp_d2.data.street_scenes import has_labels, is_sem_seg
 from tadp_d2.engine.checkpoint import RunCheckpointer
-from tadp_d2.engine.interruption import SaveOnSignal
+from tadp_d2.engine.interruption import CatchUpEvaluation, SaveOnSignal
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.provenance import Provenance
-from tadp_d2.engine.results import drop_later_lines, log_table, write_results
+from tadp_d2.engine.results import drop_later_lines, has_metrics, log_table, write_results
 from tadp_d2.engine.train_step import PRECISIONS, AccumulatingTrainer, NonFiniteLoss
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.coco import NamedCOCOEvaluator
 from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
 from tadp_d2.evaluation.submission import SubmissionWriter
 from tadp_d2.evaluation.voc import ClassSubsetVOCEvaluator
+from tadp_d2.files import remove_leftovers
 from tadp_d2.visualization.gallery import DetectionGallery, SegmentationGallery
 
 
@@ -50,7 +53,11 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = RunCheckpointer(
-            model, cfg.OUTPUT_DIR, Provenance(cfg, model), trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            Provenance(cfg, model),
+            keep=cfg.SOLVER.CHECKPOINTS_KEPT,
+            trainer=weakref.proxy(self),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -58,14 +65,27 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's, with a limit to the number of checkpoints, and one more on a signal."""
-        built = super().build_hooks()
-        for index, hook in enumerate(built):
-            if isinstance(hook, PeriodicCheckpointer):
-                hook.max_to_keep = self.cfg.SOLVER.CHECKPOINTS_KEPT
-                built.insert(index + 1, SaveOnSignal())
-                break
-        return built
+        """Detectron2's, and two that stop and continue a run cleanly."""
+        hooks = super().build_hooks()
+        evaluation = next(hook for hook in hooks if isinstance(hook, EvalHook))
+        place = hooks.index(evaluation)
+        return [
+            *hooks[:place],
+            SaveOnSignal(),
+            *hooks[place:],
+            CatchUpEvaluation(evaluation, self._lacks_evaluation),
+        ]
+
+    # The writers open their files at once, before it is known where the run begins: see `train`.
+    def build_writers(self) -> list[EventWriter]:
+        return []
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As Detectron2's, after removing what a killed run left half-written."""
+        if comm.is_main_process():
+            remove_leftovers(self.cfg.OUTPUT_DIR)
+        comm.synchronize()
+        super().resume_or_load(resume)
 
     def train(self) -> Any:
         """Trains from where `resume_or_load` ended, to the same result as without a stop."""
@@ -74,8 +94,31 @@ class Trainer(DefaultTrainer):
             self.cfg, start=self.start_iter * per_iteration
         )
         if comm.is_main_process():
-            drop_later_lines(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
-        return super().train()
+            drop_later_lines(self._metrics_file, self.start_iter)
+            # Every 20 iterations as Detectron2, and with every evaluation.
+            period = math.gcd(20, self.cfg.TEST.EVAL_PERIOD)
+            self.register_hooks([PeriodicWriter(super().build_writers(), period)])
+        return super().train() if self.start_iter < self.max_iter else self._finish()
+
+    def _finish(self) -> None:
+        """The end of a run without iterations left: a stop cut it off, or there are none."""
+        with EventStorage(self.max_iter) as self.storage:
+            self.before_train()
+            if self.max_iter:
+                self.iter = self.max_iter - 1  # the last that was done, for the checkpoint
+                self.checkpointer.save("model_final", iteration=self.iter)
+            self.iter = self.max_iter
+            self.after_train()
+
+    @property
+    def _metrics_file(self) -> Path:
+        return Path(self.cfg.OUTPUT_DIR, "metrics.json")
+
+    def _lacks_evaluation(self, iteration: int) -> bool:
+        """Whether this process writes metrics and has written none of any test set."""
+        return comm.is_main_process() and not has_metrics(
+            self._metrics_file, iteration, self.cfg.DATASETS.TEST
+        )
 
     def run_step(self) -> None:
         """
@@ -86,14 +129,11 @@ class Trainer(DefaultTrainer):
             super().run_step()
         except NonFiniteLoss as error:
             images = "; ".join(f"{i.get('image_id')} {i.get('caption')!r}" for i in error.inputs)
-            last = (
-                self.checkpointer.get_checkpoint_file()
-                if self.checkpointer.has_checkpoint()
-                else ""
-            )
+            found = self.checkpointer.has_checkpoint()
+            last = self.checkpointer.get_checkpoint_file() if found else "none"
             raise UserError(
-                f"iteration {self.iter}: the loss is not finite ({error}); images: {images}. The "
-                f"last good checkpoint is {last or 'none'}. Try a smaller SOLVER.BASE_LR, "
+                f"iteration {self.iter}: the loss or its gradient is not finite ({error}); images: "
+                f"{images}. The last good checkpoint is {last}. Try a smaller SOLVER.BASE_LR, "
                 "SOLVER.CLIP_GRADIENTS.ENABLED True, or bf16 instead of fp16"
             ) from None
 

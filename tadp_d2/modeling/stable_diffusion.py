@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tadp_d2.errors import UserError
+from tadp_d2.frozen import fingerprint
 from tadp_d2.modeling.attention import AttentionMaps, FusedAttention, RecordedAttention
 from tadp_d2.text.conditioning import Context
 from tadp_d2.weights import loading
@@ -23,6 +24,8 @@ _MID_BLOCKS = {"UNetMidBlock2DCrossAttn", None}
 _UP_BLOCKS = {"CrossAttnUpBlock2D", "UpBlock2D"}
 # Keys of a UNet's config that ask for more conditioning than a time step and a text.
 _OTHER_CONDITIONS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
+# Not computed: they turn the last feature map into noise.
+_OUTPUT_LAYERS = ("conv_norm_out", "conv_act", "conv_out")
 
 
 class LatentEncoder(nn.Module):
@@ -93,9 +96,12 @@ class UNetFeatures(nn.Module):
         """
         super().__init__()
         _check_architecture(unet)
-        # Not computed and not parameters: they have no part in the features, and a parameter
-        # without a gradient stops distributed training.
-        unet.conv_norm_out = unet.conv_act = unet.conv_out = None
+        # Of the weights as they came, whatever training or a checkpoint makes of them; none for a
+        # model of shapes without weights.
+        self.base_fingerprint = "" if unet.device.type == "meta" else unet_fingerprint(unet)
+        # No parameters either: one without a gradient stops distributed training.
+        for name in _OUTPUT_LAYERS:
+            setattr(unet, name, None)
         self.unet = unet
         self.map_gradient = map_gradient
         self.context_length = context_length
@@ -215,6 +221,12 @@ def _check_architecture(unet: UNet2DConditionModel) -> None:
     if any(unknown):
         names = ", ".join(sorted(map(str, set().union(*unknown))))
         raise UserError(f"this UNet is no Stable Diffusion 1.x or 2.x: {names} is not supported")
+
+
+def unet_fingerprint(unet: UNet2DConditionModel) -> str:
+    """`fingerprint` of the weights that features come from, without the output layers."""
+    used = {n: child for n, child in unet.named_children() if n not in _OUTPUT_LAYERS}
+    return fingerprint(nn.ModuleDict(used))
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:

@@ -1,16 +1,16 @@
-"""The whole built-in world: data sets, captions and a tiny diffusion model, in one folder."""
+"""The whole built-in world: data sets, captions, a tiny diffusion model, a tiny captioner."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from tadp_d2.data.captions import read_captions
 from tadp_d2.files import new_folder
+from tadp_d2.synthetic.captioning_model import write_captioning_model
 from tadp_d2.synthetic.diffusion_model import write_diffusion_model
 from tadp_d2.synthetic.street_world import StreetWorldSizes, write_street_world
 from tadp_d2.synthetic.voc_world import VocWorldSizes, write_voc_world
-from tadp_d2.text.modifiers import MODIFIERS
 
 MODEL_FOLDER = "stable-diffusion-tiny"
+CAPTIONER_FOLDER = "blip2-tiny"
 
 
 def write_world(
@@ -22,9 +22,12 @@ def write_world(
 ) -> None:
     """Writes the world, whole or not at all; the same seed gives the same bytes.
 
+    The seed is that of the pictures; the diffusion model is the same in every world.
+
     Args:
-        folder: must not exist, or be empty. It becomes a `$DETECTRON2_DATASETS`, and its
-            `stable-diffusion-tiny` a `MODEL.DIFFUSION.WEIGHTS`.
+        folder: must not exist, or be empty. It becomes a `$DETECTRON2_DATASETS`, its
+            `stable-diffusion-tiny` a `MODEL.DIFFUSION.WEIGHTS`, and its `blip2-tiny`, which is
+            untrained, a `--model` of `tadp-d2 caption`.
         sizes: numbers of pictures for detection; None for the defaults.
         street_sizes: numbers of pictures for segmentation; None for the defaults.
         progress: called with the number of pictures written and to be written.
@@ -42,15 +45,5 @@ def write_world(
     with new_folder(folder) as temporary:
         write_voc_world(temporary, seed, sizes, lambda done, _: count(done))
         write_street_world(temporary, seed, street_sizes, lambda done, _: count(first + done))
-        write_diffusion_model(temporary / MODEL_FOLDER, seed, _sentences(temporary / "captions"))
-
-
-def _sentences(captions: Path) -> set[str]:
-    """The world's captions, and all modifiers' words, without the learned tokens."""
-    sentences = {
-        caption
-        for path in captions.glob("*.jsonl")
-        for caption in read_captions(path).captions.values()
-    }
-    templates = [modifier.template for table in MODIFIERS.values() for modifier in table.values()]
-    return sentences | {template for template in templates if "<" not in template}
+        write_diffusion_model(temporary / MODEL_FOLDER)
+        write_captioning_model(temporary / CAPTIONER_FOLDER, seed)

@@ -9,8 +9,12 @@ from tadp_d2.data.build import build_train_loader
 from tadp_d2.data.stream import DrawSampler, TrainingStream
 
 
+def identity(entry):
+    return entry
+
+
 def test_each_epoch_is_all_entries_in_an_order_of_its_own():
-    stream = TrainingStream([{"id": index} for index in range(7)], seed=3)
+    stream = TrainingStream([{"id": index} for index in range(7)], identity, seed=3)
     epochs = [[stream[7 * epoch + place]["id"] for place in range(7)] for epoch in range(5)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 5
@@ -18,20 +22,21 @@ def test_each_epoch_is_all_entries_in_an_order_of_its_own():
 
 def test_a_draw_depends_on_its_number_and_the_seed_alone():
     entries = [{"id": index} for index in range(50)]
-    forward = TrainingStream(entries, seed=3)
-    backward = TrainingStream(entries, seed=3)
+    forward = TrainingStream(entries, identity, seed=3)
+    backward = TrainingStream(entries, identity, seed=3)
     found = {draw: backward[draw] for draw in reversed(range(120))}
     assert [forward[draw] for draw in range(120)] == [found[draw] for draw in range(120)]
-    other = TrainingStream(entries, seed=4)
+    other = TrainingStream(entries, identity, seed=4)
     assert [other[draw]["id"] for draw in range(50)] != [found[draw]["id"] for draw in range(50)]
 
 
 def test_processes_take_turns(monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
-    taken = []
+    samplers = []
     for rank in range(2):
         monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
-        taken.append(list(itertools.islice(DrawSampler(10), 3)))
+        samplers.append(DrawSampler(10))
+    taken = [list(itertools.islice(sampler, 3)) for sampler in samplers]
     assert taken == [[10, 12, 14], [11, 13, 15]]
 
 

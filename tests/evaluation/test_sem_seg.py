@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tadp_d2.data.cityscapes import CLASSES
-from tadp_d2.data.night_driving import register_street_scenes
 from tadp_d2.data.semantic_labels import Folders
+from tadp_d2.data.street_scenes import register_street_scenes
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
 

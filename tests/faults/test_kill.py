@@ -23,7 +23,7 @@ SETTINGS = {
     "SOLVER.CHECKPOINT_PERIOD": 3,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.GRADIENT_ACCUMULATION": 2,
-    "TEST.EVAL_PERIOD": 5,
+    "TEST.EVAL_PERIOD": 6,
     "TEST.GALLERY_IMAGES": 0,
     "INPUT.FIXED_SIZE_TRAIN": (128, 64),
     "INPUT.FIXED_SIZE_TEST": (128, 64),
@@ -73,9 +73,11 @@ def undisturbed(start, tmp_path_factory):
 
 
 def scores(folder):
-    """The final metrics, and all metrics by iteration."""
+    """The final metrics, and those of every evaluation on the way."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    scored = [(line["iteration"], line.get("cityscapes_val/sem_seg/mIoU")) for line in lines]
+    key = "cityscapes_val/sem_seg/mIoU"
+    scored = [(line["iteration"], line[key]) for line in lines if key in line]
+    assert [iteration for iteration, _ in scored] == [5, ITERATIONS]
     return json.loads((folder / "results.json").read_text())["metrics"], scored
 
 
@@ -84,15 +86,7 @@ def assert_same(folder, undisturbed):
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
     for index, state in expected_optimizer.items():
         assert all(torch.equal(optimizer[index][key], value) for key, value in state.items())
-    metrics = [
-        (path / "metrics.json").read_text().count('"total_loss"') for path in (folder, undisturbed)
-    ]
-    assert metrics[0] == metrics[1]
-    lines = [
-        [line for line in (path / "results.json").read_text().splitlines() if "OUTPUT" not in line]
-        for path in (folder, undisturbed)
-    ]
-    assert lines[0] == lines[1]
+    assert scores(folder) == scores(undisturbed)
     assert not list(folder.glob(".*.partial"))
 
 
@@ -109,8 +103,9 @@ def test_killed_at_random_moments(start, undisturbed, tmp_path, seed):
     moments = random.Random(seed)
     for _ in range(2):
         process = start(tmp_path / "run")
-        wait_for(process, "Starting training")
-        time.sleep(moments.uniform(0, 5))
+        # In the first iterations, or in an evaluation.
+        wait_for(process, moments.choice(["Starting training", "Start inference"]))
+        time.sleep(moments.uniform(0, 3))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     code, output = finish(start(tmp_path / "run"))
@@ -118,11 +113,13 @@ def test_killed_at_random_moments(start, undisturbed, tmp_path, seed):
     assert_same(tmp_path / "run", undisturbed)
 
 
-def test_sigterm_saves_and_ends_cleanly(start, undisturbed, tmp_path):
+@pytest.mark.parametrize("moment", ["Starting training", "Start inference"])
+def test_sigterm_to_all_processes_saves_and_ends_cleanly(start, undisturbed, tmp_path, moment):
     process = start(tmp_path / "run")
-    wait_for(process, "Starting training")
-    time.sleep(1)
-    process.send_signal(signal.SIGTERM)
+    wait_for(process, moment)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # launchers repeat it
     code, output = finish(process)
     assert code == 128 + signal.SIGTERM, output
     assert "Traceback" not in output and "--resume continues the run" in output
@@ -131,11 +128,26 @@ def test_sigterm_saves_and_ends_cleanly(start, undisturbed, tmp_path):
     assert_same(tmp_path / "run", undisturbed)
 
 
+def test_killed_before_the_last_evaluation(start, undisturbed, tmp_path):
+    """All iterations are done; the final checkpoint, or the evaluation after it, is not."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    newest = max(folder.glob("model_0*.pth"))
+    for name in ("model_final.pth", "results.json"):
+        (folder / name).unlink()
+    (folder / "last_checkpoint").write_text(newest.name)
+    lines = (folder / "metrics.json").read_text().splitlines(keepends=True)
+    (folder / "metrics.json").write_text("".join(lines[:-1]) + lines[-1][:20])
+    code, output = finish(start(folder))
+    assert code == 0, output
+    assert_same(folder, undisturbed)
+
+
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(start, undisturbed, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder)
     (folder / "model_final.pth").unlink()
-    newest, before = sorted(folder.glob("model_*.pth"), reverse=True)
+    newest, before = sorted(folder.glob("model_*.pth"), reverse=True)  # two are kept
     (folder / "last_checkpoint").write_text(newest.name)
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1

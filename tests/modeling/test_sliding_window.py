@@ -1,5 +1,7 @@
 """Windows cover the picture; their mean is that of a plain loop; one logit map is kept."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -66,14 +68,18 @@ def test_windows_cover_every_pixel_and_have_one_size(height, width):
 
 def test_never_more_windows_at_once_than_asked_for():
     """Whatever the picture's size: the memory beyond one logit map is that of a batch."""
-    alive = []
+    asked, made = [], []
 
     def segment(crops):
-        alive.append(len(crops))
-        return [fake_logits(crop) for crop in crops]
+        # Of all logits so far, none but those of the latest call may still be held.
+        assert sum(logits() is not None for logits in made[:-4]) == 0
+        asked.append(len(crops))
+        found = [fake_logits(crop) for crop in crops]
+        made.extend(weakref.ref(logits) for logits in found)
+        return found
 
-    segment_in_windows(segment, torch.rand(3, 64, 64 * 9), 64, 64, 4)
-    assert alive == [4, 4, 1]
+    segment_in_windows(segment, torch.rand(3, 64, 64 * 13), 64, 64, 4)
+    assert asked == [4, 4, 4, 1]
 
 
 def test_low_precision_logits_are_summed_in_float32():

@@ -1,4 +1,4 @@
-"""The segmentation data sets: Cityscapes (day), Dark Zurich and Nighttime Driving.
+"""The segmentation data sets: Cityscapes by day, Dark Zurich and Nighttime Driving.
 
 They lie in their published layouts below `$DETECTRON2_DATASETS` (default `datasets/`). Importing
 this module registers `cityscapes_train`, `cityscapes_val`, `cityscapes_foggy_val`,
@@ -62,6 +62,10 @@ FOLDERS = {
 }
 
 
+# Once per process: a data set is asked for several times in each evaluation.
+_read_pairs = functools.cache(read_pairs)
+
+
 def load_street_scenes(folders: Folders, dataset: str) -> list[dict[str, Any]]:
     """Detectron2's dicts of a split; those of a split without labels lack "sem_seg_file_name".
 
@@ -76,7 +80,7 @@ def load_street_scenes(folders: Folders, dataset: str) -> list[dict[str, Any]]:
             "width": pair.width,
         }
         | ({"sem_seg_file_name": str(pair.label)} if pair.label else {})
-        for pair in read_pairs(folders, dataset)
+        for pair in _read_pairs(folders, dataset)
     ]
 
 
@@ -88,6 +92,7 @@ def register_street_scenes(name: str, folders: Folders) -> None:
         stuff_colors=list(COLORS),
         ignore_label=IGNORE_LABEL,
         evaluator_type="sem_seg",
+        has_labels=folders.labels is not None,
     )
 
 
@@ -98,7 +103,7 @@ def is_sem_seg(dataset: str) -> bool:
 
 def has_labels(dataset: str) -> bool:
     """Whether the pictures of a registered data set come with label maps."""
-    return "sem_seg_file_name" in DatasetCatalog.get(dataset)[0]
+    return MetadataCatalog.get(dataset).get("has_labels", True)
 
 
 # Once per process: a data set is loaded anew for every evaluation, and passes only once.

@@ -1,0 +1,179 @@
+"""The parts of a Stable Diffusion model, loaded to be taught."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from tadp_d2.errors import UserError
+from tadp_d2.frozen import fingerprint
+from tadp_d2.modeling.stable_diffusion import load_unet, load_vae, unet_fingerprint
+from tadp_d2.text.conditioning import TextConditioner
+from tadp_d2.text.tokens import expand_tokens
+from tadp_d2.weights import find_weights, loading
+
+# That of MODEL.DIFFUSION.WEIGHTS, which lives where Detectron2 does.
+DEFAULT_WEIGHTS = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_SCHEDULER = Path("scheduler", "scheduler_config.json")
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_PREDICTIONS = ("epsilon", "v_prediction")
+
+
+@dataclass
+class DiffusionModel:
+    """Tokenizer, text encoder, VAE, UNet and noise schedule; all in eval mode, none trainable.
+
+    Eval mode is for good: Stable Diffusion has no layers that behave differently in training.
+    """
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+
+    def __post_init__(self):
+        for part in (self.text_encoder, self.vae, self.unet):
+            part.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, weights: str = DEFAULT_WEIGHTS, revision: str = "") -> "DiffusionModel":
+        """
+        Args:
+            weights: a folder in diffusers' format, or a hub id.
+            revision: branch, tag or commit of the hub's model; empty for its main branch.
+
+        Raises:
+            UserError: there is no such model, a part is missing or damaged, or its UNet predicts
+                something else than noise or velocity.
+        """
+        folder = find_weights(weights, revision)
+        _require_scheduler(folder, weights)
+        with loading(folder / "scheduler"):
+            scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
+        if scheduler.config.prediction_type not in _PREDICTIONS:
+            raise UserError(
+                f"{folder / _SCHEDULER}: prediction_type {scheduler.config.prediction_type!r} is "
+                f"not supported; expected {' or '.join(_PREDICTIONS)}"
+            )
+        text = TextConditioner.from_pretrained(folder)
+        return cls(
+            text.tokenizer,
+            text.text_encoder.module,
+            load_vae(folder),
+            load_unet(folder / "unet"),
+            scheduler,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def divisor(self) -> int:
+        """What a picture's side must divide by: the stride of the UNet's deepest level."""
+        return self.stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent pixel."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def to(self, device: torch.device) -> "DiffusionModel":
+        for part in (self.text_encoder, self.vae, self.unet):
+            part.to(device)
+        return self
+
+    def autocast(self, precision: str) -> contextlib.AbstractContextManager:
+        """Inside it one computes in a precision; "fp32" switches an outer one off."""
+        dtype = _DTYPES.get(precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Those of the base model's parts, as checkpoints of `train_net.py` record them."""
+        encoder = {
+            name: child
+            for name, child in self.vae.named_children()
+            if name not in ("decoder", "post_quant_conv")
+        }
+        return {
+            "text_encoder": fingerprint(self.text_encoder),
+            "unet": unet_fingerprint(self.unet),
+            "vae": fingerprint(nn.ModuleDict({"vae": nn.ModuleDict(encoder)})),
+        }
+
+    def context(self, prompts: Sequence[str]) -> Tensor:
+        """The text encoder's last hidden states, B x N x D, of prompts with learned tokens.
+
+        Raises:
+            UserError: a prompt is longer than the text encoder reads.
+        """
+        length = self.text_encoder.config.max_position_embeddings
+        texts = [expand_tokens(prompt, self.tokenizer) for prompt in prompts]
+        ids = self.tokenizer(texts, padding="max_length", max_length=length, verbose=False)
+        for prompt, tokens in zip(prompts, ids.input_ids, strict=True):
+            if len(tokens) > length:
+                raise UserError(
+                    f"{prompt!r} has {len(tokens)} tokens, the text encoder reads {length}: "
+                    "shorten the prompt, or use fewer --vectors"
+                )
+        device = self.text_encoder.device
+        return self.text_encoder(torch.tensor(ids.input_ids, device=device)).last_hidden_state
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Scaled latents, B x 4 x h x w: the mean of the VAE's posterior, as in our backbone.
+
+        A sample would only add the VAE's uncertainty, which is small in Stable Diffusion.
+
+        Args:
+            images: B x 3 x H x W in [-1, 1].
+        """
+        # In fp32 whatever the UNet computes in: the VAE of Stable Diffusion 1.5 overflows in fp16.
+        with self.autocast("fp32"):
+            latents = self.vae.encode(images.to(self.device)).latent_dist.mode()
+        return latents * self.vae.config.scaling_factor
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """Diffusers' pipeline of these very parts, with a sampler that draws no noise."""
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=DDIMScheduler.from_config(self.scheduler.config, clip_sample=False),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def _require_scheduler(folder: Path, weights: str) -> None:
+    """`find_weights` looks for what a backbone needs, and a backbone needs no noise schedule."""
+    if (folder / _SCHEDULER).is_file():
+        return
+    if not os.path.isdir(weights) and not constants.HF_HUB_OFFLINE:
+        with contextlib.suppress(HfHubHTTPError, LocalEntryNotFoundError, OSError):
+            # Into the same folder: the model's commit is the folder's name.
+            hf_hub_download(weights, _SCHEDULER.as_posix(), revision=folder.name)
+            return
+    raise UserError(
+        f"{folder}: lacks {_SCHEDULER}, the noise schedule that the model was trained with; "
+        "complete the folder, or name another by --weights"
+    )

@@ -1,0 +1,99 @@
+"""What the model draws while it learns, on one sheet that grows by a row at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten
+
+import torch
+from PIL import Image
+
+from tadp_d2.files import replacing
+from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.settings import Settings
+from tadp_d2.visualization.sheet import contact_sheet
+
+_GUIDANCE = 7.5
+# Letters that fit above a picture.
+_TITLE = 40
+
+
+@torch.no_grad()
+def draw_sample(
+    model: DiffusionModel, prompt: str, size: int, steps: int, precision: str, seed: int
+) -> Image.Image:
+    """A picture of size x size pixels; same seed, same initial noise, on every device."""
+    pipeline = model.pipeline()
+    with model.autocast(precision):
+        latents = pipeline(
+            prompt,
+            height=size,
+            width=size,
+            num_inference_steps=steps,
+            guidance_scale=_GUIDANCE,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="latent",
+        ).images
+    # In full precision: the VAE of Stable Diffusion 1.5 overflows in fp16.
+    pixels = model.vae.decode(latents.float() / model.vae.config.scaling_factor).sample
+    return pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+
+
+class SampleSheet:
+    """Rows of pictures, one row for each step at which samples were drawn.
+
+    The pictures are kept as `samples/<step>_<column>.png`, the sheet is `samples.png`.
+    """
+
+    def __init__(self, folder: Path, prompts: Sequence[str], steps: int, settings: Settings):
+        """
+        Args:
+            folder: of the run.
+            prompts: one for each column; the columns start from different noise.
+            steps: of the sampler.
+        """
+        self._folder = folder
+        self._prompts = prompts
+        self._steps = steps
+        self._settings = settings
+
+    def add_row(self, model: DiffusionModel, step: int) -> None:
+        """Draws the row of a step, unless it is there."""
+        settings = self._settings
+        for column, prompt in enumerate(self._prompts):
+            path = self._path(step, column)
+            if not path.exists():
+                picture = draw_sample(
+                    model,
+                    prompt,
+                    settings.size,
+                    self._steps,
+                    settings.precision,
+                    settings.seed + column,
+                )
+                with replacing(path) as temporary:
+                    picture.save(temporary, format="PNG")
+        self._write(step)
+
+    def _write(self, last: int) -> None:
+        columns = range(len(self._prompts))
+        first = (self._folder / "samples").glob("*_0.png")
+        rows = [
+            [self._path(step, column) for column in columns]
+            for step in sorted(int(path.stem.split("_")[0]) for path in first)
+            if step <= last
+        ]
+        pictures = [
+            _read(path) for row in rows if all(path.exists() for path in row) for path in row
+        ]
+        titles = tuple(shorten(prompt, _TITLE, placeholder=" ...") for prompt in self._prompts)
+        sheet = contact_sheet(pictures, len(self._prompts), titles)
+        with replacing(self._folder / "samples.png") as temporary:
+            sheet.save(temporary, format="PNG")
+
+    def _path(self, step: int, column: int) -> Path:
+        return self._folder / "samples" / f"{step:06}_{column}.png"
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
