@@ -19,7 +19,7 @@ setup(
     package_data={"tadp_d2.synthetic": ["stable_diffusion/*", "stable_diffusion/*/*"]},
     # Detectron2 is on no package index under its own name: tools/install_detectron2.py.
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "torchvision",
         "diffusers>=0.32",
         "transformers>=5",
@@ -31,10 +31,16 @@ setup(
         "pillow",
         "pyyaml",
         "tabulate",
+        "tensorboard",
         "pycocotools",
         "cityscapesscripts",
         "openai",
     ],
-    extras_require={"dev": ["pytest", "ruff"], "nouns": ["textblob"]},
+    extras_require={
+        "dev": ["pytest", "ruff"],
+        "nouns": ["textblob"],
+        "lora": ["peft"],
+        "adam-8bit": ["bitsandbytes"],
+    },
     entry_points={"console_scripts": ["tadp-d2 = tadp_d2.cli:main"]},
 )

@@ -113,7 +113,7 @@ class Traffic:
                 return None
             part = crossing(camera, rng, name, x, z, pick(rng, (-1, 1)))
             return Placed(z, (part,), noun), (x - half, z, x + half, z + 1.8)
-        z = rng.uniform(6.0 if name == "car" else 8.5, 20)
+        z = rng.uniform(5.5 if name == "car" else 7.5, 15)
         parked = name == "car" and rng.random() < 0.5
         on_left = name == "train" or rng.random() < 0.5
         if parked:
@@ -136,7 +136,7 @@ class Traffic:
         else:
             side = self._plan.sides[int(rng.integers(2))]
             x = side.sign * rng.uniform(side.walk[0] + 0.3, side.walk[1])
-        z = self._distance(x, 5.5, 10.5)
+        z = self._distance(x, 4.2, 8)
         if not self._fits(x, z, 0.7, 1.6):
             return None
         parts = two_wheeler(self._camera, rng, name, ridden, x, z)
@@ -150,7 +150,7 @@ class Traffic:
         else:
             side = self._plan.sides[int(rng.integers(2))]
             x = side.sign * rng.uniform(side.walk[0] + 0.2, side.walk[1] - 0.2)
-        z = self._distance(x, 5.5, 13)
+        z = self._distance(x, 4.2, 9)
         if not self._fits(x, z, 0.3, 1.7):
             return None
         part = person(self._camera, rng, x, z)

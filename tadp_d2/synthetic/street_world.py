@@ -15,6 +15,7 @@ from PIL import Image
 
 from tadp_d2.data.captions import write_captions
 from tadp_d2.data.cityscapes import CLASSES
+from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.street_styles import render_street
 from tadp_d2.synthetic.streets import Street, describe, sample_street
 from tadp_d2.synthetic.world_sizes import WorldSizes, check_seed
@@ -38,9 +39,6 @@ class StreetWorldSizes(WorldSizes):
     dark_zurich_val: int = 50
     dark_zurich_test: int = 10
     nighttime_driving_test: int = 50
-
-    def pictures(self) -> int:
-        return super().pictures() + self.cityscapes_val
 
 
 @dataclass(frozen=True)
@@ -153,38 +151,42 @@ def write_street_world(
         root: existing folder.
         seed: 0 or more.
         sizes: numbers of pictures; None for the defaults.
-        progress: called with the number of pictures written and to be written.
+        progress: called with the number of scenes written and to be written.
 
     Raises:
         UserError: the seed is negative.
     """
     check_seed(seed)
     sizes = sizes or StreetWorldSizes()
-    done = 0
-    for number, (name, part) in enumerate(_PARTS.items()):
-        captions: dict[_Version, dict[str, str]] = {version: {} for version in part.versions}
-        for index in range(getattr(sizes, name)):
-            entropy = np.random.SeedSequence((seed, _FIRST_PART + number, index))
-            scene_seed, *style_seeds = entropy.spawn(1 + len(part.versions))
-            street = sample_street(
-                np.random.default_rng(scene_seed), part.size, CLASSES[index % len(CLASSES)]
-            )
-            stem = _stem(part, index)
-            for version, style_seed in zip(part.versions, style_seeds, strict=True):
-                labels = _write_picture(root, stem, version, street, style_seed)
-                captions[version][stem + version.ending] = describe(street, labels)
-                done += 1
-                if progress:
-                    progress(done, sizes.pictures())
-            if part.labels:
-                _save(Image.fromarray(labels), root / part.labels / (stem + part.labels_ending))
-        for version, sentences in captions.items():
-            write_captions(
-                root / "captions" / f"{version.dataset}.jsonl",
-                version.dataset,
-                sentences,
-                made_by={"tool": "tadp_d2 synthetic world", "seed": seed},
-            )
+    jobs = [(root, seed, name, index) for name in _PARTS for index in range(getattr(sizes, name))]
+    captions: dict[str, dict[str, str]] = {}
+    for results in in_processes(_write_scene, jobs, progress):
+        for dataset, image_id, caption in results:
+            captions.setdefault(dataset, {})[image_id] = caption
+    for dataset, sentences in captions.items():
+        write_captions(
+            root / "captions" / f"{dataset}.jsonl",
+            dataset,
+            sentences,
+            made_by={"tool": "tadp_d2 synthetic world", "seed": seed},
+        )
+
+
+def _write_scene(root: Path, seed: int, name: str, index: int) -> list[tuple[str, str, str]]:
+    """Writes a scene in its versions with its labels; data set, image id and caption of each."""
+    part, number = _PARTS[name], list(_PARTS).index(name)
+    entropy = np.random.SeedSequence((seed, _FIRST_PART + number, index))
+    scene_seed, *style_seeds = entropy.spawn(1 + len(part.versions))
+    street = sample_street(
+        np.random.default_rng(scene_seed), part.size, CLASSES[index % len(CLASSES)]
+    )
+    stem, captions = _stem(part, index), []
+    for version, style_seed in zip(part.versions, style_seeds, strict=True):
+        labels = _write_picture(root, stem, version, street, style_seed)
+        captions.append((version.dataset, stem + version.ending, describe(street, labels)))
+    if part.labels:
+        _save(Image.fromarray(labels), root / part.labels / (stem + part.labels_ending))
+    return captions
 
 
 def _stem(part: _Part, index: int) -> str:

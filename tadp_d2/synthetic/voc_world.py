@@ -17,6 +17,7 @@ from PIL import Image
 from tadp_d2.data.captions import write_captions
 from tadp_d2.data.pascal_voc import SIDES
 from tadp_d2.synthetic.figures import CLASSES
+from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.scenes import Scene, describe, sample_scene
 from tadp_d2.synthetic.styles import Box, render
 from tadp_d2.synthetic.world_sizes import MAX_SIZE, WorldSizes, check_seed
@@ -92,25 +93,29 @@ def write_voc_world(
         UserError: the seed is negative.
     """
     check_seed(seed)
-    sizes = sizes or VocWorldSizes()
-    counts, done, total = asdict(sizes), 0, sizes.pictures()
-    for number, (part, tree) in enumerate(_PARTS.items()):
-        folder = root / tree.folder
+    counts = asdict(sizes or VocWorldSizes())
+    for tree in _PARTS.values():
         for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        first = _FIRST_TEST_ID if part.endswith("test") else 1
-        captions = {}
-        for index in range(counts[part]):
-            image_id = tree.id_format.format(first + index)
-            # Scene and style draw from the same stream, one after the other.
-            rng = np.random.default_rng(np.random.SeedSequence((seed, number, index)))
-            scene = sample_scene(rng, include=CLASSES[index % len(CLASSES)])
-            _write_picture(folder, image_id, tree, scene, rng)
-            captions[image_id] = describe(scene)
-            done += 1
-            if progress:
-                progress(done, total)
-        _write_splits(root, part, tree, captions, seed)
+            (root / tree.folder / name).mkdir(parents=True, exist_ok=True)
+    jobs = [(root, seed, part, index) for part in _PARTS for index in range(counts[part])]
+    captions = {part: {} for part in _PARTS}
+    results = in_processes(_write_scene, jobs, progress)
+    for (_, _, part, _), (image_id, caption) in zip(jobs, results, strict=True):
+        captions[part][image_id] = caption
+    for part, tree in _PARTS.items():
+        _write_splits(root, part, tree, captions[part], seed)
+
+
+def _write_scene(root: Path, seed: int, part: str, index: int) -> tuple[str, str]:
+    """Writes a picture with its annotation; returns its id and caption."""
+    tree, number = _PARTS[part], list(_PARTS).index(part)
+    first = _FIRST_TEST_ID if part.endswith("test") else 1
+    image_id = tree.id_format.format(first + index)
+    # Scene and style draw from the same stream, one after the other.
+    rng = np.random.default_rng(np.random.SeedSequence((seed, number, index)))
+    scene = sample_scene(rng, include=CLASSES[index % len(CLASSES)])
+    _write_picture(root / tree.folder, image_id, tree, scene, rng)
+    return image_id, describe(scene)
 
 
 def _write_picture(

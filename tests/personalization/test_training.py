@@ -74,6 +74,8 @@ def test_killed_and_resumed(method, command, run, uninterrupted, tmp_path):
     # What a process leaves that is killed while it writes.
     (out / ".checkpoint.pt.abc.partial").write_bytes(b"half")
     (out / ".export.abc").mkdir()
+    # TensorBoard orders its files by the second in which they were begun.
+    time.sleep(1)
     run(method, out, *STEPS, "--resume")
     assert_same(method, out, uninterrupted[method])
     assert [step for step, _ in logged(out)] == list(range(1, 9))

@@ -12,6 +12,7 @@ from PIL import Image
 from tadp_d2.data.captions import read_captions
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic import world as whole
+from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.street_world import StreetWorldSizes, write_street_world
 from tadp_d2.synthetic.voc_world import VocWorldSizes
 
@@ -143,11 +144,11 @@ def test_foggy_pictures_are_those_of_val(streets):
         assert labels_of("cityscapes_val", first) == labels_of("cityscapes_foggy_val", second)
 
 
-def test_progress_counts_every_picture(tmp_path):
+def test_progress_counts_every_scene(tmp_path):
     calls = []
     sizes = StreetWorldSizes(*[2] * 6)
     write_street_world(tmp_path, 0, sizes, progress=lambda *call: calls.append(call))
-    assert calls == [(n, 14) for n in range(1, 15)]
+    assert calls == [(n, 12) for n in range(1, 13)]
 
 
 def test_the_whole_world_counts_both_of_its_parts(tmp_path):
@@ -158,7 +159,7 @@ def test_the_whole_world_counts_both_of_its_parts(tmp_path):
         street_sizes=StreetWorldSizes(*[2] * 6),
         progress=lambda *call: calls.append(call),
     )
-    assert calls == [(n, 28) for n in range(1, 29)]
+    assert calls == [(n, 26) for n in range(1, 27)]
     names = {path.name for path in (tmp_path / "world").iterdir()}
     assert {"VOC2007", "cityscapes", "dark_zurich", NIGHTTIME, "captions"} <= names
 
@@ -173,3 +174,12 @@ def test_a_negative_seed_is_named(tmp_path):
     with pytest.raises(UserError, match="seed.*-1"):
         write_street_world(tmp_path, seed=-1)
     assert not any(tmp_path.iterdir())
+
+
+def test_several_processes_write_the_same_in_the_same_order():
+    jobs = [(base, exponent) for base in range(2, 7) for exponent in range(40)]
+    calls = []
+    expected = [base**exponent for base, exponent in jobs]
+    assert in_processes(pow, jobs, lambda *call: calls.append(call)) == expected
+    assert calls == [(n, 200) for n in range(1, 201)]
+    assert in_processes(pow, jobs[:5]) == expected[:5]
