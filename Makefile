@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 WORLD := demo/world
-ITERATIONS := 1100
 
 .PHONY: setup lint test demo demo-segmentation bench clean
 
@@ -36,6 +35,7 @@ $(WORLD): | setup
 
 # The world, training, evaluation on source and target. `make demo ITERATIONS=0` is the same without
 # training; a demo that was stopped continues.
+demo: ITERATIONS = 1100
 demo: OUTPUT = demo/detection_$(ITERATIONS)
 demo: setup | $(WORLD)
 	@$(call train,voc2watercolor_simple)
@@ -43,6 +43,7 @@ demo: setup | $(WORLD)
 	@echo "The same on the source: $(OUTPUT)/gallery/voc_2007_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
 
+demo-segmentation: ITERATIONS = 1400
 demo-segmentation: OUTPUT = demo/segmentation_$(ITERATIONS)
 demo-segmentation: setup | $(WORLD)
 	@$(call train,cityscapes2darkzurich_simple)

@@ -7,7 +7,7 @@ from pathlib import Path
 def add(commands: argparse._SubParsersAction) -> None:
     synth = commands.add_parser(
         "synth",
-        help="write the built-in world: small data sets with captions, a tiny diffusion model",
+        help="write the built-in world: small data sets with captions, tiny models",
     )
     synth.add_argument("folder", type=Path, help="new or empty folder")
     synth.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
@@ -24,5 +24,6 @@ def run(args: argparse.Namespace) -> None:
         f"Wrote {args.folder}. To use it:\n"
         f"  export DETECTRON2_DATASETS={args.folder}\n"
         f"  python train_net.py --config-file configs/quick_schedules/voc2watercolor_simple.yaml "
-        f"MODEL.DIFFUSION.WEIGHTS {args.folder / MODEL_FOLDER}"
+        f"MODEL.DIFFUSION.WEIGHTS {args.folder / MODEL_FOLDER}\n"
+        f"or cityscapes2darkzurich_simple.yaml, for segmentation."
     )
