@@ -43,7 +43,7 @@ demo: setup | $(WORLD)
 	@echo "The same on the source: $(OUTPUT)/gallery/voc_2007_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
 
-demo-segmentation: ITERATIONS = 1400
+demo-segmentation: ITERATIONS = 1300
 demo-segmentation: OUTPUT = demo/segmentation_$(ITERATIONS)
 demo-segmentation: setup | $(WORLD)
 	@$(call train,cityscapes2darkzurich_simple)
