@@ -1,6 +1,6 @@
 """Finds the folder of a Stable Diffusion model: a local one, or the local copy of a hub's.
 
-Everything else loads from that folder, so nothing but this module can touch the network.
+Everything else loads from that folder, so that loading never touches the network.
 """
 
 import contextlib
@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import constants
 
 from tadp_d2.errors import UserError
+from tadp_d2.hub import fetch, local_copy
 
 # What a Stable Diffusion folder in diffusers' format must hold for us: part -> files, each of
 # which may have one of several names.
@@ -44,10 +44,10 @@ def find_weights(name: str, revision: str = "") -> Path:
     if os.path.isdir(name):
         folder, missing = Path(name), missing_parts(Path(name))
     else:
-        folder = _cached(name, revision)
+        folder = local_copy(name, revision)
         missing = missing_parts(folder) if folder else list(PARTS)
         if missing and not constants.HF_HUB_OFFLINE:
-            folder = _download(name, revision)
+            folder = fetch(name, revision, _patterns(), "diffusion model", _ADVICE)
             missing = missing_parts(folder)
     if folder is None:
         raise UserError(
@@ -96,21 +96,3 @@ def _patterns() -> list[str]:
     return [f"{part}/{names[0]}" for part, files in PARTS.items() for names in files] + [
         "tokenizer/*"
     ]
-
-
-def _cached(name: str, revision: str) -> Path | None:
-    try:
-        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-
-
-def _download(name: str, revision: str) -> Path:
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_patterns()))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"no diffusion model {name!r}: it is not a folder, and the hub does not give it "
-            f"({reason}). {_ADVICE}"
-        ) from None

@@ -93,6 +93,7 @@ def test_overrides_come_last():
         ("INPUT:\n  RESIZE: round\n", "INPUT.RESIZE is 'round': expected one of fixed"),
         ("INPUT:\n  FIXED_SIZE_TEST: (512,)\n", "FIXED_SIZE_TEST is (512,): expected width and"),
         ("TEST:\n  WINDOW_SIZE: 64\n  WINDOW_STRIDE: 65\n", "expected 1 to WINDOW_SIZE, 64"),
+        ("TEST:\n  SUBMISSION: True\n", "TEST.SUBMISSION is for a segmentor"),
         ("TEST:\n  WINDOW_BATCH: 0\n", "TEST.WINDOW_BATCH is 0: expected 1 or more"),
         ("SOLVER:\n  CHECKPOINTS_KEPT: 0\n", "SOLVER.CHECKPOINTS_KEPT is 0"),
         ("SOLVER:\n  GRADIENT_ACCUMULATION: 0\n", "GRADIENT_ACCUMULATION is 0"),

@@ -263,7 +263,7 @@ def segmented(run_script, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "segmented"
     process = run_script("SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(folder), config=QUICK_NIGHT)
     assert process.returncode == 0, process.stdout + process.stderr
-    assert "| dark_zurich_val sem_seg |" in process.stdout
+    assert "dark_zurich_val sem_seg |" in process.stdout
     return folder
 
 

@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import constants
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.sources import Source, provenance
+from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
 from tadp_d2.files import sha256
+from tadp_d2.hub import fetch, local_copy
 from tadp_d2.weights import loading
 
 # The paper's captioner (TADP, section 3.3).
@@ -247,21 +248,6 @@ def _check_promptless(folder: Path, model: torch.nn.Module, processor: Any) -> N
         )
 
 
-def find_device(name: str = "") -> torch.device:
-    """The device of a name such as cpu or cuda:1; empty for a GPU if there is one.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"--device {name}: cannot be used ({reason})") from None
-    return device
-
-
 def find_captioner(name: str = DEFAULT_MODEL, revision: str = "") -> Path:
     """The folder of a captioner: a local one, or the local copy of a hub's.
 
@@ -276,10 +262,10 @@ def find_captioner(name: str = DEFAULT_MODEL, revision: str = "") -> Path:
             raise UserError(f"--revision {revision}: the folder {name} has no revisions")
         folder, weights = Path(name), (*_SAFETENSORS, *_PICKLED)
     else:
-        folder, weights = _cached(name, revision), _SAFETENSORS
+        folder, weights = local_copy(name, revision), _SAFETENSORS
         complete = folder is not None and not missing_files(folder, weights)
         if not complete and not constants.HF_HUB_OFFLINE:
-            folder = _download(name, revision)
+            folder = fetch(name, revision, _DOWNLOADED, "captioning model", _ADVICE)
     if folder is None:
         raise UserError(
             f"no captioning model {name!r}: it is neither a folder nor in the local hub cache, and "
@@ -304,21 +290,3 @@ def missing_files(folder: Path, weights: Sequence[str]) -> list[str]:
                 parts = set(json.loads((folder / name).read_text())["weight_map"].values())
             missing += sorted(part for part in parts if not (folder / part).is_file())
     return missing
-
-
-def _cached(name: str, revision: str) -> Path | None:
-    try:
-        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-
-
-def _download(name: str, revision: str) -> Path:
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_DOWNLOADED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"no captioning model {name!r}: it is not a folder, and the hub does not give it "
-            f"({reason}). {_ADVICE}"
-        ) from None

@@ -58,6 +58,10 @@ def check_config(cfg: CfgNode) -> None:
             f"TEST.WINDOW_STRIDE is {cfg.TEST.WINDOW_STRIDE}: expected 1 to WINDOW_SIZE, "
             f"{cfg.TEST.WINDOW_SIZE}"
         )
+    segmentor = cfg.MODEL.META_ARCHITECTURE == "CaptionedSegmentor"
+    if cfg.TEST.COCO_METRICS if segmentor else cfg.TEST.SUBMISSION:
+        key = "COCO_METRICS" if segmentor else "SUBMISSION"
+        raise UserError(f"TEST.{key} is for a {'detector' if segmentor else 'segmentor'}")
     for key in ("TRAIN", "TEST"):
         if not cfg.DATASETS[key]:
             raise UserError(f"DATASETS.{key} names no data set; is --config-file missing?")

@@ -65,9 +65,10 @@ class AccumulatingTrainer(SimpleTrainer):
         Raises:
             NonFiniteLoss: before the weights are changed.
         """
-        torch.manual_seed(derive_seed("iteration", self._seed, self.iter, comm.get_rank()))
         if self._batches is None:
             self._batches = iter(self.data_loader)
+        # Behind the loader's start, which draws a number.
+        torch.manual_seed(derive_seed("iteration", self._seed, self.iter, comm.get_rank()))
         self.optimizer.zero_grad()
         data_time, totals, inputs = 0.0, {}, []
         for index in range(self._accumulation):

@@ -8,9 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import tadp_d2
+from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
 from tadp_d2.personalization import textual_inversion
 from tadp_d2.personalization.artifact import DREAMBOOTH_FILE, token_metadata_path
@@ -93,7 +92,9 @@ def _personalize(
     settings.check()
     watch.check()
     output.check(run.resume)
-    device = find_device(run.device, settings.precision)
+    device = find_device(run.device)
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise UserError(f"--precision fp16 needs a GPU, this run is on {device.type}: use bf16")
     paths = find_pictures(run.images)
     model = DiffusionModel.load(run.weights, run.revision)
     _check_size(settings, model)
@@ -174,20 +175,3 @@ def _say_what_is_read(pictures: Sequence[Picture], skipped: Mapping[Path, str]) 
             "content as much as its style",
             file=sys.stderr,
         )
-
-
-def find_device(name: str, precision: str) -> torch.device:
-    """The device of a name; empty for a GPU if there is one.
-
-    Raises:
-        UserError: there is no such device, or it cannot compute in this precision.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"--device {name}: cannot be used ({reason})") from None
-    if precision == "fp16" and device.type != "cuda":
-        raise UserError(f"--precision fp16 needs a GPU, this run is on {device.type}: use bf16")
-    return device

@@ -10,8 +10,9 @@ import torch
 from PIL import Image, ImageOps
 from transformers import AutoProcessor
 
-from tadp_d2.captioning.blip2 import Captioner, Settings, blip2, find_captioner, find_device
+from tadp_d2.captioning.blip2 import Captioner, Settings, blip2, find_captioner
 from tadp_d2.captioning.caption import read_picture
+from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic.captioning_model import NEWLINE, write_captioning_model
 

@@ -565,7 +565,15 @@ def test_a_bill_limit_keeps_what_was_paid_for(file, run, capsys):
     assert set(paid.values()) == {1} and len(paid) == 36
 
 
-def test_ctrl_c_ends_with_one_line_and_keeps_what_was_stored(file, run, capsys):
+@pytest.fixture
+def ctrl_c_works():
+    """Also where the tests run in the background, to which shells pass no Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_with_one_line_and_keeps_what_was_stored(file, run, capsys, ctrl_c_works):
     def ways(n, body):
         if n < 2:
             return "good"

@@ -22,7 +22,7 @@ def images(*shape):
 
 
 def context(batch):
-    return Context(torch.randn(batch, 77, 32, generator=torch.Generator().manual_seed(1)))
+    return Context(torch.randn(batch, 77, 64, generator=torch.Generator().manual_seed(1)))
 
 
 def test_output_shape_is_what_comes_out(backbone):
@@ -127,7 +127,7 @@ def test_a_unet_of_another_base_model_is_an_error(make_config, tmp_path):
     UNet2DConditionModel(
         block_out_channels=(32, 32, 32, 32), cross_attention_dim=16, layers_per_block=1
     ).save_pretrained(tmp_path / "unet")
-    with pytest.raises(UserError, match="contexts of width 16, but the text encoder.*32"):
+    with pytest.raises(UserError, match="contexts of width 16, but the text encoder.*64"):
         build_backbone(make_config("MODEL.DIFFUSION.UNET", str(tmp_path / "unet")))
 
 

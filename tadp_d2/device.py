@@ -1,0 +1,20 @@
+"""The device that a command computes on."""
+
+import torch
+
+from tadp_d2.errors import UserError
+
+
+def find_device(name: str = "") -> torch.device:
+    """The device of a name such as cpu or cuda:1; empty for a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"--device {name}: cannot be used ({reason})") from None
+    return device
