@@ -81,6 +81,5 @@ def own_process_group(worker: int) -> None:
     The run has to save first, and ends its workers itself.
     """
     os.setpgid(0, 0)
-    # Not the run's handlers, which a forked worker inherits.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Not the run's handler, which a forked worker inherits; for SIGTERM torch sets its own.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

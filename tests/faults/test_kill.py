@@ -69,6 +69,7 @@ def undisturbed(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     code, output = finish(start(folder))
     assert code == 0, output
+    assert "Traceback" not in output
     return folder
 
 
