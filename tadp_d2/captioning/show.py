@@ -14,12 +14,11 @@ from tadp_d2.captioning.sets import caption_path
 from tadp_d2.captioning.shards import find_shards
 from tadp_d2.data.captions import CaptionFile, find_caption_file
 from tadp_d2.errors import UserError
-from tadp_d2.text.modifiers import MODIFIERS, SLOT
+from tadp_d2.text.modifiers import MODIFIERS, PLACEHOLDER, SLOT
 
 # A phrase that is said so often in a row is a loop of the captioner.
 REPEATS = 3
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
-_PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def token_lengths(captions: Collection[str], tokenizer: Any, domains: Sequence[s
         for domain in domains
         for name, modifier in MODIFIERS[domain].items()
     }
-    placeholders = {p for text in templates.values() for p in _PLACEHOLDER.findall(text)}
+    placeholders = {p for text in templates.values() for p in PLACEHOLDER.findall(text)}
     tokenizer.add_tokens(sorted(placeholders - tokenizer.get_vocab().keys()))
 
     def count(texts: Collection[str]) -> list[int]:

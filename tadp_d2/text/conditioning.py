@@ -3,7 +3,6 @@
 Where captions come from, and what uses the context, is not known here.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
-from tadp_d2.text.modifiers import SLOT, Modifier
+from tadp_d2.text.modifiers import PLACEHOLDER, SLOT, Modifier
 from tadp_d2.text.tokens import add_token, expand_tokens, read_tokens
 from tadp_d2.weights import loading
-
-PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
 
 class Context(NamedTuple):

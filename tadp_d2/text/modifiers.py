@@ -5,12 +5,15 @@ something. Adding a domain is adding a row to `MODIFIERS`, or writing a template
 Filling templates in is not done here.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from tadp_d2.errors import UserError
 
 SLOT = "{caption}"
+# A learned token in a template.
+PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
