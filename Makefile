@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 WORLD := demo/world
+TOKEN := demo/watercolor/learned_embeds.safetensors
 
 .PHONY: setup lint test demo demo-segmentation bench clean
 
@@ -33,12 +34,20 @@ test: setup
 $(WORLD): | setup
 	@$(VENV)/bin/tadp-d2 synth $(WORLD)
 
-# The world, training, evaluation on source and target. `make demo ITERATIONS=0` is the same without
-# training; a demo that was stopped continues.
+# From five pictures of the target; the rate is that of a text encoder 64 numbers wide.
+$(TOKEN): | $(WORLD)
+	@echo "== The token <watercolor>"
+	@$(VENV)/bin/tadp-d2 invert $(WORLD)/watercolor/JPEGImages/[1-5].jpg --resume \
+		--token "<watercolor>" --init watercolor --weights $(WORLD)/stable-diffusion-tiny \
+		--size 192 --steps 60 --rate 1e-2 --batch 4 --accumulation 1 --evaluate-every 20 \
+		--sample-every 0 --output $(@D)
+
+# The world, a learned token, training, evaluation on source and target. `make demo ITERATIONS=0` is
+# the same without training; a demo that was stopped continues.
 demo: ITERATIONS = 1100
 demo: OUTPUT = demo/detection_$(ITERATIONS)
-demo: setup | $(WORLD)
-	@$(call train,voc2watercolor_simple)
+demo: setup | $(TOKEN)
+	@$(call train,voc2watercolor_ti,TEXT.TOKENS "('$(TOKEN)',)")
 	@echo "Detections on the target: $(OUTPUT)/gallery/watercolor_test.png"
 	@echo "The same on the source: $(OUTPUT)/gallery/voc_2007_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
@@ -54,7 +63,7 @@ demo-segmentation: setup | $(WORLD)
 train = DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \
 	--config-file configs/quick_schedules/$(1).yaml \
 	MODEL.DIFFUSION.WEIGHTS $(WORLD)/stable-diffusion-tiny \
-	SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT)
+	SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT) $(2)
 
 bench: setup
 	@$(RUN) benchmarks/backbone.py

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.training_utils import EMAModel
+from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
 from tiny_pictures import make_samples, to_input
 from torch.nn import functional as F
@@ -33,6 +33,8 @@ TEXT_WIDTH = 64
 # Latent pixels of a training crop; streets are wider and cropped.
 CROP = 24
 STYLED, EMPTY = 0.6, 0.1
+# Noise levels are weighted by min(SNR, 5) / SNR (Hang et al. 2023): composition before texture.
+GREATEST_SNR = 5.0
 SAVE_EVERY = 100
 
 
@@ -138,7 +140,10 @@ class Learner:
         self.noise = make_scheduler()
         self.step, self.losses = 0, []
 
-    def loss(self, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    def errors(
+        self, latents: torch.Tensor, prompts: list[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared error of each picture's predicted noise, and its weight in training."""
         tokens = self.tokenizer(
             prompts, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
@@ -146,17 +151,18 @@ class Learner:
         noise = torch.randn_like(latents)
         times = torch.randint(self.noise.config.num_train_timesteps, (len(latents),))
         noisy = self.noise.add_noise(latents, noise, times)
-        return F.mse_loss(self.unet(noisy, times, context).sample, noise)
+        errors = F.mse_loss(self.unet(noisy, times, context).sample, noise, reduction="none")
+        return errors.mean((1, 2, 3)), (GREATEST_SNR / compute_snr(self.noise, times)).clamp(max=1)
 
     def update(self, latents: torch.Tensor, prompts: list[str]) -> None:
-        loss = self.loss(latents, prompts)
+        errors, weights = self.errors(latents, prompts)
         self.optimizer.zero_grad()
-        loss.backward()
+        (errors * weights).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.schedule.step()
         self.average.step(self.parameters)
-        self.losses.append(loss.item())
+        self.losses.append(errors.mean().item())
         self.step += 1
 
     def save(self, path: Path) -> None:
@@ -226,8 +232,8 @@ def main() -> None:
     parser.add_argument("vae", type=Path, help="folder that train_tiny_vae.py wrote")
     parser.add_argument("output", type=Path, help="new or empty folder")
     parser.add_argument("--pictures", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("output/tiny_diffusion"))

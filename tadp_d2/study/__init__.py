@@ -1,0 +1,1 @@
+"""Questions that the built-in world answers, with several seeds each."""
