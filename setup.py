@@ -16,7 +16,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["tadp_d2", "tadp_d2.*"]),
-    package_data={"tadp_d2.synthetic": ["stable_diffusion/*", "stable_diffusion/*/*"]},
+    package_data={
+        "tadp_d2.reports": ["page.html"],
+        "tadp_d2.synthetic": ["stable_diffusion/*", "stable_diffusion/*/*"],
+    },
     # Detectron2 is on no package index under its own name: tools/install_detectron2.py.
     install_requires=[
         "torch>=2.6",

@@ -3,6 +3,7 @@
 
 python train_net.py --config-file configs/voc2watercolor_simple.yaml
 python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+torchrun --nproc-per-node 4 train_net.py --config-file ...    # or: train_net.py --num-gpus 4 ...
 """
 
 import argparse
@@ -10,11 +11,12 @@ import os
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from tadp_d2.engine.checkpoint import RunCheckpointer
+from tadp_d2.engine.launch import launch
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.setup import setup
 from tadp_d2.engine.trainer import Trainer
@@ -53,11 +55,4 @@ def parse_arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     args = parse_arguments()
     with exit_on_user_error():
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        launch(main, args)

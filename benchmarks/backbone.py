@@ -1,21 +1,21 @@
-"""Time of the UNet's features: fused attention against explicit softmax everywhere.
+"""The UNet's features: `tadp_d2` against what the released wrapper does (`reference.py`).
 
-Both sides run in this process on the same weights and inputs, alternating, after a check that
-their outputs agree. `--size full` is Stable Diffusion 1.5 (860 M random weights) on a 512 x 512
-picture; the default is small. The result is a ratio; the hardware is printed with it.
+Both sides hold the same weights and see the same inputs; before they are timed, features and
+gradients must agree. `--size full` is Stable Diffusion 1.5 (860 M random weights) on a 512 x 512
+picture; the default is small, for a look.
 """
 
 import argparse
-import platform
-import statistics
-import time
+import functools
 from collections.abc import Callable
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from measure import Measurement, add_write, in_turns, matrix_rate, report
+from reference import ReferenceFeatures
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from tadp_d2.modeling.attention import AttentionMaps, FusedAttention, RecordedAttention
 from tadp_d2.modeling.stable_diffusion import UNetFeatures
 from tadp_d2.text.conditioning import Context
 
@@ -24,94 +24,100 @@ SIZES = {
     "full": (dict(block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768), 64),
 }
 TOLERANCE = 1e-4
-# Name of a layer -> how it computes attention, as diffusers keeps them.
-Processors = dict[str, FusedAttention | RecordedAttention]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class ExplicitAttention(RecordedAttention):
-    """Softmax written out, map dropped: what the released wrapper does in every layer."""
-
-    def __init__(self):
-        super().__init__(level="")
-
-    def __call__(self, *args: Tensor, attention_maps: AttentionMaps | None = None, **kwargs):
-        return super().__call__(*args, **kwargs)
-
-
-def explicit(processors: Processors) -> Processors:
-    """The same with every fused attention written out."""
-    return {
-        name: ExplicitAttention() if isinstance(processor, FusedAttention) else processor
-        for name, processor in processors.items()
-    }
+def build(size: str, device: str) -> dict[str, nn.Module]:
+    """Both sides, and ours with gradient checkpointing, on equal weights."""
+    torch.manual_seed(0)
+    config, _ = SIZES[size]
+    unet = UNet2DConditionModel(**config).to(device)
+    twin = UNet2DConditionModel(**config).to(device)
+    twin.load_state_dict(unet.state_dict())
+    return {"reference": ReferenceFeatures(twin), "tadp_d2": UNetFeatures(unet, map_gradient=False)}
 
 
-def forward(features: UNetFeatures, latents: Tensor, context: Context) -> dict[str, Tensor]:
+def features(side: nn.Module, latents: Tensor, context: Tensor) -> dict[str, Tensor]:
+    return side(latents, Context(context) if isinstance(side, UNetFeatures) else context, 0.0)
+
+
+def forward(side: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
-        return features(latents, context, 0)
+        return features(side, *inputs)
 
 
-def forward_backward(features: UNetFeatures, latents: Tensor, context: Context) -> None:
-    features.zero_grad()
-    sum(out.square().mean() for out in features(latents, context, 0).values()).backward()
+def forward_backward(side: nn.Module, *inputs: Tensor) -> None:
+    side.zero_grad(set_to_none=False)
+    sum(out.float().square().mean() for out in features(side, *inputs).values()).backward()
 
 
-def check(features: UNetFeatures, sides: dict[str, Processors], *inputs) -> float:
-    """The largest relative difference of a feature map between the two sides."""
-    outputs = []
-    for side in sides.values():
-        features.unet.set_attn_processor(dict(side))
-        outputs.append(forward(features, *inputs))
-    ours, reference = outputs
+def disagreement(sides: dict[str, nn.Module], *inputs: Tensor) -> float:
+    """The largest relative difference of a feature map or of all gradients together."""
+    reference, ours = (forward(side, *inputs) for side in sides.values())
     errors = [((ours[k] - reference[k]).norm() / reference[k].norm()).item() for k in ours]
+    for side in sides.values():
+        forward_backward(side, *inputs)
+    grads, own = (dict(side.unet.named_parameters()) for side in sides.values())
+    pairs = [(own[name].grad, grads[name].grad) for name in own]
+    wrong = sum((a - b).square().sum().item() for a, b in pairs)
+    errors.append((wrong / sum(b.square().sum().item() for _, b in pairs)) ** 0.5)
     if max(errors) > TOLERANCE:
         raise SystemExit(f"the sides disagree: relative error {max(errors):.1e}")
     return max(errors)
 
 
-def measure(
-    run: Callable, features: UNetFeatures, sides: dict[str, Processors], *inputs, repeats: int
-) -> None:
-    """Prints median and spread of both sides, run in turns after a warm-up, and their ratio."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name, side in sides.items():
-            features.unet.set_attn_processor(dict(side))
-            start = time.perf_counter()
-            run(features, *inputs)
-            if inputs[0].is_cuda:
-                torch.cuda.synchronize()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    for name, values in seconds.items():
-        print(
-            f"{run.__name__:17} {name:9} median {statistics.median(values) * 1e3:9.1f} ms, "
-            f"range {min(values) * 1e3:.1f} to {max(values) * 1e3:.1f}"
-        )
-    ours, reference = (statistics.median(values) for values in seconds.values())
-    print(f"{run.__name__:17} ratio     {reference / ours:.2f} times as fast", flush=True)
+def operations(run: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and convolutions in a call."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def row(what: str, dtype: str, found: dict[str, Measurement], share: str) -> str:
+    reference, ours = found["reference"], found["tadp_d2"]
+    return (
+        f"| {what} | {dtype} | {reference} | {ours} | {reference.median / ours.median:.2f} | "
+        f"{reference.peak / 2**20:.0f} | {ours.peak / 2**20:.0f} | {share} |"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=list(_DTYPES))
+    add_write(parser)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config, width = SIZES[args.size]
-    torch.manual_seed(0)
-    features = UNetFeatures(UNet2DConditionModel(**config)).to(device)
-    processors = features.unet.attn_processors
-    sides = {"tadp_d2": processors, "explicit": explicit(processors)}
-    latents = torch.randn(1, 4, width, width, device=device)
-    context = Context(torch.randn(1, 77, config["cross_attention_dim"], device=device))
-    print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{torch.cuda.get_device_name() if device == 'cuda' else 'cpu'}, size {args.size}"
+    sides = build(args.size, device)
+    inputs = (
+        torch.randn(1, 4, width, width, device=device),
+        torch.randn(1, 77, config["cross_attention_dim"], device=device),
     )
-    print(f"outputs agree to {check(features, sides, latents, context):.1e}")
-    for run in (forward, forward_backward):
-        measure(run, features, sides, latents, context, repeats=args.repeats)
+    lines = [
+        f"Features and gradients agree to {disagreement(sides, *inputs):.0e} (fp32).",
+        "",
+        "| | type | reference: median (range) | tadp_d2 | times as fast | reference: MiB above "
+        "weights | tadp_d2 | share of matrix rate |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    work = operations(functools.partial(forward, sides["tadp_d2"], *inputs))
+    for name in args.dtypes:
+        dtype = _DTYPES[name]
+        rate = matrix_rate(device, dtype)
+        with torch.autocast(device, dtype=dtype, enabled=name != "fp32"):
+            for run in (forward, forward_backward):
+                calls = {n: functools.partial(run, side, *inputs) for n, side in sides.items()}
+                found = in_turns(calls, args.repeats, device)
+                share = f"{work / found['tadp_d2'].median / rate:.0%}" if run is forward else ""
+                lines.append(row(run.__name__, name, found, share))
+            sides["tadp_d2"].unet.enable_gradient_checkpointing()
+            found = in_turns(calls, args.repeats, device)
+            lines.append(row("forward_backward, checkpointed", name, found, ""))
+            sides["tadp_d2"].unet.disable_gradient_checkpointing()
+    command = f"python benchmarks/backbone.py --size {args.size} --repeats {args.repeats}"
+    report(f"Backbone, {args.size}, {device}", command, device, lines, args.write)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,36 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tadp_d2.commands import caption, captions, clean, dreambooth, invert, synth
+from tadp_d2.commands import (
+    attention,
+    benchmark,
+    caption,
+    captions,
+    clean,
+    doctor,
+    dreambooth,
+    invert,
+    predict,
+    report,
+    study,
+    synth,
+)
 from tadp_d2.errors import exit_on_user_error
 
-COMMANDS = (synth, caption, clean, captions, invert, dreambooth)
+COMMANDS = (
+    doctor,
+    synth,
+    caption,
+    clean,
+    captions,
+    invert,
+    dreambooth,
+    predict,
+    attention,
+    benchmark,
+    study,
+    report,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

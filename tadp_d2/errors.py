@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _RELAYED = "tadp_d2.errors.UserError: "
 
@@ -14,6 +14,29 @@ class UserError(Exception):
         # A data-loading worker relays its exception as one of the same type whose message is a
         # whole traceback; the user needs its last part.
         super().__init__(message.rpartition(_RELAYED)[2].strip())
+
+
+# What a check does with a problem: it goes on after it if this returns.
+Report = Callable[[UserError], None]
+
+
+def stop(error: UserError) -> None:
+    """Ends a check at its first problem."""
+    raise error
+
+
+@contextlib.contextmanager
+def reporting(report: Report) -> Iterator[None]:
+    """Hands the `UserError` that ends the block to `report`."""
+    try:
+        yield
+    except UserError as error:
+        report(error)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a library says, or the kind of its error if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager

@@ -88,6 +88,6 @@ def complete_lines(data: bytes) -> bytes:
     end = data.rfind(b"\n") + 1
     try:
         json.loads(data[end:])
-    except ValueError:
+    except (ValueError, RecursionError):
         return data[:end]
     return data + b"\n"

@@ -7,10 +7,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants
 
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 from tadp_d2.hub import fetch, local_copy
 
 # What a Stable Diffusion folder in diffusers' format must hold for us: part -> files, each of
@@ -69,16 +70,48 @@ _ADVICE = (
 def loading(folder: Path) -> Iterator[None]:
     """Turns what diffusers and transformers raise for damaged files, of many kinds, into one.
 
+    What they would only warn of is `check_complete`'s.
+
     Raises:
         UserError: the block failed.
     """
+    # Imported here: a command that only looks for a folder should not wait for them.
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    verbosities = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
-            f"{folder}: cannot be loaded ({str(error).strip().splitlines()[0]}); replace it by an "
-            "undamaged copy"
+            f"{folder}: cannot be loaded ({reason(error)}); replace it by an undamaged copy"
         ) from error
+    finally:
+        for library, verbosity in zip(libraries, verbosities, strict=True):
+            library.set_verbosity(verbosity)
+
+
+def check_complete(folder: Path, report: dict[str, Any]) -> None:
+    """
+    Args:
+        report: what `from_pretrained` of diffusers and transformers says of a model with
+            `output_loading_info=True`. They make up what is missing at random.
+
+    Raises:
+        UserError: weights are missing, or have other shapes than the model's.
+    """
+    wrong = sorted(str(key) for key in report["missing_keys"])
+    wrong += sorted(str(mismatch[0]) for mismatch in report["mismatched_keys"])
+    if wrong:
+        raise UserError(
+            f"{folder}: its weights lack {wrong[0]} ({len(wrong)} such), or have it in another "
+            "shape; replace it by an undamaged copy"
+        )
 
 
 def missing_parts(folder: Path) -> list[str]:

@@ -19,7 +19,6 @@ import transformers
 from huggingface_hub import constants
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.utils import logging as transformers_logging
 
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.sources import Source, provenance
@@ -27,7 +26,7 @@ from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
 from tadp_d2.files import sha256
 from tadp_d2.hub import fetch, local_copy
-from tadp_d2.weights import loading
+from tadp_d2.weights import check_complete, loading
 
 # The paper's captioner (TADP, section 3.3).
 DEFAULT_MODEL = "Salesforce/blip2-opt-2.7b"
@@ -158,19 +157,13 @@ class Captioner:
         Raises:
             UserError: it is damaged, lacks weights, or needs a prompt.
         """
-        verbosity = transformers_logging.get_verbosity()
-        # The report of missing weights is an error here.
-        transformers_logging.set_verbosity_error()
         offline = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            with loading(folder):
-                processor = AutoProcessor.from_pretrained(folder, **offline)
-                model, report = AutoModelForImageTextToText.from_pretrained(
-                    folder, dtype=DTYPES[dtype], output_loading_info=True, **offline
-                )
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-        _check_weights(folder, report)
+        with loading(folder):
+            processor = AutoProcessor.from_pretrained(folder, **offline)
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=DTYPES[dtype], output_loading_info=True, **offline
+            )
+        check_complete(folder, report)
         _check_promptless(folder, model, processor)
         captioner = cls(model.to(device), processor)
         captioner._try(folder)
@@ -223,16 +216,6 @@ class Captioner:
                 f"{folder}: this model does not describe a picture by itself ({reason}); use "
                 "BLIP-2, BLIP, or another captioner that needs no prompt"
             ) from error
-
-
-def _check_weights(folder: Path, report: dict[str, Any]) -> None:
-    wrong = sorted(str(key) for key in report["missing_keys"])
-    wrong += sorted(str(mismatch[0]) for mismatch in report["mismatched_keys"])
-    if wrong:
-        raise UserError(
-            f"{folder}: its weights lack {wrong[0]} ({len(wrong)} such), or have it in another "
-            "shape; replace it by an undamaged copy"
-        )
 
 
 def _check_promptless(folder: Path, model: torch.nn.Module, processor: Any) -> None:

@@ -120,17 +120,15 @@ def _registered(dataset: str) -> list[CaptionImage]:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     import tadp_d2.config  # noqa: F401 (registers the data sets)
-    from tadp_d2.data.cross_domain_voc import check_voc, is_voc
+    from tadp_d2.data.cross_domain_voc import is_voc, read_voc
 
     if dataset not in DatasetCatalog.list():
         raise UserError(
             f"{dataset!r} is neither a folder of pictures nor a registered data set, such as "
             "voc_2007_test, watercolor_test or dark_zurich_val (README.md lists them)"
         )
-    if is_voc(dataset):
-        check_voc(dataset)
     try:
-        entries = DatasetCatalog.get(dataset)
+        entries = read_voc(dataset) if is_voc(dataset) else DatasetCatalog.get(dataset)
     except OSError as error:
         raise UserError(f"data set {dataset!r} cannot be read ({error})") from None
     if not entries:

@@ -1,5 +1,6 @@
 """Data sets with captions, and the loaders over them."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from tadp_d2.data.captions import CaptionFile, find_caption_file, read_captions
-from tadp_d2.data.cross_domain_voc import check_voc, is_voc
+from tadp_d2.data.cross_domain_voc import is_voc, read_voc
 from tadp_d2.data.dataset_mapper import CaptionedDatasetMapper
 from tadp_d2.data.root import datasets_root
 from tadp_d2.data.stream import TrainingStream, build_loader, own_process_group
-from tadp_d2.data.street_scenes import FOLDERS, check_sem_seg, is_sem_seg
-from tadp_d2.errors import UserError
+from tadp_d2.data.street_scenes import FOLDERS, is_sem_seg, read_sem_seg
+from tadp_d2.errors import Report, UserError, reporting, stop
 
 
 def model_classes(cfg: CfgNode) -> list[str]:
@@ -31,14 +32,38 @@ def model_classes(cfg: CfgNode) -> list[str]:
     return list(meta.get("thing_classes") or meta.stuff_classes)
 
 
-def load_captions(cfg: CfgNode, dataset: str) -> CaptionFile:
+def load_captions(cfg: CfgNode, dataset: str, report: Report = stop) -> CaptionFile:
     """The caption file of a data set.
+
+    Args:
+        report: gets what is wrong with single captions.
 
     Raises:
         UserError: it is absent or malformed.
     """
     folder = Path(cfg.TEXT.CAPTION_DIR) if cfg.TEXT.CAPTION_DIR else datasets_root() / "captions"
-    return read_captions(find_caption_file(folder, dataset), cfg.TEXT.CAPTION_TEXT)
+    return read_captions(find_caption_file(folder, dataset), cfg.TEXT.CAPTION_TEXT, report)
+
+
+def read_entries(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
+    """Detectron2's dicts of a registered data set, read strictly where its layout is known.
+
+    Args:
+        report: gets what is wrong with single pictures, which are then left out.
+
+    Raises:
+        UserError: the data set is unknown, absent or malformed.
+    """
+    check_registered(dataset)
+    if is_voc(dataset):
+        return read_voc(dataset, report)
+    if is_sem_seg(dataset):
+        return read_sem_seg(dataset, report)
+    return get_detection_dataset_dicts(dataset, filter_empty=False)
+
+
+# Once per process: a data set is loaded anew for every evaluation.
+_read_known = functools.cache(read_entries)
 
 
 def load_dataset(cfg: CfgNode, dataset: str, filter_empty: bool = False) -> list[dict[str, Any]]:
@@ -52,25 +77,44 @@ def load_dataset(cfg: CfgNode, dataset: str, filter_empty: bool = False) -> list
             image is left.
     """
     check_registered(dataset)
-    if is_voc(dataset):
-        check_voc(dataset)
-    if is_sem_seg(dataset):
-        check_sem_seg(dataset)
-    captions = load_captions(cfg, dataset)
-    dicts = get_detection_dataset_dicts(dataset, filter_empty=False)
-    if dicts and "image_id" not in dicts[0]:
+    known = is_voc(dataset) or is_sem_seg(dataset)
+    dicts = [dict(entry) for entry in (_read_known if known else read_entries)(dataset)]
+    add_captions(cfg, dataset, dicts)
+    return with_objects(dataset, dicts) if filter_empty else dicts
+
+
+def add_captions(
+    cfg: CfgNode, dataset: str, entries: list[dict[str, Any]], report: Report = stop
+) -> None:
+    """Gives every entry of a data set its "caption", in place.
+
+    Args:
+        report: gets what is wrong with single captions.
+
+    Raises:
+        UserError: the caption file is absent or malformed, or the entries have no ids.
+    """
+    captions = load_captions(cfg, dataset, report)
+    if entries and "image_id" not in entries[0]:
         raise UserError(
             f"data set {dataset!r}: its entries have no image_id, by which captions are found; "
-            f"registered with them are {', '.join(_known())}"
+            f"registered with them are {', '.join(known_datasets())}"
         )
-    for entry in dicts:
-        entry["caption"] = captions[str(entry["image_id"])]
-    if filter_empty:
-        # Where a class is given for every pixel, there are no objects to ask for.
-        dicts = [entry for entry in dicts if entry.get("annotations", True)]
-    if not dicts:
+    for entry in entries:
+        with reporting(report):
+            entry["caption"] = captions[str(entry["image_id"])]
+
+
+def with_objects(dataset: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries that have objects; where a class is given for every pixel, all.
+
+    Raises:
+        UserError: none has.
+    """
+    found = [entry for entry in entries if entry.get("annotations", True)]
+    if not found:
         raise UserError(f"data set {dataset!r}: no image of it has an object to train on")
-    return dicts
+    return found
 
 
 def check_registered(dataset: str) -> None:
@@ -79,10 +123,13 @@ def check_registered(dataset: str) -> None:
         UserError: Detectron2 knows no data set of that name.
     """
     if dataset not in DatasetCatalog.list():
-        raise UserError(f"unknown data set {dataset!r}: {', '.join(_known())} are registered")
+        raise UserError(
+            f"unknown data set {dataset!r}: {', '.join(known_datasets())} are registered"
+        )
 
 
-def _known() -> list[str]:
+def known_datasets() -> list[str]:
+    """The registered data sets whose layout is checked."""
     detection = ("voc_", "watercolor_", "comic_")
     return [name for name in sorted(DatasetCatalog.list()) if name.startswith(detection)] + [
         *FOLDERS

@@ -12,18 +12,23 @@ Two formats are read:
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tadp_d2.errors import UserError
+from tadp_d2.errors import Report, UserError, reporting, stop
 from tadp_d2.files import complete_lines, replacing, sha256
 
 FORMAT = "tadp_d2 captions"
 VERSION = 1
 
 Kind = Literal["clean", "raw"]
+
+
+class NoCaptions(UserError):
+    """A data set has no caption file."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ def find_caption_file(folder: str | Path, dataset: str) -> Path:
     """The caption file of `dataset` in `folder`.
 
     Raises:
-        UserError: there is neither `<dataset>.jsonl` nor `<dataset>.json`, or there are both.
+        NoCaptions: there is neither `<dataset>.jsonl` nor `<dataset>.json`.
+        UserError: there are both.
     """
     folder = Path(folder)
     found = [p for p in (folder / f"{dataset}.jsonl", folder / f"{dataset}.json") if p.is_file()]
@@ -103,18 +109,19 @@ def find_caption_file(folder: str | Path, dataset: str) -> Path:
         return found[0]
     if found:
         raise UserError(f"{found[0]} and {found[1]} both exist: remove the one that is not meant")
-    raise UserError(
+    raise NoCaptions(
         f"no captions for data set {dataset!r}: expected {folder / dataset}.jsonl (our format) or "
         f"{folder / dataset}.json (the published format), as datasets/README.md describes. "
         "TEXT.CAPTION_DIR names another folder"
     )
 
 
-def read_captions(path: str | Path, kind: Kind = "clean") -> CaptionFile:
+def read_captions(path: str | Path, kind: Kind = "clean", report: Report = stop) -> CaptionFile:
     """Reads a caption file of either format.
 
     Args:
         kind: "clean" for cleaned texts where there are some, "raw" for captions as they were made.
+        report: gets what is wrong with single lines or images, which are then left out.
 
     Raises:
         UserError: names the file and the line or image whose content is not as described above.
@@ -126,8 +133,8 @@ def read_captions(path: str | Path, kind: Kind = "clean") -> CaptionFile:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     if path.suffix == ".jsonl":
-        return _read_jsonl(path, text, kind)
-    return _read_published(path, text, kind)
+        return _read_jsonl(path, text, kind, report)
+    return _read_published(path, text, kind, report)
 
 
 def write_captions(
@@ -153,18 +160,18 @@ def header(dataset: str, made_by: Mapping[str, Any]) -> dict[str, Any]:
     return {"format": FORMAT, "version": VERSION, "dataset": dataset, "made_by": dict(made_by)}
 
 
-def _read_jsonl(path: Path, text: str, kind: Kind) -> CaptionFile:
+def _read_jsonl(path: Path, text: str, kind: Kind, report: Report) -> CaptionFile:
     lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    rows = [(n, _parse(line, f"{path}:{n}")) for n, line in lines]
-    first = rows[0][1] if rows else {}
+    first = _parse(lines[0][1], f"{path}:1") if lines else {}
     if (first.get("format"), first.get("version")) != (FORMAT, VERSION):
         raise UserError(
             f"{path}:1: expected the header of a caption file, "
             f'{{"format": "{FORMAT}", "version": {VERSION}, ...}}'
         )
     records: dict[str, Caption] = {}
-    for n, row in rows[1:]:
-        _add(records, row, f"{path}:{n}")
+    for n, line in lines[1:]:
+        with reporting(report):
+            _add(records, _parse(line, f"{path}:{n}"), f"{path}:{n}")
     made_by = first.get("made_by", {})
     if not isinstance(made_by, dict):
         raise UserError(f'{path}:1: expected an object in "made_by"')
@@ -175,7 +182,7 @@ def _add(records: dict[str, Caption], row: dict[str, Any], where: str) -> None:
     """Adds what a line says to the records, in place."""
     image_id = row.get("image_id")
     texts = {key: row[key] for key in ("raw", "clean", "image_sha256", "date") if key in row}
-    known = isinstance(image_id, str) and all(isinstance(text, str) for text in texts.values())
+    known = all(_is_text(text) for text in (image_id, *texts.values()))
     if not known or not {"raw", "clean"} & texts.keys():
         raise UserError(f'{where}: expected {{"image_id": text, "raw": text}}')
     if not isinstance(row.get("cleaned_by", {}), dict):
@@ -192,21 +199,41 @@ def _add(records: dict[str, Caption], row: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: a cleaned text for image {image_id!r}, which has no caption yet")
 
 
-def _read_published(path: Path, text: str, kind: Kind) -> CaptionFile:
+def _read_published(path: Path, text: str, kind: Kind, report: Report) -> CaptionFile:
     records = {}
     for image_id, entry in _parse(text, str(path)).items():
         texts = entry.get("captions") if isinstance(entry, dict) else None
-        if not isinstance(texts, list) or not texts or not isinstance(texts[0], str):
-            raise UserError(f'{path}: image {image_id!r}: expected {{"captions": [text, ...]}}')
-        records[image_id] = Caption(texts[0])
+        if isinstance(texts, list) and texts and _is_text(image_id) and _is_text(texts[0]):
+            records[image_id] = Caption(texts[0])
+        else:
+            expected = 'expected {"captions": [text, ...]}'
+            report(UserError(f"{path}: image {image_id!r}: {expected}"))
     return CaptionFile(path, records, {}, kind)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that can be written; JSON can hold halves of characters."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json.loads(text, object_pairs_hook=_unique)
+    # Deep nesting and numbers of thousands of digits are refused by Python.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which a key that stands twice would hide the first one's value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"{key!r} stands there twice")
+    return found

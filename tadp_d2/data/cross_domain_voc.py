@@ -4,7 +4,6 @@ They lie in VOC's layout below `$DETECTRON2_DATASETS` (default `datasets/`). Imp
 registers `watercolor_train`, `watercolor_test`, `comic_train` and `comic_test`.
 """
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,42 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.structures import BoxMode
 
 from tadp_d2.data.pascal_voc import read_annotation, read_split
+from tadp_d2.data.pictures import read_header
 from tadp_d2.data.root import datasets_root
+from tadp_d2.errors import Report, UserError, reporting, stop
 
 # The classes that both targets share with VOC, on which they are scored.
 SHARED_CLASSES = ("bicycle", "bird", "car", "cat", "dog", "person")
 
 
-def load_voc(root: Path, split: str, dataset: str, class_names: Sequence[str]) -> list[dict]:
+def load_voc(
+    root: Path, split: str, dataset: str, class_names: Sequence[str], report: Report = stop
+) -> list[dict]:
     """Detectron2's dicts of a VOC-style split: RGB files, boxes as 0-based absolute XYXY pixels.
 
+    Args:
+        report: gets what is wrong with single pictures, which are then left out.
+
     Raises:
-        UserError: as `read_split` and `read_annotation`.
+        UserError: as `read_split` and `read_annotation`, or a picture is not the one annotated.
     """
-    return [_to_dict(root, image_id, class_names) for image_id in read_split(root, split, dataset)]
+    entries = []
+    for image_id in read_split(root, split, dataset, report):
+        with reporting(report):
+            entries.append(_to_dict(root, image_id, class_names, report))
+    return entries
 
 
-def _to_dict(root: Path, image_id: str, class_names: Sequence[str]) -> dict[str, Any]:
-    annotation = read_annotation(root / "Annotations" / f"{image_id}.xml", class_names)
+def _to_dict(root: Path, image_id: str, class_names: Sequence[str], report: Report) -> dict:
+    annotation_file = root / "Annotations" / f"{image_id}.xml"
+    annotation = read_annotation(annotation_file, class_names, report)
+    picture = root / "JPEGImages" / f"{image_id}.jpg"
+    width, height, _ = read_header(picture)
+    if (annotation.width, annotation.height) != (width, height):
+        raise UserError(
+            f"{annotation_file}: of a picture of {annotation.width} x {annotation.height} pixels, "
+            f"but {picture} has {width} x {height}; take both from the same archive"
+        )
     instances = [
         {
             "category_id": class_names.index(obj.name),
@@ -39,12 +57,13 @@ def _to_dict(root: Path, image_id: str, class_names: Sequence[str]) -> dict[str,
             "bbox_mode": BoxMode.XYXY_ABS,
         }
         for obj in annotation.objects
+        if obj.name in class_names  # others were reported
     ]
     return {
-        "file_name": str(root / "JPEGImages" / f"{image_id}.jpg"),
+        "file_name": str(picture),
         "image_id": image_id,
-        "height": annotation.height,
-        "width": annotation.width,
+        "height": height,
+        "width": width,
         "annotations": instances,
     }
 
@@ -54,16 +73,14 @@ def is_voc(dataset: str) -> bool:
     return MetadataCatalog.get(dataset).get("evaluator_type") == "pascal_voc"
 
 
-# Once per process: a data set is loaded anew for every evaluation, and passes only once.
-@functools.cache
-def check_voc(dataset: str) -> None:
+def read_voc(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
     """Reads a registered VOC-style data set strictly, also one that Detectron2 itself registers.
 
     Raises:
-        UserError: as `read_split` and `read_annotation`.
+        UserError: as `load_voc`.
     """
     meta = MetadataCatalog.get(dataset)
-    load_voc(Path(meta.dirname), meta.split, dataset, meta.thing_classes)
+    return load_voc(Path(meta.dirname), meta.split, dataset, meta.thing_classes, report)
 
 
 def register_target(name: str, root: Path, split: str) -> None:

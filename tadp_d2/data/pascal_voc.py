@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tadp_d2.data.root import not_found
-from tadp_d2.errors import UserError
+from tadp_d2.errors import Report, UserError, reason, reporting, stop
 
+# Folder -> how the names of its files end.
+FILES = {"Annotations": ".xml", "JPEGImages": ".jpg"}
 # The tags of a box, in VOC's order.
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -40,60 +42,126 @@ class VOCAnnotation:
     objects: tuple[VOCObject, ...]
 
 
-def read_split(root: Path, split: str, dataset: str) -> list[str]:
-    """The image ids of a split.
+def read_split(root: Path, split: str, dataset: str, report: Report = stop) -> list[str]:
+    """The image ids of a split, of which picture and annotation are there.
+
+    Args:
+        report: gets what is wrong with single ids.
 
     Raises:
-        UserError: the folder or a part of it is absent, the split is empty, or an image or
-            annotation that it lists is absent.
+        UserError: the folder or a part of it is absent, or the split is unreadable or empty.
     """
     split_file = root / "ImageSets" / "Main" / f"{split}.txt"
-    for path in (root / "Annotations", root / "JPEGImages", split_file):
-        if not path.exists():
+    folders = {suffix: root / name for name, suffix in FILES.items()}
+    for path, present in (
+        *((folder, folder.is_dir()) for folder in folders.values()),
+        (split_file, split_file.is_file()),
+    ):
+        if not present:
             layout = f"{root} with Annotations/, JPEGImages/ and ImageSets/Main/{split}.txt"
             raise not_found(dataset, path, layout)
-    ids = split_file.read_text().split()
+    ids = _read_ids(split_file, report)
+    missing = set()
+    for suffix, folder in folders.items():
+        present = {path.name for path in folder.iterdir()}
+        absent = [image_id for image_id in ids if image_id + suffix not in present]
+        for image_id in absent:
+            report(
+                UserError(
+                    f"{split_file}: lists {image_id!r}, but there is no {folder / image_id}"
+                    f"{suffix} ({len(absent)} such of {len(ids)}); complete the download, or take "
+                    "it out of the list"
+                )
+            )
+        missing.update(absent)
+    return [image_id for image_id in ids if image_id not in missing]
+
+
+def _read_ids(split_file: Path, report: Report) -> list[str]:
+    try:
+        # Some editors put a byte-order mark in front.
+        lines = split_file.read_text("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{split_file}: cannot be read as UTF-8 text ({reason(error)})") from None
+    ids: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        image_id = line.strip()
+        if not image_id:
+            continue
+        is_name = "/" not in image_id and len(image_id) < 200 and image_id.isprintable()
+        if len(image_id.split()) > 1 or not is_name:
+            expected = "expected the name of one picture, without folder and ending"
+            report(UserError(f"{split_file}:{number}: {expected}; found {image_id[:80]!r}"))
+        elif image_id in ids:
+            first = ids[image_id]
+            report(
+                UserError(
+                    f"{split_file}:{number}: {image_id!r} is listed already in line {first}; "
+                    "remove one of the two"
+                )
+            )
+        else:
+            ids[image_id] = number
     if not ids:
         raise UserError(f"{split_file}: the split is empty; expected one image id per line")
-    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
-        present = {path.name for path in (root / folder).iterdir()}
-        absent = [image_id for image_id in ids if image_id + suffix not in present]
-        if absent:
-            raise UserError(
-                f"{split_file}: lists {absent[0]!r}, but there is no "
-                f"{root / folder / absent[0]}{suffix} ({len(absent)} such of {len(ids)})"
-            )
-    return ids
+    return list(ids)
 
 
-def read_annotation(path: Path, class_names: Collection[str]) -> VOCAnnotation:
+def read_annotation(
+    path: Path, class_names: Collection[str], report: Report = stop
+) -> VOCAnnotation:
     """Reads an annotation file.
 
     A box may reach one pixel beyond the picture, because some tools count from 0.
 
+    Args:
+        report: gets what is wrong with single objects: a class that is not among `class_names`, a
+            box outside the picture or without area.
+
     Raises:
-        UserError: the file is not such an annotation, names a class that is not among
-            `class_names`, or has a box outside the picture or without area.
+        UserError: the file is not such an annotation.
     """
     try:
-        root = ET.parse(path).getroot()
+        # To open a pipe would wait for ever.
+        if not path.is_file():
+            raise FileNotFoundError("there is no such file")
+        root = ET.parse(path, ET.XMLParser(target=_Tree())).getroot()
         width, height = (int(_text(root, f"size/{side}")) for side in ("width", "height"))
-        objects = tuple(_read_object(element) for element in root.iter("object"))
-    except (ET.ParseError, ValueError) as error:
-        raise UserError(f"{path}: not a VOC annotation ({error})") from None
+        objects = tuple(_read_object(element) for element in root.iterfind("object"))
+    # An unknown encoding is a LookupError.
+    except (OSError, ET.ParseError, ValueError, LookupError) as error:
+        raise UserError(
+            f"{path}: not a VOC annotation ({reason(error)}); replace it or take the picture out "
+            "of the split"
+        ) from None
     for obj in objects:
-        if obj.name not in class_names:
-            raise UserError(
-                f"{path}: unknown class {obj.name!r}; expected one of {', '.join(class_names)}"
-            )
-        left, top, right, bottom = obj.box
-        inside = 0 <= left and 0 <= top and right <= width + 1 and bottom <= height + 1
-        if not inside or right < left or bottom < top:
-            raise UserError(
-                f"{path}: the box of {obj.name!r}, {left:g} {top:g} {right:g} {bottom:g}, is not "
-                f"inside the picture of {width} x {height} pixels (xmin ymin xmax ymax, from 1)"
-            )
+        with reporting(report):
+            _check_object(obj, path, width, height, class_names)
     return VOCAnnotation(width, height, objects)
+
+
+class _Tree(ET.TreeBuilder):
+    """Builds a tree of elements, and refuses what could make it grow or reach for other files."""
+
+    def doctype(self, *_: str | None) -> None:
+        raise ValueError("it declares a document type, which could define entities; remove it")
+
+
+def _check_object(
+    obj: VOCObject, path: Path, width: int, height: int, class_names: Collection[str]
+) -> None:
+    if obj.name not in class_names:
+        raise UserError(
+            f"{path}: unknown class {obj.name[:80]!r}; expected one of {', '.join(class_names)}"
+        )
+    left, top, right, bottom = obj.box
+    inside = 0 <= left and 0 <= top and right <= width + 1 and bottom <= height + 1
+    if not inside or right < left or bottom < top:
+        raise UserError(
+            f"{path}: the box of {obj.name!r}, {left:g} {top:g} {right:g} {bottom:g}, is not "
+            f"inside the picture of {width} x {height} pixels (xmin ymin xmax ymax, from 1); "
+            "correct it or remove the object"
+        )
 
 
 def _read_object(element: ET.Element) -> VOCObject:

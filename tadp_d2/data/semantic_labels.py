@@ -6,18 +6,14 @@ is written.
 """
 
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from tadp_d2.data.pictures import check_each, read_header
 from tadp_d2.data.root import not_found
-from tadp_d2.errors import UserError
-from tadp_d2.progress import progress_line
-
-# From how many label maps on a check takes long enough to show its progress.
-_MANY = 1000
+from tadp_d2.errors import Report, UserError, reason, reporting, stop
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,11 @@ class Pair:
     height: int
 
 
-def read_pairs(folders: Folders, dataset: str) -> list[Pair]:
+def read_pairs(folders: Folders, dataset: str, report: Report = stop) -> list[Pair]:
     """The pictures of a split, sorted by id, with their label maps. Only file headers are read.
+
+    Args:
+        report: gets what is wrong with single pictures, which are then left out.
 
     Raises:
         UserError: the split is absent, empty or without its nested folders, a picture or label
@@ -74,8 +73,14 @@ def read_pairs(folders: Folders, dataset: str) -> list[Pair]:
             folders.labels / (image_id.removesuffix(folders.image_suffix) + folders.label_suffix)
             for image_id in ids
         ]
-        _check_counterparts(folders, images, labels)
-    return [_pair(*parts) for parts in zip(ids, images, labels, strict=True)]
+        _check_counterparts(folders, images, labels, report)
+    pairs = []
+    for image_id, image, label in zip(ids, images, labels, strict=True):
+        # One that does not exist was reported.
+        if label is None or label.exists():
+            with reporting(report):
+                pairs.append(_pair(image_id, image, label))
+    return pairs
 
 
 def _find_images(folders: Folders, dataset: str) -> list[Path]:
@@ -96,74 +101,71 @@ def _find_images(folders: Folders, dataset: str) -> list[Path]:
     )
 
 
-def _check_counterparts(folders: Folders, images: Sequence[Path], labels: Sequence[Path]) -> None:
+def _check_counterparts(
+    folders: Folders, images: Sequence[Path], labels: Sequence[Path], report: Report
+) -> None:
     present = set(folders.labels.glob(f"{folders.nesting}/*{folders.label_suffix}"))
     unlabelled = [
         (image, label) for image, label in zip(images, labels, strict=True) if label not in present
     ]
-    if unlabelled:
-        image, label = unlabelled[0]
-        raise UserError(
-            f"{image}: has no label map, expected {label} ({len(unlabelled)} such of "
-            f"{len(images)}); {folders.if_no_labels}"
+    for image, label in unlabelled:
+        report(
+            UserError(
+                f"{image}: has no label map, expected {label} ({len(unlabelled)} such of "
+                f"{len(images)}); {folders.if_no_labels}"
+            )
         )
     orphans = sorted(present - set(labels))
-    if orphans:
-        raise UserError(
-            f"{orphans[0]}: a label map without its picture ({len(orphans)} such); complete the "
-            f"pictures in {folders.images}, or remove it"
+    for orphan in orphans:
+        report(
+            UserError(
+                f"{orphan}: a label map without its picture ({len(orphans)} such); complete the "
+                f"pictures in {folders.images}, or remove it"
+            )
         )
 
 
 def _pair(image_id: str, image: Path, label: Path | None) -> Pair:
-    (width, height), _ = _header(image)
+    width, height, _ = read_header(image)
     if label is not None:
-        size, mode = _header(label)
-        if size != (width, height):
+        found = read_header(label, ["PNG"])
+        if (found.width, found.height) != (width, height):
             raise UserError(
-                f"{label}: {size[0]} x {size[1]} pixels, but its picture {image} has "
+                f"{label}: {found.width} x {found.height} pixels, but its picture {image} has "
                 f"{width} x {height}; take both from the same archive"
             )
-        if mode != "L":
+        if found.mode != "L":
             raise UserError(
                 f"{label}: a label map must be an 8-bit grey PNG (mode L) of class indices; this "
-                f"one has mode {mode}"
+                f"one has mode {found.mode}"
             )
     return Pair(image_id, image, label, width, height)
 
 
-def _header(path: Path) -> tuple[tuple[int, int], str]:
-    try:
-        with Image.open(path) as image:
-            return image.size, image.mode
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error}); replace it") from None
-
-
-def check_values(labels: Sequence[Path], allowed: Collection[int]) -> None:
+def check_values(labels: Sequence[Path], allowed: Collection[int], report: Report = stop) -> None:
     """Reads label maps completely.
 
     Args:
         allowed: the values that may occur, of 0..255.
+        report: gets what is wrong with single ones.
 
     Raises:
         UserError: one is damaged or has another value.
     """
     forbidden = [value for value in range(256) if value not in allowed]
-    show = progress_line("label maps checked") if len(labels) >= _MANY else None
-    # PIL decodes outside of Python's lock.
-    with ThreadPoolExecutor() as pool:
-        for done, _ in enumerate(pool.map(lambda path: _check(path, forbidden), labels), start=1):
-            if show:
-                show(done, len(labels))
+    check_each(lambda path: _check(path, forbidden), labels, "label maps checked", report)
 
 
 def _check(path: Path, forbidden: Sequence[int]) -> None:
     try:
         with Image.open(path) as image:
             counts = image.histogram()
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be read as a label map ({error}); replace it") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise UserError(
+            f"{path}: cannot be read as a label map ({reason(error)}); replace it"
+        ) from None
     found = [value for value in forbidden if counts[value]]
     if found:
         raise UserError(

@@ -6,7 +6,6 @@ this module registers `cityscapes_train`, `cityscapes_val`, `cityscapes_foggy_va
 Zurich's train and test have no labels here; those of its test are behind a server.
 """
 
-import functools
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -14,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tadp_d2.data.cityscapes import CLASSES, COLORS, IGNORE_LABEL
 from tadp_d2.data.root import datasets_root
 from tadp_d2.data.semantic_labels import Folders, check_values, read_pairs
+from tadp_d2.errors import Report, stop
 
 _CITYSCAPES = datasets_root() / "cityscapes"
 _DARK_ZURICH = datasets_root() / "dark_zurich"
@@ -62,11 +62,9 @@ FOLDERS = {
 }
 
 
-# Once per process: a data set is asked for several times in each evaluation.
-_read_pairs = functools.cache(read_pairs)
-
-
-def load_street_scenes(folders: Folders, dataset: str) -> list[dict[str, Any]]:
+def load_street_scenes(
+    folders: Folders, dataset: str, report: Report = stop
+) -> list[dict[str, Any]]:
     """Detectron2's dicts of a split; those of a split without labels lack "sem_seg_file_name".
 
     Raises:
@@ -80,7 +78,7 @@ def load_street_scenes(folders: Folders, dataset: str) -> list[dict[str, Any]]:
             "width": pair.width,
         }
         | ({"sem_seg_file_name": str(pair.label)} if pair.label else {})
-        for pair in _read_pairs(folders, dataset)
+        for pair in read_pairs(folders, dataset, report)
     ]
 
 
@@ -106,18 +104,20 @@ def has_labels(dataset: str) -> bool:
     return MetadataCatalog.get(dataset).get("has_labels", True)
 
 
-# Once per process: a data set is loaded anew for every evaluation, and passes only once.
-@functools.cache
-def check_sem_seg(dataset: str) -> None:
-    """Reads all label maps of a registered data set.
+def read_sem_seg(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
+    """Reads a registered data set with label maps strictly, all label maps completely.
 
     Raises:
-        UserError: as `check_values`.
+        UserError: as `read_pairs` and `check_values`.
     """
     meta = MetadataCatalog.get(dataset)
-    entries = DatasetCatalog.get(dataset)
+    folders = FOLDERS.get(dataset)
+    entries = (
+        load_street_scenes(folders, dataset, report) if folders else DatasetCatalog.get(dataset)
+    )
     labels = [entry["sem_seg_file_name"] for entry in entries if "sem_seg_file_name" in entry]
-    check_values(labels, {*range(len(meta.stuff_classes)), meta.ignore_label})
+    check_values(labels, {*range(len(meta.stuff_classes)), meta.ignore_label}, report)
+    return entries
 
 
 for _name, _folders in FOLDERS.items():

@@ -1,16 +1,18 @@
 """Detectron2's checkpointer, written whole or not at all, loaded safely and completely."""
 
+import contextlib
 import glob
 import os
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import nn
+from torch import Tensor, nn
 
 from tadp_d2.engine.provenance import Provenance
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 from tadp_d2.files import replacing
 
 
@@ -104,26 +106,30 @@ class RunCheckpointer(DetectionCheckpointer):
         """
         check_checkpoint(path)
         self._loading = path
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        # What is in a file may be of any kind, also where it is the states' own to read.
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedCheckpoint(
+                f"{path}: its content is not that of a checkpoint of this config "
+                f"({reason(error)}); use another one"
+            ) from error
+
+    def get_checkpoint_file(self) -> str:
+        """The one that `last_checkpoint` names; an absent one if that is damaged."""
+        try:
+            # The name alone: a run's checkpoints lie in its folder.
+            return os.path.join(self.save_dir, os.path.basename(super().get_checkpoint_file()))
+        except UnicodeDecodeError:
+            return os.path.join(self.save_dir, "unknown.pth")
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
-            # Checksums of all parts; torch does not look at all of them.
-            with zipfile.ZipFile(filename) as archive:
-                damaged = archive.testzip()
+        # Checksums of all parts; torch does not look at all of them.
+        with _reading(filename), zipfile.ZipFile(filename) as archive:
+            damaged = archive.testzip()
             if damaged:
                 raise ValueError(f"{damaged} is damaged")
-            checkpoint = torch.load(filename, map_location="cpu", weights_only=True)
-        except MemoryError:
-            raise
-        except Exception as error:  # torch raises many kinds for a damaged or foreign file
-            reason = str(error).splitlines()[0]
-            raise DamagedCheckpoint(
-                f"{filename}: cannot be read as a checkpoint ({reason})"
-            ) from None
-        if not isinstance(checkpoint, dict) or "model" not in checkpoint:
-            raise UserError(f"{filename}: expected a checkpoint of train_net.py, with its weights")
-        return checkpoint
+        return _read(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         self._provenance.check(checkpoint.pop("provenance", None), self._loading)
@@ -132,15 +138,39 @@ class RunCheckpointer(DetectionCheckpointer):
 
 
 def check_checkpoint(path: str) -> None:
-    """
+    """Finds out what can be found out without reading the weights.
+
     Args:
         path: `MODEL.WEIGHTS`; empty for none.
 
     Raises:
-        UserError: there is no file at `path`.
+        UserError: there is no checkpoint at `path`.
     """
     if path and not os.path.isfile(path):
         raise UserError(f"no checkpoint at {path}: MODEL.WEIGHTS names a .pth file of a run")
+    if path:
+        _read(path, mmap=True)
+
+
+def _read(path: str, **options: Any) -> dict[str, Any]:
+    with _reading(path):
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, **options)
+    weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise UserError(f"{path}: expected a checkpoint of train_net.py, with its weights")
+    return checkpoint
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        raise DamagedCheckpoint(
+            f"{path}: cannot be read as a checkpoint ({reason(error)}); use another one"
+        ) from None
 
 
 def _refuse_other_architecture(own: dict, loaded: dict, path: str) -> None:

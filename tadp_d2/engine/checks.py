@@ -1,16 +1,20 @@
 """What can be found wrong with a config, and with what it names, before anything is built."""
 
+import math
 import os
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 
-from tadp_d2.data.build import load_dataset, model_classes
+from tadp_d2.data.build import check_registered, load_dataset, model_classes
 from tadp_d2.data.street_scenes import has_labels, is_sem_seg
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.train_step import PRECISIONS
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 from tadp_d2.modeling.meta_arch import get_modifiers
+from tadp_d2.text.tokens import read_tokens
 from tadp_d2.weights import find_weights
 
 
@@ -28,15 +32,44 @@ def check_config(cfg: CfgNode) -> None:
             raise UserError(f"{key} is {value!r}: expected one of {', '.join(allowed)}")
     if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "fp16" and cfg.MODEL.DEVICE == "cpu":
         raise UserError("SOLVER.AMP.DTYPE fp16 needs a GPU: use bf16 on a CPU")
-    for section, key in (
-        ("SOLVER", "GRADIENT_ACCUMULATION"),
-        ("SOLVER", "CHECKPOINT_PERIOD"),
-        ("SOLVER", "CHECKPOINTS_KEPT"),
-        ("TEST", "WINDOW_BATCH"),
+    for key, value, least in (
+        ("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, 0),
+        ("SOLVER.UNET_LR_FACTOR", cfg.SOLVER.UNET_LR_FACTOR, 0),
+        ("SOLVER.POLY_POWER", cfg.SOLVER.POLY_POWER, 0),
+        ("SOLVER.WEIGHT_DECAY", cfg.SOLVER.WEIGHT_DECAY, 0),
+        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 0),
+        ("SOLVER.WARMUP_ITERS", cfg.SOLVER.WARMUP_ITERS, 0),
+        ("SOLVER.GRADIENT_ACCUMULATION", cfg.SOLVER.GRADIENT_ACCUMULATION, 1),
+        ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1),
+        ("SOLVER.CHECKPOINTS_KEPT", cfg.SOLVER.CHECKPOINTS_KEPT, 1),
+        ("MODEL.DIFFUSION.TIMESTEP", cfg.MODEL.DIFFUSION.TIMESTEP, 0),
+        ("INPUT.MAX_PIXELS", cfg.INPUT.MAX_PIXELS, 1),
+        ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0),
+        ("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, 0),
+        ("TEST.WINDOW_SIZE", cfg.TEST.WINDOW_SIZE, 0),
+        ("TEST.WINDOW_BATCH", cfg.TEST.WINDOW_BATCH, 1),
+        ("TEST.GALLERY_IMAGES", cfg.TEST.GALLERY_IMAGES, 0),
     ):
-        if cfg[section][key] < 1:
-            raise UserError(f"{section}.{key} is {cfg[section][key]}: expected 1 or more")
+        if not least <= value < math.inf:
+            raise UserError(f"{key} is {value}: expected {least} or more")
+    for key, value, registry in (
+        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+    ):
+        if value not in registry:
+            raise UserError(f"{key} is {value!r}: Detectron2 knows {', '.join(dict(registry))}")
+    _check_elements(cfg)
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: {reason(error)}") from None
     processes = comm.get_world_size()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if processes > 1 and cfg.MODEL.DEVICE != device:
+        raise UserError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: expected {device!r} for several processes on "
+            "this machine; CUDA_VISIBLE_DEVICES chooses GPUs, and hides all if it is empty"
+        )
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % processes:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: expected a multiple of the "
@@ -68,6 +101,26 @@ def check_config(cfg: CfgNode) -> None:
     get_modifiers(cfg)
 
 
+def _check_elements(cfg: CfgNode) -> None:
+    """Checks what lists hold, of which Detectron2 knows no kind."""
+    for key, values in (
+        ("DATASETS.TRAIN", cfg.DATASETS.TRAIN),
+        ("DATASETS.TEST", cfg.DATASETS.TEST),
+        ("TEXT.TOKENS", cfg.TEXT.TOKENS),
+    ):
+        if not all(isinstance(value, str) for value in values):
+            raise UserError(f"{key} is {values}: expected names")
+    for key, values in (
+        ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN),
+        ("MODEL.PIXEL_STD", cfg.MODEL.PIXEL_STD),
+    ):
+        numbers = all(isinstance(value, int | float) for value in values)
+        if len(values) != 3 or not numbers or not all(0 <= value <= 255 for value in values):
+            raise UserError(f"{key} is {values}: expected 3 numbers of 0 to 255")
+    if not all(cfg.MODEL.PIXEL_STD):
+        raise UserError(f"MODEL.PIXEL_STD is {cfg.MODEL.PIXEL_STD}: 0 cannot be divided by")
+
+
 def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
     """Finds now what would otherwise fail later, perhaps after days of training.
 
@@ -82,10 +135,27 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
             f"{cfg.OUTPUT_DIR} holds a run already: continue it with --resume, or choose another "
             "OUTPUT_DIR"
         )
+    check_fit(cfg, evaluation)
+    for dataset in cfg.DATASETS.TEST:
+        load_dataset(cfg, dataset)
+    for dataset in () if evaluation else cfg.DATASETS.TRAIN:
+        load_dataset(cfg, dataset, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
+    for file in cfg.TEXT.TOKENS:
+        read_tokens(file)
+    check_checkpoint(cfg.MODEL.WEIGHTS)
+
+
+def check_fit(cfg: CfgNode, evaluation: bool = False) -> None:
+    """Checks that the data sets of a config are of the kind that its model needs.
+
+    Raises:
+        UserError: one is not, or is unknown.
+    """
     training = () if evaluation else cfg.DATASETS.TRAIN
     _check_classes(cfg)
     for dataset in (*cfg.DATASETS.TEST, *training):
-        load_dataset(cfg, dataset)
+        check_registered(dataset)
         _check_kind(cfg, dataset)
         unlabelled = is_sem_seg(dataset) and not has_labels(dataset)
         if unlabelled and (dataset in training or not cfg.TEST.SUBMISSION):
@@ -93,8 +163,6 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
                 f"data set {dataset!r} has no labels: it can be evaluated with TEST.SUBMISSION "
                 "True, which writes files for its benchmark server, and not be trained on"
             )
-    find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
-    check_checkpoint(cfg.MODEL.WEIGHTS)
 
 
 def _check_kind(cfg: CfgNode, dataset: str) -> None:

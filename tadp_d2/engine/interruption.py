@@ -51,7 +51,7 @@ class SaveOnSignal(HookBase):
             os.kill(os.getpid(), number)
         if not self._received:
             self._received, self._when = number, time.monotonic()
-            _logger.info(f"{signal.Signals(number).name}: saving after this iteration")
+            _logger.info(f"{signal.Signals(number).name}: stopping after this iteration")
         elif time.monotonic() - self._when > _REPEATED:
             raise SystemExit(128 + number)
 

@@ -5,7 +5,9 @@ import json
 import logging
 import math
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,18 @@ import detectron2
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.utils.events import get_event_storage
 from tabulate import tabulate
 from torch import nn
 
 from tadp_d2 import __version__
 from tadp_d2.engine.provenance import Provenance
-from tadp_d2.files import complete_lines, replacing
+from tadp_d2.engine.result_files import FORMAT, VERSION, image_ids_fingerprint, read_metrics
+from tadp_d2.files import replacing
 
 _logger = logging.getLogger(__name__)
 
-FORMAT = "tadp_d2 results"
-VERSION = 1
 # The means that the log's table shows; results.json has all.
 _MEANS = ("AP", "AP50", "AP75", "mIoU", "pACC")
 
@@ -42,9 +44,11 @@ def write_results(
         "format": FORMAT,
         "version": VERSION,
         "metrics": _plain(results),
+        "datasets": {dataset: _identity(dataset) for dataset in results},
         "iteration": _iteration(cfg.SOLVER.MAX_ITER),
         "weights": cfg.MODEL.WEIGHTS,
         "seed": cfg.SEED,
+        "command": shlex.join(["python", *sys.argv]),
         "versions": _versions(),
         "revision": _git_revision(),
         "provenance": Provenance(cfg, model).record,
@@ -57,22 +61,15 @@ def write_results(
 def drop_later_lines(path: Path, iteration: int) -> None:
     """Removes from a `metrics.json` what a stopped run wrote of the iterations to be done again."""
     if path.exists():
-        kept = [line for line in _lines(path) if line["iteration"] < iteration]
+        kept = [line for line in read_metrics(path) if line["iteration"] < iteration]
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
 
 
 def has_metrics(path: Path, iteration: int, datasets: Sequence[str]) -> bool:
     """Whether a `metrics.json` has metrics of one of the data sets after an iteration."""
-    keys = {key for line in _lines(path) if line["iteration"] == iteration for key in line}
+    keys = {key for line in read_metrics(path) if line["iteration"] == iteration for key in line}
     return any(key.startswith(f"{dataset}/") for key in keys for dataset in datasets)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.json`, without one that was cut off when the run was killed."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in complete_lines(path.read_bytes()).splitlines()]
 
 
 def log_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
@@ -93,6 +90,12 @@ def _short(metrics: Mapping[str, float]) -> dict[str, float]:
     prefix = "IoU-" if "mIoU" in metrics else "AP50-"
     classes = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
     return means | {name: None if math.isnan(v) else v for name, v in classes.items()}
+
+
+def _identity(dataset: str) -> dict[str, Any]:
+    """What tells one data set from another that is registered under the same name."""
+    ids = [str(entry["image_id"]) for entry in DatasetCatalog.get(dataset)]
+    return {"images": len(ids), "image_ids": image_ids_fingerprint(ids)}
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import logging
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from tadp_d2.config import add_tadp_config
+from tadp_d2.data.pictures import set_pixel_limit
 from tadp_d2.engine.checks import check_config, check_inputs
+from tadp_d2.engine.config_file import check_config_file
+from tadp_d2.engine.launch import is_first_failure
 from tadp_d2.errors import UserError
 from tadp_d2.progress import hide_library_bars
 
@@ -33,6 +37,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     hide_library_bars()
     cfg = load_config(args.config_file, args.preset, args.opts)
+    set_pixel_limit(cfg.INPUT.MAX_PIXELS)
     check_inputs(cfg, args.eval_only, args.resume)
     cfg.defrost()
     if cfg.SEED < 0:
@@ -49,8 +54,11 @@ def _random_seed(folder: str, resume: bool) -> int:
     """One for all processes, recorded in the run's config; that of the run to be resumed."""
     recorded = Path(folder, "config.yaml")
     if resume and recorded.is_file():
-        return yaml.safe_load(recorded.read_text())["SEED"]
-    return comm.shared_random_seed()
+        seed = yaml.safe_load(recorded.read_text())["SEED"]
+    else:
+        seed = random.randrange(2**31)
+    # The first process writes that file when all have read it.
+    return comm.all_gather(seed)[0]
 
 
 def _set_up_loggers(cfg: CfgNode) -> None:
@@ -59,9 +67,13 @@ def _set_up_loggers(cfg: CfgNode) -> None:
         logging.getLogger(__name__).warning("Running on the CPU")
     # Detectron2's evaluator announces itself for every class and metric.
     logging.getLogger("detectron2.evaluation.pascal_voc_evaluation").setLevel(logging.WARNING)
-    # Its training loop prints the traceback of every error; a user's error is one message.
+    # Its training loop prints the traceback of every error; a user's error is one message, and
+    # another process's is that one's to tell.
     logging.getLogger("detectron2.engine.train_loop").addFilter(
-        lambda record: not (record.exc_info and issubclass(record.exc_info[0], UserError))
+        lambda record: (
+            not record.exc_info
+            or (not issubclass(record.exc_info[0], UserError) and is_first_failure())
+        )
     )
 
 
@@ -73,10 +85,12 @@ def load_config(config_file: str = "", preset: str = "", overrides: Sequence[str
     """
     cfg = get_cfg()
     add_tadp_config(cfg)
+    defaults = cfg.clone()
     for file in (config_file, _preset_file(preset)):
         if file:
             _merge_file(cfg, str(file))
     _merge_overrides(cfg, list(overrides))
+    _refuse_null(cfg, defaults)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
@@ -94,13 +108,10 @@ def _preset_file(preset: str) -> Path | None:
 
 
 def _merge_file(cfg: CfgNode, file: str) -> None:
-    if not Path(file).is_file():
-        raise UserError(f"no config file {file}")
+    check_config_file(Path(file))
     try:
         cfg.merge_from_file(file, allow_unsafe=False)
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: not a safe YAML file ({error})") from None
-    except (KeyError, ValueError, AssertionError, OSError) as error:
+    except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: {_explain(cfg, error)}") from None
 
 
@@ -113,10 +124,21 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
         raise UserError(f"command line: {_explain(cfg, error)}") from None
 
 
+def _refuse_null(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
+    for name, value in cfg.items():
+        default = defaults.get(name)
+        if isinstance(value, CfgNode):
+            _refuse_null(value, default, f"{prefix}{name}.")
+        # A modifier may be called null.
+        elif value is None and default is not None and not name.startswith("MODIFIER"):
+            raise UserError(f"{prefix}{name} is null: expected a value such as {default!r}")
+
+
 def _explain(cfg: CfgNode, error: Exception) -> str:
     """The message of a config error, with the known key that looks most like an unknown one."""
     # str() of a KeyError would put its message in quotes.
     message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    message = " ".join(message.split())
     if "on-existent" not in message:
         return message
     key = message.rsplit(":", 1)[-1].strip().rstrip("'\"")

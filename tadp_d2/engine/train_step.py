@@ -31,7 +31,13 @@ class NonFiniteLoss(Exception):
 class AccumulatingTrainer(SimpleTrainer):
     """Detectron2's `SimpleTrainer` over several batches per iteration, in mixed precision.
 
-    What an iteration draws at random depends on the seed, its number and the process alone.
+    What an iteration draws at random depends on the seed, its number and the process alone. So
+    pictures and their augmentation are the same for any number of processes, and the anchors and
+    proposals that a detector samples are not.
+
+    Batches of an iteration and processes are averaged as equal parts. That is the mean over one
+    large batch where each part's loss is a mean over as many things: images in an RPN, sampled
+    proposals in a box head, labelled pixels in segmentation.
     """
 
     def __init__(
@@ -92,7 +98,11 @@ class AccumulatingTrainer(SimpleTrainer):
         finite = (
             self.grad_scaler.is_enabled() or torch.nn.utils.get_total_norm(gradients).isfinite()
         )
-        if not finite or not all(loss.isfinite() for loss in losses.values()):
+        own_finite = all(loss.isfinite() for loss in losses.values())
+        if not finite and own_finite:
+            # A process whose loss shows the cause ends here, and this one with it.
+            comm.all_gather(None)
+        if not finite or not own_finite:
             values = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items())
             raise NonFiniteLoss(values, inputs)
 

@@ -44,7 +44,11 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = AccumulatingTrainer(
-            create_ddp_model(model, broadcast_buffers=False),
+            create_ddp_model(
+                model,
+                broadcast_buffers=False,
+                device_ids=[comm.get_local_rank()] if next(model.parameters()).is_cuda else None,
+            ),
             [],  # the loader depends on where the run begins: `train`
             optimizer,
             accumulation=cfg.SOLVER.GRADIENT_ACCUMULATION,
@@ -81,11 +85,20 @@ class Trainer(DefaultTrainer):
         return []
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As Detectron2's, after removing what a killed run left half-written."""
+        """As Detectron2's, after removing what a killed run left half-written.
+
+        Raises:
+            UserError: as the checkpointer's `load`, or the processes see different files.
+        """
         if comm.is_main_process():
             remove_leftovers(self.cfg.OUTPUT_DIR)
         comm.synchronize()
         super().resume_or_load(resume)
+        if len(set(comm.all_gather(self.start_iter))) > 1:
+            raise UserError(
+                f"not all processes find the same checkpoint in {self.cfg.OUTPUT_DIR}: it must be "
+                "on a disk that all machines share"
+            )
 
     def train(self) -> Any:
         """Trains from where `resume_or_load` ended, to the same result as without a stop."""

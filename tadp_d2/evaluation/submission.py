@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 from PIL import Image
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class SubmissionWriter(DatasetEvaluator):
                     Image.fromarray(pixels).save(temporary, format="PNG")
 
     def evaluate(self) -> None:
+        comm.synchronize()  # all processes have written theirs
         _logger.info(
             f"Segmentations for the benchmark server in {self._folder}; to hand them in: "
             f"cd {self._folder} && zip -r submission.zip confidence labelTrainIds*"

@@ -1,15 +1,17 @@
 """The diffusion model as a Detectron2 backbone, plain and with Detectron2's FPN."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import Tensor
 from transformers import CLIPTextConfig
 
+from tadp_d2.data.latent_cache import CachedLatents
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen
 from tadp_d2.modeling.stable_diffusion import LatentEncoder, UNetFeatures, load_unet, load_vae
@@ -29,15 +31,23 @@ class DiffusionBackbone(Backbone):
         self.unet = unet
         self.timestep = timestep
         self._context: Context | None = None
+        self._cached: Sequence[CachedLatents] | None = None
 
     @contextlib.contextmanager
-    def conditioned(self, context: Context) -> Iterator[None]:
-        """Passes inside the block are conditioned on `context`, B x N x D."""
-        self._context = context
+    def conditioned(
+        self, context: Context, cached: Sequence[CachedLatents | None] | None = None
+    ) -> Iterator[None]:
+        """Passes inside the block are conditioned on `context`, B x N x D.
+
+        Args:
+            cached: B, the images' latents, or where they are to be kept, if anywhere. All are
+                rounded to half precision, so that it does not matter which are new.
+        """
+        self._context, self._cached = context, cached
         try:
             yield
         finally:
-            self._context = None
+            self._context = self._cached = None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """
@@ -52,7 +62,21 @@ class DiffusionBackbone(Backbone):
                 "the diffusion backbone needs a context: call it inside conditioned(context), or "
                 "use a meta-architecture that does, such as CaptionedRCNN"
             )
-        return self.unet(self.latent_encoder(images), self._context, self.timestep)
+        latents = self.latent_encoder(images) if self._cached is None else self._recall(images)
+        return self.unet(latents, self._context, self.timestep)
+
+    def _recall(self, images: Tensor) -> Tensor:
+        latents = []
+        for image, cached in zip(images, self._cached, strict=True):
+            value = cached.value if cached else None
+            if value is None:
+                # One by one and in full precision: independent of the batch and of autocast.
+                with torch.autocast(images.device.type, enabled=False):
+                    value = self.latent_encoder(image[None].float())[0].half()
+                if cached:
+                    cached.keep(value)
+            latents.append(value.to(images.device).float())
+        return torch.stack(latents)
 
     @property
     def size_divisibility(self) -> int:

@@ -50,7 +50,8 @@ class CaptionConditioning(nn.Module):
         """Conditions the diffusion backbone inside `backbone` on the inputs' captions."""
         diffusion = next(m for m in backbone.modules() if isinstance(m, DiffusionBackbone))
         context = self.text([self.prompt(_caption(inputs)) for inputs in batched_inputs])
-        return diffusion.conditioned(context)
+        cached = [inputs.get("latents") for inputs in batched_inputs]
+        return diffusion.conditioned(context, cached if any(cached) else None)
 
 
 def _caption(inputs: dict[str, Any]) -> str:

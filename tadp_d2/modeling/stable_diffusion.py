@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +17,7 @@ from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 from tadp_d2.modeling.attention import AttentionMaps, FusedAttention, RecordedAttention
 from tadp_d2.text.conditioning import Context
-from tadp_d2.weights import loading
+from tadp_d2.weights import check_complete, loading
 
 _DOWN_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}
 _MID_BLOCKS = {"UNetMidBlock2DCrossAttn", None}
@@ -237,8 +237,7 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: expected a UNet folder in diffusers' format, with config.json")
-    with loading(folder):
-        return UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
+    return _load(UNet2DConditionModel, folder)
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
@@ -247,5 +246,13 @@ def load_vae(folder: Path) -> AutoencoderKL:
     Raises:
         UserError: its files are damaged.
     """
-    with loading(folder / "vae"):
-        return AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    return _load(AutoencoderKL, folder / "vae")
+
+
+def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
+    with loading(folder):
+        model, report = kind.from_pretrained(
+            folder, torch_dtype=torch.float32, output_loading_info=True
+        )
+    check_complete(folder, report)
+    return model

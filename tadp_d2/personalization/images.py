@@ -1,23 +1,17 @@
-"""The pictures to learn from, whatever they are: found, read, and cropped to squares."""
+"""The pictures to learn from: read, and cropped to squares."""
 
-import io
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from tadp_d2.errors import UserError
-
-# How the names of pictures in a folder end, in lower case.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+from tadp_d2.images import UnreadablePicture, read_rgb
 
 
 @dataclass(frozen=True)
@@ -33,30 +27,6 @@ class Picture:
     path: Path
     sha256: str
     pixels: Tensor
-
-
-def find_pictures(sources: Sequence[str | Path]) -> list[Path]:
-    """The files among `sources`, and all pictures in and below the folders, each once, by name.
-
-    Raises:
-        UserError: a source does not exist, or there is no picture.
-    """
-    found: dict[Path, Path] = {}
-    for source in map(Path, sources):
-        if not source.exists():
-            raise UserError(f"{source}: no such file or folder of pictures")
-        files = _pictures_below(source) if source.is_dir() else [source]
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    if not found:
-        names = ", ".join(map(str, sources))
-        raise UserError(f"{names}: no picture; expected files that end in {', '.join(SUFFIXES)}")
-    return list(found.values())
-
-
-def _pictures_below(folder: Path) -> list[Path]:
-    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
 
 
 def read_pictures(
@@ -82,14 +52,10 @@ def read_pictures(
     for number, path in enumerate(paths, start=1):
         try:
             pictures.append(_read(path, size))
-        # Pillow's readers raise many kinds for damaged files.
-        except Exception as error:
-            skipped[path] = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except UnreadablePicture as error:
+            skipped[path] = error.why
             if not skip_unreadable:
-                raise UserError(
-                    f"{path}: cannot be read as a picture ({skipped[path]}); --skip-unreadable "
-                    "leaves such files out"
-                ) from None
+                raise UserError(f"{error}; --skip-unreadable leaves such files out") from None
         if progress:
             progress(number, len(paths))
     if not pictures:
@@ -101,31 +67,14 @@ def read_pictures(
 
 
 def _read(path: Path, size: int) -> Picture:
-    data = path.read_bytes()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data)) as image:
-            rgb = to_rgb(image)
+    rgb, digest = read_rgb(path)
     scale = size / min(rgb.size)
     resized = rgb.resize(
         (max(size, round(rgb.width * scale)), max(size, round(rgb.height * scale))),
         Image.Resampling.LANCZOS,
     )
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
-    return Picture(path, sha256(data).hexdigest(), pixels)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright and RGB; what is transparent lies on white, and 16 bits become 8."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # Pillow clips at 255 where it should scale.
-        values = np.asarray(image, np.float64) / 257
-        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return Picture(path, digest, pixels)
 
 
 class Crop(NamedTuple):

@@ -11,10 +11,11 @@ from typing import Any
 import tadp_d2
 from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
+from tadp_d2.images import find_pictures
 from tadp_d2.personalization import textual_inversion
 from tadp_d2.personalization.artifact import DREAMBOOTH_FILE, token_metadata_path
 from tadp_d2.personalization.dreambooth import DreamBooth
-from tadp_d2.personalization.images import Crops, Picture, find_pictures, read_pictures
+from tadp_d2.personalization.images import Crops, Picture, read_pictures
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.model import DEFAULT_WEIGHTS, DiffusionModel
 from tadp_d2.personalization.objective import Objective
@@ -95,7 +96,7 @@ def _personalize(
     device = find_device(run.device)
     if settings.precision == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16 needs a GPU, this run is on {device.type}: use bf16")
-    paths = find_pictures(run.images)
+    paths = list(find_pictures(run.images))
     model = DiffusionModel.load(run.weights, run.revision)
     _check_size(settings, model)
     pictures, skipped = read_pictures(paths, settings.size, run.skip_unreadable)

@@ -11,13 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
 from tadp_d2.text.modifiers import PLACEHOLDER, SLOT, Modifier
 from tadp_d2.text.tokens import add_token, expand_tokens, read_tokens
-from tadp_d2.weights import loading
+from tadp_d2.weights import check_complete, loading
 
 
 class Context(NamedTuple):
@@ -68,18 +67,13 @@ class TextConditioner(nn.Module):
         cls, folder: Path, token_files: Sequence[str | Path] = (), cache_size: int = 20_000
     ) -> "TextConditioner":
         """Loads `tokenizer/` and `text_encoder/` of a Stable Diffusion folder."""
-        verbosity = transformers_logging.get_verbosity()
-        # The text half of a CLIP checkpoint warns of the vision half that it does not need.
-        transformers_logging.set_verbosity_error()
-        try:
-            with loading(folder / "tokenizer"):
-                tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-            with loading(folder / "text_encoder"):
-                text_encoder = CLIPTextModel.from_pretrained(
-                    folder / "text_encoder", dtype=torch.float32
-                )
-        finally:
-            transformers_logging.set_verbosity(verbosity)
+        with loading(folder / "tokenizer"):
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        with loading(folder / "text_encoder"):
+            text_encoder, report = CLIPTextModel.from_pretrained(
+                folder / "text_encoder", dtype=torch.float32, output_loading_info=True
+            )
+        check_complete(folder / "text_encoder", report)
         return cls(tokenizer, text_encoder, token_files, cache_size)
 
     @property
@@ -109,7 +103,8 @@ class TextConditioner(nn.Module):
         Raises:
             UserError: the modifier alone is longer than the text encoder reads.
         """
-        words = caption.split()
+        # A word is a token at least: further ones are never read.
+        words = caption.split()[: self.length]
         while True:
             filled = modifier.template.replace(SLOT, " ".join(words)).strip()
             text = expand_tokens(filled, self.tokenizer)

@@ -1,6 +1,7 @@
 """Learned tokens (textual inversion): reading their files and teaching them to a text encoder."""
 
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 
 
 def read_tokens(path: str | Path) -> dict[str, Tensor]:
@@ -32,11 +33,24 @@ def read_tokens(path: str | Path) -> dict[str, Tensor]:
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the two readers raise many kinds for a damaged file
-        raise UserError(f"{path}: cannot be read as learned tokens ({error})") from None
-    valid = isinstance(tensors, dict) and tensors
-    if not valid or not all(isinstance(t, Tensor) and t.ndim in (1, 2) for t in tensors.values()):
+        raise UserError(
+            f"{path}: cannot be read as learned tokens ({reason(error)}); make it anew, or name "
+            "another file in TEXT.TOKENS"
+        ) from None
+    if not isinstance(tensors, dict) or not tensors:
         raise UserError(f"{path}: expected a mapping from tokens to vectors")
+    for token, vectors in tensors.items():
+        _check_token(path, token, vectors)
     return {token: t.detach().reshape(-1, t.shape[-1]).float() for token, t in tensors.items()}
+
+
+def _check_token(path: Path, token: Any, vectors: Any) -> None:
+    if not isinstance(vectors, Tensor) or vectors.ndim not in (1, 2) or not vectors.numel():
+        raise UserError(f"{path}: expected a mapping from tokens to vectors; {token!r} has none")
+    if not isinstance(token, str) or not token or any(c.isspace() for c in token):
+        raise UserError(f"{path}: {token!r} is no token: expected a word such as <watercolor>")
+    if not vectors.is_floating_point() or not vectors.isfinite().all():
+        raise UserError(f"{path}: the vectors of {token!r} are not finite numbers; learn it anew")
 
 
 def add_token(

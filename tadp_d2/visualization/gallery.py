@@ -1,14 +1,17 @@
-"""A sheet of pictures with the predictions of an evaluation drawn on them."""
+"""Pictures with the predictions of an evaluation drawn on them, single and on a sheet."""
 
+import itertools
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Instances
+from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
@@ -22,53 +25,82 @@ MIN_SCORE = 0.5
 
 
 class Gallery(DatasetEvaluator):
-    """Draws a data set's first `TEST.GALLERY_IMAGES` images onto one sheet.
+    """Draws a data set's first `TEST.GALLERY_IMAGES` images.
 
-    It measures nothing; it sits among the evaluators because they see every output. The sheet is
-    `<OUTPUT_DIR>/gallery/<dataset>.png`.
+    It measures nothing; it sits among the evaluators because they see every output. In
+    `<OUTPUT_DIR>/gallery` it leaves the sheet `<dataset>.png` and the single pictures
+    `<dataset>/<image id>/{image,truth,prediction}.jpg`, the id quoted as in a URL; the truth where
+    there is one.
     """
 
     columns: int
-    titles: tuple[str, ...] = ()
+    # Of the pictures on the sheet.
+    titles: tuple[str, ...]
     legend: tuple[tuple[str, tuple[int, int, int]], ...] = ()
 
     def __init__(self, cfg: CfgNode, dataset: str):
-        self._path = Path(cfg.OUTPUT_DIR, "gallery", f"{dataset}.png")
+        self._folder = Path(cfg.OUTPUT_DIR, "gallery", dataset)
         self._count = cfg.TEST.GALLERY_IMAGES
         self.reset()
 
     @abstractmethod
-    def draw(self, pixels: np.ndarray, inputs: dict, output: dict) -> list[Image.Image]:
-        """The pictures of one image, of H x W x 3 RGB pixels."""
+    def draw(self, pixels: np.ndarray, inputs: dict, output: dict) -> dict[str, Image.Image]:
+        """The pictures of one image, of H x W x 3 RGB pixels, by title."""
 
     def reset(self) -> None:
-        self._drawn: list[list[Image.Image]] = []
+        self._drawn: dict[str, dict[str, Image.Image]] = {}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for image, output in zip(inputs, outputs, strict=True):
-            if comm.is_main_process() and len(self._drawn) < self._count:
+            if len(self._drawn) < self._count:
                 pixels = read_image(image["file_name"], format="RGB")
-                self._drawn.append(self.draw(pixels, image, output))
+                drawn = self.draw(pixels, image, output)
+                self._drawn[str(image["image_id"])] = {"image": Image.fromarray(pixels), **drawn}
 
     def evaluate(self) -> None:
-        if self._drawn:
-            pictures = [picture for drawn in self._drawn for picture in drawn]
-            sheet = contact_sheet(pictures, self.columns, self.titles, self.legend)
-            with replacing(self._path) as temporary:
-                sheet.save(temporary, format="PNG")
+        first = self._first_of_all()
+        if not first:
+            return
+        shown = [pictures[title] for pictures in first.values() for title in self.titles]
+        titles = self.titles if len(self.titles) > 1 else ()
+        sheet = contact_sheet(shown, self.columns, titles, self.legend)
+        with replacing(self._folder.with_name(f"{self._folder.name}.png")) as temporary:
+            sheet.save(temporary, format="PNG")
+        for image_id, pictures in first.items():
+            for title, picture in pictures.items():
+                # An id may hold slashes.
+                folder = self._folder / quote(image_id, safe="")
+                with replacing(folder / f"{title}.jpg") as temporary:
+                    picture.save(temporary, format="JPEG", quality=90)
+
+    def _first_of_all(self) -> dict[str, dict[str, Image.Image]]:
+        """The data set's first images, on the main process; each process saw a run of them."""
+        before = sum(comm.all_gather(len(self._drawn))[: comm.get_rank()])
+        own = dict(itertools.islice(self._drawn.items(), max(0, self._count - before)))
+        return {key: value for part in comm.gather(own) for key, value in part.items()}
 
 
 class DetectionGallery(Gallery):
-    """The detections above a score of 0.5, four images in a row."""
+    """The detections above a score of 0.5, four images in a row of the sheet."""
 
     columns = 4
+    titles = ("prediction",)
 
     def __init__(self, cfg: CfgNode, dataset: str):
         super().__init__(cfg, dataset)
         self._classes = model_classes(cfg)
+        self._truth_classes = list(MetadataCatalog.get(dataset).thing_classes)
+        self._truth = {
+            entry["file_name"]: entry.get("annotations", ())
+            for entry in DatasetCatalog.get(dataset)
+        }
 
-    def draw(self, pixels: np.ndarray, inputs: dict, output: dict) -> list[Image.Image]:
-        return [draw_detections(pixels, output["instances"].to("cpu"), self._classes)]
+    def draw(self, pixels: np.ndarray, inputs: dict, output: dict) -> dict[str, Image.Image]:
+        objects = self._truth[inputs["file_name"]]
+        return {
+            "truth": draw_objects(pixels, objects, self._truth_classes),
+            "prediction": draw_detections(pixels, output["instances"].to("cpu"), self._classes),
+        }
 
 
 class SegmentationGallery(Gallery):
@@ -87,12 +119,11 @@ class SegmentationGallery(Gallery):
         self.columns = len(self.titles)
         self.legend = tuple(zip(meta.stuff_classes, meta.stuff_colors, strict=True))
 
-    def draw(self, pixels: np.ndarray, inputs: dict, output: dict) -> list[Image.Image]:
-        maps = [output["sem_seg"].argmax(dim=0).cpu().numpy()]
+    def draw(self, pixels: np.ndarray, inputs: dict, output: dict) -> dict[str, Image.Image]:
+        maps = {"prediction": output["sem_seg"].argmax(dim=0).cpu().numpy()}
         if self._truth:
-            maps.insert(0, np.asarray(Image.open(self._truth[inputs["file_name"]])))
-        drawn = [draw_segments(pixels, classes, self._colors) for classes in maps]
-        return [Image.fromarray(pixels), *drawn]
+            maps["truth"] = np.asarray(Image.open(self._truth[inputs["file_name"]]))
+        return {title: draw_segments(pixels, m, self._colors) for title, m in maps.items()}
 
 
 def draw_detections(
@@ -107,14 +138,34 @@ def draw_detections(
     """
     shown = instances[instances.scores >= min_score]
     classes = shown.pred_classes.tolist()
-    colors = colormap(rgb=True, maximum=1)
     labels = [
         f"{class_names[index]} {100 * score:.0f}%"
         for index, score in zip(classes, shown.scores.tolist(), strict=True)
     ]
+    return _draw_boxes(pixels, shown.pred_boxes.tensor.numpy(), classes, labels)
+
+
+def draw_objects(
+    pixels: np.ndarray, objects: Sequence[dict], class_names: list[str]
+) -> Image.Image:
+    """The boxes of a data set's truth, in the manner of `draw_detections`.
+
+    Args:
+        objects: Detectron2's annotations, with "bbox", "bbox_mode" and "category_id".
+    """
+    boxes = [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
+    classes = [o["category_id"] for o in objects]
+    labels = [class_names[index] for index in classes]
+    return _draw_boxes(pixels, np.array(boxes, float).reshape(-1, 4), classes, labels)
+
+
+def _draw_boxes(
+    pixels: np.ndarray, boxes: np.ndarray, classes: list[int], labels: list[str]
+) -> Image.Image:
+    colors = colormap(rgb=True, maximum=1)
     # Twice the size, because Detectron2's labels do not shrink with a small picture.
     drawn = Visualizer(pixels, scale=2).overlay_instances(
-        boxes=shown.pred_boxes.tensor.numpy(),
+        boxes=boxes,
         labels=labels,
         assigned_colors=[colors[index % len(colors)] for index in classes],
     )
@@ -135,3 +186,17 @@ def draw_segments(
     known = classes < len(colors)
     painted = colors[np.where(known, classes, 0)] * opacity + pixels * (1 - opacity)
     return Image.fromarray((painted * known[..., None]).round().astype(np.uint8))
+
+
+def draw_named_segments(pixels: np.ndarray, classes: np.ndarray, metadata: Metadata) -> Image.Image:
+    """Segments with the names of their classes on a picture, which is drawn at twice its size.
+
+    Args:
+        pixels: H x W x 3, uint8 RGB.
+        classes: H x W, class indices.
+        metadata: with `stuff_classes` and `stuff_colors`.
+    """
+    if pixels.shape[1] == 2:  # Detectron2 takes masks of that width for something else
+        pixels, classes = pixels.repeat(2, axis=1), classes.repeat(2, axis=1)
+    drawn = Visualizer(pixels, metadata, scale=2).draw_sem_seg(classes, alpha=0.6)
+    return Image.fromarray(drawn.get_image())

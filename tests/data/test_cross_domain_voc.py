@@ -5,8 +5,9 @@ import shutil
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES, load_voc_instances
+from PIL import Image
 
-from tadp_d2.data.cross_domain_voc import SHARED_CLASSES, check_voc, load_voc
+from tadp_d2.data.cross_domain_voc import SHARED_CLASSES, load_voc, read_voc
 from tadp_d2.errors import UserError
 
 ANNOTATION = """<annotation><size><width>100</width><height>50</height></size>
@@ -21,7 +22,7 @@ def tree(tmp_path):
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     (root / "Annotations" / "7.xml").write_text(ANNOTATION)
-    (root / "JPEGImages" / "7.jpg").write_bytes(b"")
+    Image.new("RGB", (100, 50)).save(root / "JPEGImages" / "7.jpg")
     (root / "ImageSets" / "Main" / "test.txt").write_text("7\n")
     return root
 
@@ -44,8 +45,8 @@ def test_targets_are_registered_with_vocs_classes_and_scored_on_the_shared_six(w
 
 
 def test_detectron2s_own_voc_sets_are_checked_as_well(world):
-    check_voc("voc_2007_test")
-    check_voc("voc_2012_trainval")
+    read_voc("voc_2007_test")
+    read_voc("voc_2012_trainval")
 
 
 def test_optional_fields_may_be_absent(tree):

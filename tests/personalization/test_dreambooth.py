@@ -11,9 +11,10 @@ from PIL import Image
 
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
+from tadp_d2.images import find_pictures
 from tadp_d2.modeling.stable_diffusion import load_unet, unet_fingerprint
 from tadp_d2.personalization.dreambooth import DreamBooth
-from tadp_d2.personalization.images import Crops, find_pictures, read_pictures
+from tadp_d2.personalization.images import Crops, read_pictures
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.settings import resolve
 from tadp_d2.personalization.training import Training
@@ -24,7 +25,7 @@ from tadp_d2.weights import find_weights
 def make_training(model, pictures, folder=None, **given):
     given = {"prompt": "an image in sks style", "size": 64, "rate": 1e-4, **given}
     settings = resolve("dreambooth", "paper-text", given)
-    read, _ = read_pictures(find_pictures([pictures]), settings.size)
+    read, _ = read_pictures(list(find_pictures([pictures])), settings.size)
     objective = DreamBooth(model, LatentSource(model, Crops(read, settings.size)), settings)
     objective.prepare(folder)
     return Training(objective)

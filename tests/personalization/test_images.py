@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tadp_d2.errors import UserError
-from tadp_d2.personalization.images import Crops, Picture, find_pictures, read_pictures
+from tadp_d2.personalization.images import Crops, Picture, read_pictures
 
 
 def read_one(image, tmp_path, size=32, **options):
@@ -58,21 +57,6 @@ def test_rotation_in_exif_is_applied(tmp_path):
 )
 def test_the_shorter_side_gets_the_size(tmp_path, size, expected):
     assert read_one(Image.new("RGB", size), tmp_path).shape == (3, *expected)
-
-
-def test_files_and_folders_are_found_once_and_in_order(tmp_path):
-    for name in ("b.png", "deep/er/a.JPG", "deep/c.webp"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "notes.txt").touch()
-    found = find_pictures([tmp_path / "deep" / "c.webp", tmp_path])
-    names = [path.relative_to(tmp_path).as_posix() for path in found]
-    assert names == ["deep/c.webp", "b.png", "deep/er/a.JPG"]
-    with pytest.raises(UserError, match="absent: no such file or folder"):
-        find_pictures([tmp_path / "absent"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: no picture; expected files that end in .jpg"):
-        find_pictures([tmp_path / "empty"])
 
 
 def test_every_picture_comes_once_before_one_comes_again():

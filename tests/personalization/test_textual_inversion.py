@@ -11,7 +11,8 @@ from torch import nn
 from tadp_d2.errors import UserError
 from tadp_d2.files import sha256
 from tadp_d2.frozen import fingerprint
-from tadp_d2.personalization.images import Crops, find_pictures, read_pictures
+from tadp_d2.images import find_pictures
+from tadp_d2.personalization.images import Crops, read_pictures
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.settings import KINDS, resolve
 from tadp_d2.personalization.templates import SAMPLES, SLOT, TEMPLATES
@@ -29,7 +30,7 @@ from tadp_d2.text.tokens import read_tokens
 def make_training(model, pictures, **given):
     given = {"token": "<new>", "init": "watercolor", "size": 64, "accumulation": 1, **given}
     settings = resolve("invert", "paper-text", given)
-    read, _ = read_pictures(find_pictures([pictures]), settings.size)
+    read, _ = read_pictures(list(find_pictures([pictures])), settings.size)
     source = LatentSource(model, Crops(read, settings.size, settings.flip))
     return Training(TextualInversion(model, source, settings))
 

@@ -1,11 +1,20 @@
 """The sheets of detections and segmentations."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from tadp_d2.visualization.gallery import contact_sheet, draw_detections, draw_segments
+from tadp_d2.visualization.gallery import (
+    contact_sheet,
+    draw_detections,
+    draw_named_segments,
+    draw_objects,
+    draw_segments,
+)
 
 
 def test_detections_above_the_threshold_are_drawn_where_they_are():
@@ -18,6 +27,20 @@ def test_detections_above_the_threshold_are_drawn_where_they_are():
     assert drawn.shape == (200, 300)
     assert (drawn[80:170, 38:44] < 250).any(axis=1).all()
     assert (drawn[:, 170:] == 255).all()
+
+
+def test_the_truth_is_drawn_as_a_detection_of_its_box():
+    pixels = np.full((100, 150, 3), 255, np.uint8)
+    truth = {"bbox": [20, 30, 50, 60], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    instances = Instances((100, 150))
+    instances.pred_boxes = Boxes(torch.tensor([[20.0, 30.0, 70.0, 90.0]]))
+    instances.pred_classes, instances.scores = torch.tensor([0]), torch.tensor([1.0])
+    drawn = np.asarray(draw_objects(pixels, [truth], ["dog"]))
+    detection = np.asarray(draw_detections(pixels, instances, ["dog"]))
+    # Beside the labels, which differ by the score.
+    assert np.array_equal(drawn[80:160], detection[80:160])
+    assert (drawn[80:160, 38:44] < 250).any()
+    assert (np.asarray(draw_objects(pixels, [], ["dog"])) == 255).all()
 
 
 def test_pictures_of_all_shapes_fit_in_rows_of_four():
@@ -46,3 +69,18 @@ def test_titles_and_legend_do_not_cover_a_picture():
     assert (sheet == (255, 0, 0)).all(axis=2).sum() == red == 6 * 360 * 180
     for _, color in legend:
         assert (sheet == color).all(axis=2).sum() >= 24 * 18
+
+
+@pytest.mark.parametrize("width", [1, 2, 200])
+def test_segments_are_named_and_painted_at_twice_the_size(width):
+    classes = np.zeros((100, width), np.uint8)
+    classes[50:] = 1
+    meta = SimpleNamespace(stuff_classes=["sky", "road"], stuff_colors=[(200, 0, 0), (0, 100, 40)])
+    drawn = draw_named_segments(np.full((100, width, 3), 100, np.uint8), classes, meta)
+    assert drawn.height == 200
+    if width == 200:
+        painted = np.asarray(drawn, float)
+        # A corner of each half, far from the names and the outlines.
+        assert painted[20, 20] == pytest.approx((160, 40, 40), abs=2)
+        assert painted[180, 380] == pytest.approx((40, 100, 64), abs=2)
+        assert (painted.max(axis=2) < 40).any()  # the ground of the names

@@ -1,0 +1,105 @@
+"""Six modifiers on one target: `tadp-d2 benchmark` against six runs of `--eval-only`.
+
+Both sides evaluate the same models, loaded before; the metrics must be equal before times are. With
+`--distinct` each modifier has weights of its own, as after six trainings; without, they differ in
+their prompts only ("modifiers in testing only", as released).
+
+    tadp-d2 synth world
+    python benchmarks/evaluation.py --world world --distinct
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from measure import add_write, in_turns, report
+
+MODIFIERS = {
+    "null": "null",
+    "simple": "simple",
+    "nearby": "nearby",
+    "unrelated": "unrelated",
+    # Artifacts cost nothing more: words stand for the learned ones.
+    "ti": "a watercolor art style painting of {caption}",
+    "dreambooth": "a sks style painting of {caption}",
+}
+
+
+def make_configs(args: argparse.Namespace, folder: Path) -> dict:
+    os.environ["DETECTRON2_DATASETS"] = str(args.world)
+    from tadp_d2.engine.checkpoint import RunCheckpointer
+    from tadp_d2.engine.provenance import Provenance
+    from tadp_d2.engine.setup import load_config
+    from tadp_d2.engine.trainer import Trainer
+
+    base = [
+        *("MODEL.DIFFUSION.WEIGHTS", args.weights or str(args.world / "stable-diffusion-tiny")),
+        *("INPUT.FIXED_SIZE_TEST", (args.size, args.size)),
+        *("DATASETS.TEST", ("watercolor_test",)),
+        *("TEST.GALLERY_IMAGES", 0),
+    ]
+    cfgs = {}
+    for number, (name, modifier) in enumerate(MODIFIERS.items()):
+        file = folder / f"{number if args.distinct else 0}.pth"
+        own = [*base, "TEXT.MODIFIER", modifier, "OUTPUT_DIR", str(folder / name)]
+        cfg = load_config("configs/quick_schedules/voc2watercolor_simple.yaml", overrides=own)
+        if not file.exists():
+            torch.manual_seed(number)
+            model = Trainer.build_model(cfg)
+            RunCheckpointer(model, str(folder), Provenance(cfg, model)).save(file.stem)
+        (folder / name).mkdir()
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = str(file)
+        cfg.freeze()
+        cfgs[name] = cfg
+    return cfgs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--world", type=Path, required=True, help="as tadp-d2 synth writes it")
+    parser.add_argument("--weights", help="default: the world's tiny model")
+    parser.add_argument("--size", type=int, default=192, help="side of the pictures, pixels")
+    parser.add_argument("--distinct", action="store_true", help="weights of each one's own")
+    parser.add_argument("--repeats", type=int, default=3)
+    add_write(parser)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        cfgs = make_configs(args, Path(folder))
+        from tadp_d2.engine.trainer import Trainer
+        from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
+
+        contestants = load_contestants(cfgs)
+
+        def one_by_one() -> dict:
+            return {c.name: Trainer.test(c.cfg, c.model) for c in contestants}
+
+        def together() -> dict:
+            return evaluate_together(contestants)
+
+        alone, joint = one_by_one(), together()
+        if str(alone) != str(joint):
+            raise SystemExit(f"the metrics differ: {alone} and {joint}")
+        device = contestants[0].model.device.type
+        sides = {"six times --eval-only": one_by_one, "tadp-d2 benchmark": together}
+        found = in_turns(sides, args.repeats, device)
+    pictures = len((args.world / "watercolor/ImageSets/Main/test.txt").read_text().split())
+    lines = ["Metrics are equal.", "", "| | median (range) | pictures a second and model |"]
+    lines += ["| --- | --- | --- |"]
+    lines += [f"| {n} | {m} | {6 * pictures / m.median:.3g} |" for n, m in found.items()]
+    first, second = (m.median for m in found.values())
+    lines += ["", f"In one pass {second / first:.2f} of the time."]
+    kind = "six models" if args.distinct else "one model"
+    command = shlex.join(["python", "benchmarks/evaluation.py", *sys.argv[1:]])
+    report(f"Evaluation, {kind}, {args.size} pixels, {device}", command, device, lines, args.write)
+
+
+if __name__ == "__main__":
+    main()

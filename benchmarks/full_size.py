@@ -1,0 +1,61 @@
+"""Writes a model folder of Stable Diffusion 1.5's sizes with random weights, 2 GB in fp16.
+
+    python benchmarks/full_size.py /tmp/sd15-random
+
+Times and memory are those of the real model; what it sees in a picture is not. The tokenizer is
+that of the built-in world.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+import tadp_d2.synthetic
+from tadp_d2.files import new_folder
+
+TOKENIZER = Path(tadp_d2.synthetic.__file__).parent / "stable_diffusion" / "tokenizer"
+
+
+def write(folder: Path) -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            hidden_act="quick_gelu",
+        )
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
+        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
+        scheduler=DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    with new_folder(folder) as temporary:
+        pipeline.to(torch.float16).save_pretrained(temporary)
+        shutil.copytree(TOKENIZER, temporary / "tokenizer", dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="new or empty folder")
+    write(parser.parse_args().folder)

@@ -1,0 +1,69 @@
+"""`tadp-d2 attention`: what each word of a prompt looks at in a picture."""
+
+import argparse
+from pathlib import Path
+
+from tadp_d2.inference.arguments import add_model_options, config_file, read_config
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "attention",
+        help="draw what each word of a prompt looks at",
+        description="Draws the cross-attention of each word over a picture, at each stride and "
+        "averaged, for several prompts: the caption, the classes' names, their averaged "
+        "embeddings, and the objects if they are named. Before training, and with --weights after "
+        "it. The maps are also written as numbers, into a .safetensors file beside the sheet.",
+    )
+    parser.add_argument("image", type=Path, help="a picture")
+    parser.add_argument("--caption", required=True, metavar="TEXT", help="its caption")
+    parser.add_argument(
+        "--objects", nargs="+", default=[], metavar="NAME", help="what is in it (the oracle prompt)"
+    )
+    parser.add_argument(
+        "--diffusion",
+        metavar="MODEL",
+        help="diffusion model, a folder or hub id (default: that of the config; without a config "
+        "the default, and the classes of Pascal VOC)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("attention.png"),
+        help="new file (default: attention.png)",
+    )
+    add_model_options(parser, weights_required=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from tadp_d2.data.build import model_classes
+    from tadp_d2.engine.checkpoint import check_checkpoint
+    from tadp_d2.images import read_rgb
+    from tadp_d2.inference.attention import compare, load_conditioning, make_prompts
+    from tadp_d2.inference.attention_files import check_new, write_attention
+    from tadp_d2.progress import hide_library_bars
+
+    hide_library_bars()
+    check_new(args.output)
+    cfg = read_config(args, *_overrides(args))
+    check_checkpoint(cfg.MODEL.WEIGHTS)
+    picture, digest = read_rgb(args.image)
+    prompts = make_prompts(load_conditioning(cfg), args.caption, args.objects, model_classes(cfg))
+    for name, prompt in prompts.items():
+        print(f"{name}: {prompt.text!r}")
+    maps = compare(cfg, np.asarray(picture), prompts)
+    origin = {"file": str(args.image), "sha256": digest, "config": config_file(args)}
+    origin |= {"weights": cfg.MODEL.WEIGHTS, "diffusion": cfg.MODEL.DIFFUSION.WEIGHTS}
+    numbers = write_attention(args.output, picture, prompts, maps, origin)
+    print(f"{args.output} and {numbers}")
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    pairs = ["MODEL.DIFFUSION.WEIGHTS", args.diffusion] if args.diffusion else []
+    if not config_file(args):
+        # The diffusion model alone; the data sets only say what the classes are.
+        pairs += ["DATASETS.TRAIN", "('voc_2007_trainval',)", "DATASETS.TEST", "('voc_2007_test',)"]
+    return pairs

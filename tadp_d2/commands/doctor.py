@@ -1,0 +1,58 @@
+"""`tadp-d2 doctor`: what is wrong, before training."""
+
+import argparse
+import sys
+
+# Problems per data set that are shown.
+_MOST = 20
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="find everything that is wrong before training",
+        description="Checks the installation, weights and data sets, and decodes every picture. "
+        "Lists all that is wrong and what to do about it; the exit code is 2 then, and 0 if "
+        "nothing is.",
+    )
+    doctor.add_argument(
+        "dataset",
+        nargs="*",
+        help="registered names; default: those of the config, or all that are here",
+    )
+    doctor.add_argument("--config-file", default="", metavar="FILE", help="of train_net.py")
+    doctor.add_argument(
+        "--all", action="store_true", help=f"show more than {_MOST} problems of a data set"
+    )
+    doctor.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys, as train_net.py takes them; last on the line",
+    )
+    doctor.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from tadp_d2.errors import UserError
+
+    try:
+        import detectron2  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "Detectron2 is not installed: run python tools/install_detectron2.py"
+        ) from None
+    from tadp_d2.doctor.examine import examine
+    from tadp_d2.doctor.findings import Report
+    from tadp_d2.progress import hide_library_bars
+
+    hide_library_bars()
+    # A terminal that cannot show the symbols gets question marks.
+    sys.stdout.reconfigure(errors="replace")
+    report = Report(most=sys.maxsize if args.all else _MOST)
+    examine(args.config_file, args.opts, args.dataset, report)
+    if report.problems:
+        print(f"{report.problems} problem{'s' * (report.problems > 1)}")
+        sys.exit(2)
+    print("all is well")

@@ -1,0 +1,88 @@
+"""The machine and what is installed on it."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from tadp_d2.doctor.findings import Finding, Kind
+from tadp_d2.errors import reason
+
+# Bytes per trained weight in fp32: itself, its gradient, and Adam's two averages. A checkpoint
+# has no gradients.
+_TRAINED, _SAVED = 16, 12
+_FROZEN = 4
+_GIB = 2**30
+
+
+def check_environment() -> Iterator[Finding]:
+    """Versions, where Detectron2 comes from, the device and its memory."""
+    yield Finding(Kind.GOOD, f"Python {platform.python_version()}, {_versions()}")
+    yield _detectron2()
+    if not torch.cuda.is_available():
+        yield Finding(Kind.NOTE, "no GPU: all is computed on the CPU; fit for tiny models only")
+    for index in range(torch.cuda.device_count()):
+        name, memory = torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)
+        yield Finding(Kind.GOOD, f"cuda:{index} {name}, {_of(*memory)} free")
+    pages = os.sysconf("SC_PAGE_SIZE")
+    free, total = os.sysconf("SC_AVPHYS_PAGES") * pages, os.sysconf("SC_PHYS_PAGES") * pages
+    yield Finding(Kind.GOOD, f"memory: {_of(free, total)} free; {os.cpu_count()} cores")
+
+
+def _versions() -> str:
+    packages = ("torch", "torchvision", "diffusers", "transformers", "numpy", "pillow")
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+
+
+def _detectron2() -> Finding:
+    import detectron2
+
+    try:
+        from detectron2 import _C
+
+        kind = "compiled" if hasattr(_C, "nms_rotated") else "pure Python, which is enough"
+    except ImportError as error:
+        kind = f"without its compiled part ({reason(error)}), which is not needed"
+    folder = Path(detectron2.__file__).parent
+    try:
+        version = importlib.metadata.version("detectron2")  # says more than its own
+    except importlib.metadata.PackageNotFoundError:
+        version = detectron2.__version__
+    return Finding(Kind.GOOD, f"Detectron2 {version} in {folder}, {kind}")
+
+
+def check_room(cfg: CfgNode, model: nn.Module) -> Iterator[Finding]:
+    """What training the model needs of memory and disk, besides activations."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters()) - trained
+    yield Finding(
+        Kind.GOOD,
+        f"{trained / 1e6:.1f} million trained weights: training takes "
+        f"{_gib(trained * _TRAINED + frozen * _FROZEN)} of {cfg.MODEL.DEVICE} memory and more for "
+        "activations",
+    )
+    folder = Path(cfg.OUTPUT_DIR).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+    # One more while the newest is written, and the final one.
+    needed = trained * _SAVED * (cfg.SOLVER.CHECKPOINTS_KEPT + 2)
+    free = shutil.disk_usage(existing).free
+    text = f"disk: {_gib(free)} free at {existing}, checkpoints take up to {_gib(needed)}"
+    if free >= needed:
+        yield Finding(Kind.GOOD, text)
+    else:
+        advice = "make room, choose another OUTPUT_DIR, or lower SOLVER.CHECKPOINTS_KEPT"
+        yield Finding(Kind.PROBLEM, f"{text}: {advice}")
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{part / _GIB:.1f} of {whole / _GIB:.1f} GiB"
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.2g} GiB" if size < 10 * _GIB else f"{size / _GIB:.0f} GiB"

@@ -1,0 +1,91 @@
+"""A trained model as a function of one picture and its caption."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.modeling import build_model
+from PIL import Image
+from torch import Tensor, nn
+
+from tadp_d2.data.augmentation import build_augmentations
+from tadp_d2.data.build import model_classes
+from tadp_d2.engine.checkpoint import RunCheckpointer, check_checkpoint
+from tadp_d2.engine.provenance import Provenance
+from tadp_d2.errors import UserError
+
+
+class Predictor:
+    """Picture and caption -> detections or segments, as Detectron2's `DefaultPredictor`.
+
+    Attributes:
+        classes: the names of the model's class indices.
+        metadata: Detectron2's of the data that the model is trained on.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: that of the training, with the checkpoint in MODEL.WEIGHTS.
+
+        Raises:
+            UserError: as `load_model`.
+        """
+        self.model = load_model(cfg)
+        self.classes = model_classes(cfg)
+        self.metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        self._cfg = cfg
+
+    def prompt(self, caption: str) -> str:
+        """What the model reads for a caption: with the modifier, cut where it is too long."""
+        return self.model.conditioning.prompt(caption)
+
+    def __call__(self, pixels: np.ndarray, caption: str) -> dict[str, Any]:
+        """
+        Args:
+            pixels: H x W x 3, uint8 RGB.
+            caption: before the modifier.
+
+        Returns:
+            Detectron2's output for one image: "instances" in pixels of this picture, or "sem_seg",
+            K x H x W.
+        """
+        height, width = pixels.shape[:2]
+        image = prepare(pixels, self._cfg)
+        inputs = {"image": image, "height": height, "width": width, "caption": caption}
+        with torch.no_grad():
+            return self.model([inputs])[0]
+
+
+def load_model(cfg: CfgNode) -> nn.Module:
+    """The model of a config with the weights of its checkpoint, in eval mode.
+
+    Raises:
+        UserError: there is no checkpoint, it does not fit the config or was trained on another
+            base model, or a part of the base model is missing.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("MODEL.WEIGHTS is empty: it must name the checkpoint of a trained model")
+    check_checkpoint(cfg.MODEL.WEIGHTS)
+    model = build_model(cfg).eval()
+    RunCheckpointer(model, "", Provenance(cfg, model)).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
+def prepare(pixels: np.ndarray, cfg: CfgNode) -> Tensor:
+    """A picture as an evaluation hands it to the model.
+
+    Args:
+        pixels: H x W x 3, uint8 RGB.
+
+    Returns:
+        3 x H' x W', uint8, resized and in the channel order of the config.
+    """
+    image = convert_PIL_to_numpy(Image.fromarray(pixels), cfg.INPUT.FORMAT)
+    inputs = T.AugInput(image)
+    T.AugmentationList(build_augmentations(cfg, is_train=False))(inputs)
+    return torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))

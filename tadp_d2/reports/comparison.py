@@ -1,0 +1,210 @@
+"""Runs put beside each other: by data set, setting and modifier, with their seeds together.
+
+Results are of one setting where all but the modifier and the seed is equal; only these are averaged
+and compared. Several settings of a data set are lettered, A the one with most results.
+"""
+
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tadp_d2.errors import UserError
+from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark
+from tadp_d2.reports.runs import Result, Run
+from tadp_d2.reports.spread import Difference, paired_difference
+from tadp_d2.text.modifiers import MODIFIERS, Modifier
+
+# Metric sets by their worth for a comparison, with their means: the paper's first.
+MEANS = {
+    "voc07": ("AP", "AP50"),
+    "sem_seg": ("mIoU",),
+    "voc_area": ("AP", "AP50"),
+    "coco": ("AP", "AP50"),
+}
+# What they say of a single class.
+CLASS_METRICS = {"voc07": "AP50", "sem_seg": "IoU", "voc_area": "AP50", "coco": "AP"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Results of one modifier in one setting, which differ in the seed.
+
+    Attributes:
+        modifier: in testing.
+        title: what the tables call it: its name, or its template.
+        setting: letter of the setting.
+        runs: by seed, in the order of the seeds.
+    """
+
+    dataset: str
+    modifier: Modifier
+    title: str
+    setting: str
+    runs: Mapping[int, Run]
+
+    @property
+    def results(self) -> Mapping[int, Result]:
+        return {seed: run.results[self.dataset] for seed, run in self.runs.items()}
+
+    def values(self, metric_set: str, metric: str) -> dict[int, float]:
+        """Seed -> value, for the seeds that have one."""
+        found = {s: r.metrics.get(metric_set, {}).get(metric) for s, r in self.results.items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All results on one data set.
+
+    Attributes:
+        dataset: its registered name.
+        images: number of its images; None where no result tells.
+        benchmark: the paper's data set that it is; None for all other data, also where it goes by
+            the same name.
+        settings: letter -> in what it differs from the others.
+        groups: in the order of the paper's modifiers.
+    """
+
+    dataset: str
+    images: int | None
+    benchmark: Benchmark | None
+    settings: Mapping[str, str]
+    groups: Sequence[Group]
+
+    @property
+    def title(self) -> str:
+        """The paper's name of its data set, or name and size of any other."""
+        if self.benchmark:
+            return self.benchmark.title
+        images = "number of images not recorded" if self.images is None else f"{self.images} images"
+        return f"{self.dataset} ({images})"
+
+    def label(self, group: Group) -> str:
+        """What a group is called: its title, and its setting's letter if there are several."""
+        return f"{group.title} {group.setting}" if len(self.settings) > 1 else group.title
+
+    @property
+    def metric_sets(self) -> list[str]:
+        """Those of `MEANS` that occur, in its order."""
+        occur = {name for g in self.groups for r in g.results.values() for name in r.metrics}
+        return [name for name in MEANS if name in occur]
+
+    def classes(self, metric_set: str) -> dict[str, str]:
+        """Class -> its metric, in the order of the result files."""
+        prefix = f"{CLASS_METRICS[metric_set]}-"
+        return {
+            metric.removeprefix(prefix): metric
+            for group in self.groups
+            for result in group.results.values()
+            for metric in result.metrics.get(metric_set, {})
+            if metric.startswith(prefix)
+        }
+
+    def to_null(self, group: Group, metric_set: str, metric: str) -> Difference | None:
+        """The difference of a modifier to null in the same setting, over the seeds of both."""
+        for other in self.groups:
+            if other.setting == group.setting and other.modifier.name == "null":
+                mine = group.values(metric_set, metric)
+                return paired_difference(mine, other.values(metric_set, metric))
+        return None
+
+
+def compare(runs: Iterable[Run]) -> list[Comparison]:
+    """Puts runs beside each other.
+
+    Returns:
+        The paper's data sets first, in its order; the others as they come.
+
+    Raises:
+        UserError: two runs of one seed in one setting reached different results.
+    """
+    by_data: dict[tuple[str, bool], list[Run]] = {}
+    for run in runs:
+        for dataset, result in run.results.items():
+            by_data.setdefault((dataset, result.benchmark is not None), []).append(run)
+    found = [_compare(dataset, own) for (dataset, _), own in by_data.items()]
+    order = {benchmark.dataset: place for place, benchmark in enumerate(BENCHMARKS)}
+    return sorted(found, key=lambda c: order[c.dataset] if c.benchmark else len(order))
+
+
+def _compare(dataset: str, runs: Sequence[Run]) -> Comparison:
+    settings = [run.results[dataset].setting for run in runs]
+    # Equal ones are found by their text: their values are lists, too.
+    counts = Counter(map(_key, settings))
+    letters = {key: _letter(i) for i, (key, _) in enumerate(counts.most_common())}
+    by_group: dict[tuple[str, str], list[Run]] = {}
+    for run, setting in zip(runs, settings, strict=True):
+        by_group.setdefault((letters[_key(setting)], run.modifier.template), []).append(run)
+    first = runs[0].results[dataset]
+    titles = _titles({run.modifier.template: run.modifier for run in runs}, first.benchmark)
+    groups = [
+        Group(dataset, found[0].modifier, titles[template], letter, _by_seed(found, dataset))
+        for (letter, template), found in by_group.items()
+    ]
+    groups.sort(key=lambda group: (_rank(group.title), group.setting))
+    told = _differences({letters[_key(setting)]: setting for setting in settings})
+    images = [run.results[dataset].images for run in runs]
+    known = next((number for number in images if number is not None), None)
+    return Comparison(dataset, known, first.benchmark, told, groups)
+
+
+def _key(setting: Mapping[str, Any]) -> str:
+    return repr(sorted(setting.items()))
+
+
+def _letter(index: int) -> str:
+    more, last = divmod(index, len(string.ascii_uppercase))
+    return string.ascii_uppercase[last] + (str(more) if more else "")
+
+
+def modifier_title(modifier: Modifier) -> str:
+    """What a modifier is called where its domain is clear."""
+    return MODIFIER_TITLES.get(modifier.name, modifier.template)
+
+
+def _titles(modifiers: Mapping[str, Modifier], benchmark: Benchmark | None) -> dict[str, str]:
+    """Template -> what it is called; itself where its name would mislead."""
+    if benchmark:
+        # A modifier of another domain is none of the paper's rows.
+        known = {modifier.template for modifier in MODIFIERS[benchmark.domain].values()}
+    else:
+        names = Counter(modifier.name for modifier in modifiers.values())
+        known = {template for template, m in modifiers.items() if names[m.name] == 1}
+    return {t: modifier_title(m) if t in known else t for t, m in modifiers.items()}
+
+
+def _rank(title: str) -> tuple[int, str]:
+    order = list(MODIFIER_TITLES.values())
+    return (order.index(title), "") if title in order else (len(order), title)
+
+
+def _by_seed(runs: Sequence[Run], dataset: str) -> dict[int, Run]:
+    """One run for each seed: an evaluation may repeat what the run itself found."""
+    found: dict[int, Run] = {}
+    for run in runs:
+        other = found.setdefault(run.seed, run)
+        if run.results[dataset].metrics != other.results[dataset].metrics:
+            raise UserError(
+                f"{other.folder} and {run.folder} are both {run.modifier.name} with seed "
+                f"{run.seed} in one setting, but their results on {dataset} differ: name one of "
+                "them only"
+            )
+    return dict(sorted(found.items()))
+
+
+def _differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Letter -> the values that are not the same in all settings."""
+    keys = dict.fromkeys(key for setting in settings.values() for key in setting)
+    told = [key for key in keys if len({repr(s.get(key)) for s in settings.values()}) > 1]
+    return {
+        letter: "; ".join(f"{key} {_short(setting.get(key))}" for key in told)
+        for letter, setting in sorted(settings.items())
+    }
+
+
+def _short(value: Any) -> str:
+    """A value, of a fingerprint its beginning."""
+    text = "not stated" if value is None else str(value) or "empty"
+    return text[:8] if len(text) == 64 else text

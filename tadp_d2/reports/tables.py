@@ -1,0 +1,262 @@
+"""The tables of a report. A number that was not run is a dash."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tadp_d2.reports.comparison import MEANS, Comparison, Group, modifier_title
+from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark, find_benchmark
+from tadp_d2.reports.runs import Run
+from tadp_d2.reports.spread import Difference, Spread, spread
+
+DASH = "-"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, and the number that it stands for, by which a column is sorted."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells; the first names the row. `modifier` is what a reader may filter by, if anything."""
+
+    cells: Sequence[Cell]
+    modifier: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with notes below it; `dataset` is what a reader may filter by."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    dataset: str = ""
+
+
+def number(value: float | None, sign: str = "") -> Cell:
+    """A metric with one decimal, as in the paper."""
+    return Cell(DASH) if value is None else Cell(f"{value:{sign}.1f}", value)
+
+
+def _mean(found: Spread | None) -> Cell:
+    if found is None:
+        return Cell(DASH)
+    deviation = "" if found.deviation is None else f" ± {found.deviation:.1f}"
+    return Cell(f"{found.mean:.1f}{deviation}", found.mean)
+
+
+def overview(comparisons: Sequence[Comparison]) -> Table:
+    """All target data sets of the paper in one table, as in the README."""
+    found = {c.benchmark.dataset: c for c in comparisons if c.benchmark}
+    columns = [""]
+    for benchmark in BENCHMARKS:
+        columns += [f"{benchmark.title} {' / '.join(benchmark.metrics)}, paper", "ours"]
+    rows = []
+    for title in MODIFIER_TITLES.values():
+        cells = [Cell(title)]
+        for benchmark in BENCHMARKS:
+            comparison = found.get(benchmark.dataset)
+            group = _find(comparison, title, "A") if comparison else None
+            ours = [_spread(group, benchmark.metric_set, m) for m in benchmark.metrics]
+            published = [number(value) for value in benchmark.ours[title]]
+            cells += [_joined(published), _joined([_mean(own) for own in ours])]
+        rows.append(Row(cells, title))
+    several = any(len(comparison.settings) > 1 for comparison in found.values())
+    notes = ["Ours are those of setting A."] if several else []
+    return Table("The paper's target data sets", columns, rows, notes)
+
+
+def _joined(cells: Sequence[Cell]) -> Cell:
+    texts = [cell.text for cell in cells]
+    return Cell(DASH) if set(texts) == {DASH} else Cell(" / ".join(texts), cells[0].value)
+
+
+def _find(comparison: Comparison, title: str, setting: str) -> Group | None:
+    wanted = (title, setting)
+    return next((g for g in comparison.groups if (g.title, g.setting) == wanted), None)
+
+
+def _spread(group: Group | None, metric_set: str, metric: str) -> Spread | None:
+    return spread(list(group.values(metric_set, metric).values())) if group else None
+
+
+def paper_table(benchmark: Benchmark, comparison: Comparison | None) -> Table:
+    """Ours beside the paper's numbers of one target data set (TADP, tables 4 and 5).
+
+    Args:
+        comparison: the results on that data set; None if there are none.
+    """
+    groups = list(comparison.groups) if comparison else []
+    lettered = bool(comparison) and len(comparison.settings) > 1
+    columns = ["method", *(["setting"] if lettered else [])]
+    for metric in benchmark.metrics:
+        columns += [f"{metric}, paper", f"{metric}, ours", "difference"]
+    columns.append("seeds")
+    rows = [
+        _paper_row(benchmark, method, values, None, lettered)
+        for method, values in benchmark.others.items()
+    ]
+    for title, values in benchmark.ours.items():
+        own = [group for group in groups if group.title == title]
+        rows += [_paper_row(benchmark, f"TADP {title}", values, group, lettered) for group in own]
+        if not own:
+            row = _paper_row(benchmark, f"TADP {title}", values, None, lettered)
+            rows.append(replace(row, modifier=title))
+    nothing = (None,) * len(benchmark.metrics)
+    rows += [
+        _paper_row(benchmark, f"TADP {group.title}", nothing, group, lettered)
+        for group in groups
+        if group.title not in benchmark.ours
+    ]
+    title = f"{benchmark.title} (the paper's table {benchmark.table})"
+    notes = _setting_notes(comparison) if comparison else []
+    return Table(title, columns, rows, notes, benchmark.dataset)
+
+
+def _paper_row(
+    benchmark: Benchmark,
+    title: str,
+    published: Sequence[float | None],
+    group: Group | None,
+    lettered: bool,
+) -> Row:
+    cells = [Cell(title)]
+    if lettered:
+        cells.append(Cell(group.setting if group else DASH))
+    for metric, value in zip(benchmark.metrics, published, strict=True):
+        own = _spread(group, benchmark.metric_set, metric)
+        difference = own.mean - value if own and value is not None else None
+        cells += [number(value), _mean(own), number(difference, "+")]
+    cells.append(_count(group))
+    return Row(cells, modifier_title(group.modifier) if group else "")
+
+
+def _count(group: Group | None) -> Cell:
+    return Cell(str(len(group.runs)), len(group.runs)) if group else Cell(DASH)
+
+
+def results_table(comparison: Comparison) -> Table:
+    """Results on data that is not the paper's, such as a source or the synthetic world."""
+    means = [(name, metric) for name in comparison.metric_sets for metric in MEANS[name]]
+    lettered = len(comparison.settings) > 1
+    columns = ["modifier", *(["setting"] if lettered else [])]
+    columns += [metric if name == "sem_seg" else f"{metric} ({name})" for name, metric in means]
+    rows = [
+        Row(
+            [
+                Cell(group.title),
+                *([Cell(group.setting)] if lettered else []),
+                *(_mean(_spread(group, name, metric)) for name, metric in means),
+                _count(group),
+            ],
+            modifier_title(group.modifier),
+        )
+        for group in comparison.groups
+    ]
+    notes = [*_stranger_notes(comparison), *_setting_notes(comparison)]
+    return Table(comparison.title, [*columns, "seeds"], rows, notes, comparison.dataset)
+
+
+def _stranger_notes(comparison: Comparison) -> list[str]:
+    benchmark = find_benchmark(comparison.dataset)
+    if not benchmark:
+        return []
+    return [
+        f"Not {benchmark.title}: number or ids of the images are not those of its "
+        f"{benchmark.images} images, so this is another data set under its name, such as the "
+        "synthetic world's. Nothing here compares with the paper."
+    ]
+
+
+def _setting_notes(comparison: Comparison) -> list[str]:
+    if len(comparison.settings) < 2:
+        return []
+    return [f"Setting {letter}: {told}." for letter, told in comparison.settings.items()]
+
+
+def effects_table(comparison: Comparison) -> Table | None:
+    """Differences of the modifiers to null over the seeds that both have; None without any."""
+    if not comparison.metric_sets:
+        return None
+    metric_set = comparison.metric_sets[0]
+    lettered = len(comparison.settings) > 1
+    columns = ["modifier", *(["setting"] if lettered else [])]
+    for metric in MEANS[metric_set]:
+        columns += [f"{metric} - null", "95 % interval"]
+    rows = []
+    for group in comparison.groups:
+        found = [comparison.to_null(group, metric_set, metric) for metric in MEANS[metric_set]]
+        if group.modifier.name == "null" or None in found:
+            continue
+        cells = [Cell(group.title), *([Cell(group.setting)] if lettered else [])]
+        for difference in found:
+            mean = Cell(f"{difference.mean:+.2f}", difference.mean)
+            cells += [mean, _interval(difference)]
+        pairs = Cell(str(found[0].pairs), found[0].pairs)
+        rows.append(Row([*cells, pairs], modifier_title(group.modifier)))
+    if not rows:
+        return None
+    title = f"{comparison.title}, {metric_set}"
+    return Table(title, [*columns, "pairs"], rows, dataset=comparison.dataset)
+
+
+def _interval(difference: Difference) -> Cell:
+    if difference.interval is None:
+        return Cell(DASH)
+    low, high = difference.interval
+    verdict = " (better)" if low > 0 else " (worse)" if high < 0 else ""
+    return Cell(f"{low:+.2f} to {high:+.2f}{verdict}", low)
+
+
+def paper_tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """One for each of the paper's target data sets, also where nothing was run."""
+    found = {c.benchmark.dataset: c for c in comparisons if c.benchmark}
+    return [paper_table(benchmark, found.get(benchmark.dataset)) for benchmark in BENCHMARKS]
+
+
+def effects_tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Those of the data sets on which null and another modifier have a seed in common."""
+    found = map(effects_table, comparisons)
+    return [table for table in found if table]
+
+
+def other_tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Those of the data that is not the paper's."""
+    return [results_table(comparison) for comparison in comparisons if not comparison.benchmark]
+
+
+def all_tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Every table of results."""
+    return [
+        *paper_tables(comparisons),
+        *other_tables(comparisons),
+        *effects_tables(comparisons),
+    ]
+
+
+def runs_table(runs: Sequence[Run]) -> Table:
+    """What each run is; its result file has the rest."""
+    columns = ("run", "modifier", "seed", "iterations", "revision", "Detectron2", "torch")
+    rows = []
+    for run in runs:
+        versions = run.record["versions"]
+        rows.append(
+            Row(
+                [
+                    Cell(str(run.folder)),
+                    Cell(modifier_title(run.modifier)),
+                    Cell(str(run.seed), run.seed),
+                    Cell(DASH if run.iterations is None else str(run.iterations), run.iterations),
+                    Cell(str(run.record.get("revision") or DASH)[:8]),
+                    Cell(str(versions.get("detectron2", DASH))),
+                    Cell(str(versions.get("torch", DASH))),
+                ],
+                modifier_title(run.modifier),
+            )
+        )
+    return Table("Runs", columns, rows)

@@ -1,0 +1,30 @@
+"""train_net.py, whose processes leave their losses and weights in OUTPUT_DIR when training ends.
+
+Beside a run's files: `losses.json`, the total loss of every iteration; `weights_<process>.pth`.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from detectron2.utils import comm
+
+import train_net
+from tadp_d2.engine.launch import launch
+
+
+class Observed(train_net.Trainer):
+    def train(self):
+        result = super().train()
+        folder = Path(self.cfg.OUTPUT_DIR)
+        weights = self.checkpointer.model.state_dict()
+        torch.save(weights, folder / f"weights_{comm.get_rank()}.pth")
+        if comm.is_main_process():
+            losses = [value for value, _ in self.storage.history("total_loss").values()]
+            (folder / "losses.json").write_text(json.dumps(losses))
+        return result
+
+
+if __name__ == "__main__":
+    train_net.Trainer = Observed
+    launch(train_net.main, train_net.parse_arguments())

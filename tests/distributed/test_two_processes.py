@@ -1,0 +1,231 @@
+"""Two processes on the CPU, by torchrun and by `--num-gpus`, do what one does."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from guessing import DATASET, guess
+from PIL import Image
+
+from tadp_d2.data.build import build_train_loader
+from tadp_d2.engine.trainer import Trainer
+from tadp_d2.modeling.meta_arch import CaptionedRCNN
+
+ROOT = Path(__file__).parents[2]
+OBSERVED = Path(__file__).with_name("observed.py")
+GUESSING = Path(__file__).with_name("guessing.py")
+PYTHON = (sys.executable,)
+TORCHRUN = (*PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+SEGMENTATION = "configs/quick_schedules/cityscapes2darkzurich_simple.yaml"
+DETECTION = "configs/quick_schedules/voc2watercolor_simple.yaml"
+ITERATIONS = 8
+SETTINGS = {
+    "SOLVER.MAX_ITER": ITERATIONS,
+    "SOLVER.CHECKPOINT_PERIOD": 2,
+    "SOLVER.CHECKPOINTS_KEPT": ITERATIONS,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.GRADIENT_ACCUMULATION": 2,
+    # AdamW makes the same step of a gradient of 1e-9, which is float error, as of any other: the
+    # error is a share of the rate.
+    "SOLVER.BASE_LR": 0.00001,
+    "SOLVER.WARMUP_ITERS": 0,
+    "INPUT.FIXED_SIZE_TRAIN": (128, 64),
+    "INPUT.FIXED_SIZE_TEST": (128, 64),
+    "INPUT.CROP.SIZE": [64, 64],
+    "TEST.WINDOW_SIZE": 64,
+    "TEST.WINDOW_STRIDE": 43,
+}
+TEST_SETS = ("cityscapes_val", "dark_zurich_test")  # three pictures, and two without labels
+
+
+@pytest.fixture(scope="module")
+def labelled_world(world, tmp_path_factory):
+    """The world with a label for every pixel of the training pictures.
+
+    The loss is a mean over a process's labelled pixels; the mean of two such means is one over
+    all if both have as many.
+    """
+    folder = tmp_path_factory.mktemp("worlds") / "labelled"
+    shutil.copytree(world, folder)
+    for path in (folder / "cityscapes" / "gtFine" / "train").rglob("*.png"):
+        labels = np.array(Image.open(path))
+        Image.fromarray(np.where(labels == 255, 0, labels)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(labelled_world, tmp_path_factory):
+    """start(command, argument, ...) runs the script on that world; returns the process.
+
+    What it writes is in the file `process.log`: a pipe that nobody reads would stop it.
+    """
+
+    def start(command, *arguments, config=SEGMENTATION, settings=SETTINGS, datasets=labelled_world):
+        weights = {"MODEL.DIFFUSION.WEIGHTS": datasets / "stable-diffusion-tiny"}
+        pairs = [str(item) for pair in (settings | weights).items() for item in pair]
+        options = [argument for argument in arguments if str(argument).startswith("--")]
+        overrides = [str(argument) for argument in arguments if argument not in options]
+        log = tmp_path_factory.mktemp("logs") / "output"
+        with open(log, "w") as out:
+            process = subprocess.Popen(
+                [*map(str, command), *options, "--config-file", config, *pairs, *overrides],
+                cwd=ROOT,
+                env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": str(ROOT)},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        process.log = log
+        return process
+
+    return start
+
+
+def finish(process, code=0):
+    """What the process wrote, once it ended with that code; None for any."""
+    process.wait(timeout=300)
+    output = process.log.read_text()
+    assert code in (None, process.returncode), output
+    return output
+
+
+def losses(folder):
+    return json.loads((folder / "losses.json").read_text())
+
+
+def metrics(folder):
+    return json.loads((folder / "results.json").read_text())["metrics"]
+
+
+def pictures(folder):
+    files = [path for path in (folder / "gallery").rglob("*") if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def end_at(run, folder, iteration):
+    """A copy of a run as it was after so many iterations."""
+    folder.mkdir()
+    name = f"model_{iteration - 1:07d}.pth"
+    shutil.copy(run / name, folder)
+    (folder / "last_checkpoint").write_text(name)
+
+
+@pytest.fixture(scope="module")
+def alone(start, tmp_path_factory):
+    """A run of one process."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    finish(start((*PYTHON, OBSERVED), "OUTPUT_DIR", folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(alone, start, tmp_path_factory):
+    """The same run, from its third iteration on by two processes with half of the batch each."""
+    folder = tmp_path_factory.mktemp("runs") / "together"
+    end_at(alone, folder, 2)
+    finish(
+        start(
+            *((*TORCHRUN, OBSERVED), "--resume", "OUTPUT_DIR", folder),
+            *("DATASETS.TEST", TEST_SETS, "TEST.SUBMISSION", True),
+        )
+    )
+    return folder
+
+
+def test_the_losses_of_two_processes_are_those_of_one_with_twice_the_batch(alone, together):
+    expected = losses(alone)
+    assert len(expected) == ITERATIONS
+    assert losses(together) == pytest.approx(expected[2:], rel=5e-4)
+    # Other pictures would make more of a difference.
+    assert np.ptp(expected) > 0.05 * expected[0]
+
+
+def test_all_processes_hold_the_same_weights(together):
+    first, second = (torch.load(together / f"weights_{rank}.pth") for rank in (0, 1))
+    assert list(first) == list(second)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_two_processes_evaluate_an_odd_number_of_pictures_as_one_does(
+    together, make_segmentation_config, tmp_path
+):
+    cfg = make_segmentation_config("DATASETS.TEST", TEST_SETS, "TEST.SUBMISSION", True)
+    model = Trainer.build_model(cfg)
+    model.load_state_dict(torch.load(together / "model_final.pth", weights_only=True)["model"])
+    Trainer.test(cfg, model)
+    own = Path(cfg.OUTPUT_DIR)
+    assert metrics(together) == metrics(own)
+    assert pictures(together) == pictures(own) and pictures(own)
+    files = {path.relative_to(own): path for path in (own / "submission").rglob("*.png")}
+    assert len(files) == 3 * (3 + 2)
+    for name, path in files.items():
+        assert (together / name).read_bytes() == path.read_bytes()
+
+
+def test_detections_of_two_processes_are_scored_as_those_of_one(
+    start, world, make_config, monkeypatch, tmp_path
+):
+    overrides = {
+        "DATASETS.TEST": (DATASET,),
+        "TEST.COCO_METRICS": True,
+        "TEST.GALLERY_IMAGES": 4,  # more than a process sees
+    }
+    cfg = make_config(*(item for pair in overrides.items() for item in pair))
+    process = start(
+        *((*PYTHON, GUESSING), "--num-gpus=2", "--eval-only", "OUTPUT_DIR", tmp_path),
+        **{"config": DETECTION, "settings": overrides, "datasets": world},
+    )
+    monkeypatch.setattr(CaptionedRCNN, "inference", guess)
+    Trainer.test(cfg, Trainer.build_model(cfg))
+    finish(process)
+    own, two = Path(cfg.OUTPUT_DIR), tmp_path / "evaluation"
+    assert 10 < metrics(own)[DATASET]["voc07"]["AP"] < 90
+    assert metrics(two) == metrics(own)
+    assert pictures(two) == pictures(own) and pictures(own)
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.log.read_text()
+        time.sleep(0.02)
+
+
+def test_a_stopped_run_of_two_processes_saves_once_and_is_continued_by_one(alone, start, tmp_path):
+    folder = tmp_path / "run"
+    process = start((*TORCHRUN, "train_net.py"), "OUTPUT_DIR", folder)
+    wait_for(folder / "model_0000001.pth", process)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process, code=None)  # torchrun's own
+    assert "--resume continues the run" in output
+    assert "]: Traceback" not in output  # as torch marks that of a process; torchrun has its own
+    iteration = int((folder / "last_checkpoint").read_text()[6:13]) + 1
+    assert 2 <= iteration < ITERATIONS
+    output = finish(start((*PYTHON, OBSERVED), "--resume", "OUTPUT_DIR", folder))
+    assert f"Starting training from iteration {iteration}" in output
+    assert losses(folder) == pytest.approx(losses(alone)[iteration:], rel=5e-4)
+
+
+def test_one_process_that_fails_ends_all_with_its_message(
+    start, labelled_world, make_segmentation_config, tmp_path
+):
+    world = tmp_path / "world"
+    shutil.copytree(labelled_world, world)
+    # The second draw is the other process's first.
+    entry = build_train_loader(make_segmentation_config()).dataset[1]
+    name = Path(entry["file_name"]).relative_to(os.environ["DETECTRON2_DATASETS"])
+    (world / name).write_bytes((world / name).read_bytes()[:1000])
+    process = start(
+        *((*PYTHON, "train_net.py"), "--num-gpus=2", "OUTPUT_DIR", tmp_path / "run"), datasets=world
+    )
+    output = finish(process, code=2)
+    assert [line for line in output.splitlines() if str(name) in line] == [
+        line for line in output.splitlines() if line.startswith("error: ")
+    ]
+    assert "Traceback" not in output

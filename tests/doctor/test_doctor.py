@@ -1,0 +1,143 @@
+"""`tadp-d2 doctor` on what is right, on nothing, and on much at once."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from tadp_d2 import cli
+from tadp_d2.commands import doctor
+from tadp_d2.data.captions import write_captions
+from tadp_d2.doctor import environment
+from tadp_d2.doctor.datasets import PUBLISHED
+from tadp_d2.doctor.findings import Finding, Kind, Report
+
+ROOT = Path(__file__).parents[2]
+QUICK = str(ROOT / "configs/quick_schedules/voc2watercolor_simple.yaml")
+
+
+def run(*arguments):
+    """The exit code of the command in this process."""
+    try:
+        cli.main(["doctor", *map(str, arguments)])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def sections(text):
+    """Title -> symbols of its lines."""
+    found = {}
+    for line in text.splitlines():
+        if not line.startswith("  "):
+            symbols = found[line] = []
+        else:
+            symbols.append(line[2])
+    return found
+
+
+def test_all_is_well_with_the_world_and_its_model(world, model_folder, tmp_path):
+    """As a user runs it."""
+    command = "from tadp_d2.cli import main; main()"
+    settings = ("MODEL.DIFFUSION.WEIGHTS", str(model_folder), "OUTPUT_DIR", str(tmp_path / "run"))
+    process = subprocess.run(
+        [sys.executable, "-c", command, "doctor", "--config-file", QUICK, "--opts", *settings],
+        env={**os.environ, "DETECTRON2_DATASETS": str(world), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.stdout.splitlines()[-1] == "all is well"
+    assert "watercolor_test" in sections(process.stdout)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_line_per_finding_and_the_published_number_as_a_note(world, model_folder, capsys):
+    settings = ("MODEL.DIFFUSION.WEIGHTS", model_folder)
+    assert run("--config-file", QUICK, "--opts", *settings) == 0
+    text = capsys.readouterr().out
+    found = sections(text)
+    names = ("voc_2007_trainval", "voc_2012_trainval", "voc_2007_test", "watercolor_test")
+    assert set(found) == {"environment", "weights", *names, "all is well"}
+    assert all(found[name] == [Kind.GOOD, Kind.NOTE] for name in names)
+    assert "6 pictures; the published set has 1000" in text
+    assert re.search(r"Detectron2 \S+ in /", text) and "torch " in text
+
+
+def test_without_a_config_all_data_sets_that_are_here(world, model_folder, capsys):
+    assert run("--opts", "MODEL.DIFFUSION.WEIGHTS", model_folder) == 0
+    assert set(PUBLISHED) < set(sections(capsys.readouterr().out))
+
+
+def test_one_data_set_needs_no_weights(world, capsys):
+    assert run("dark_zurich_test") == 0
+    assert list(sections(capsys.readouterr().out)) == [
+        *("environment", "dark_zurich_test", "all is well")
+    ]
+
+
+def test_captions_that_nobody_asked_for_may_be_absent(world, model_folder, tmp_path, capsys):
+    """Without a name or a config nothing says which data sets are needed."""
+    folder = tmp_path / "captions"
+    shutil.copytree(world / "captions", folder)
+    (folder / "comic_train.jsonl").unlink()
+    settings = ("MODEL.DIFFUSION.WEIGHTS", model_folder, "TEXT.CAPTION_DIR", folder)
+    assert run("--opts", *settings) == 0
+    assert "no captions for data set 'comic_train'" in capsys.readouterr().out
+    assert run("comic_train", "--opts", *settings) == 2
+
+
+def test_absent_weights_and_an_unknown_data_set(world, capsys):
+    assert run("--config-file", QUICK) == 2
+    assert "no diffusion model 'stable-diffusion-v1-5" in capsys.readouterr().out
+    assert run("watercolour_test") == 2
+    assert "unknown data set 'watercolour_test'" in capsys.readouterr().err
+
+
+def test_many_problems_are_counted_and_listed_on_request(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "_MOST", 2)
+    write_captions(tmp_path / "comic_test.jsonl", "comic_test", {}, {})
+    settings = ("comic_test", "--opts", "TEXT.CAPTION_DIR", tmp_path)
+    assert run(*settings) == 2
+    text = capsys.readouterr().out
+    assert text.count("no caption for image") == 2
+    assert "and 4 more problems (--all shows them)" in text and "\n6 problems\n" in text
+    assert run("--all", *settings) == 2
+    assert capsys.readouterr().out.count("no caption for image") == 6
+
+
+def test_empty_captions_are_noted(world, tmp_path, capsys):
+    ids = [str(5001 + index) for index in range(6)]
+    write_captions(tmp_path / "comic_test.jsonl", "comic_test", dict.fromkeys(ids, ""), {})
+    assert run("comic_test", "--opts", "TEXT.CAPTION_DIR", tmp_path) == 0
+    assert "6 captions are empty, such as that of '5001'" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_a_problem(make_config, monkeypatch):
+    """Adam's checkpoint has 12 bytes per weight; two are kept, one is written, one is final."""
+    model = torch.nn.Linear(1000, 1000, bias=False)
+    for free, kind in ((4 * 12 * 10**6, Kind.GOOD), (4 * 12 * 10**6 - 1, Kind.PROBLEM)):
+        monkeypatch.setattr(
+            environment.shutil,
+            "disk_usage",
+            lambda _, free=free: shutil._ntuple_diskusage(0, 0, free),
+        )
+        assert [finding.kind for finding in environment.check_room(make_config(), model)] == [
+            *(Kind.GOOD, kind)
+        ]
+
+
+def test_findings_are_shown_as_they_come(capsys):
+    def findings():
+        yield Finding(Kind.GOOD, "first")
+        assert "first" in capsys.readouterr().out
+        yield Finding(Kind.PROBLEM, "second")
+
+    report = Report(most=1)
+    report.section("title", findings())
+    assert report.problems == 1

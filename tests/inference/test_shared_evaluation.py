@@ -1,0 +1,129 @@
+import json
+
+import pytest
+import torch
+
+from tadp_d2.cli import main
+from tadp_d2.data.build import build_test_loader
+from tadp_d2.engine.checkpoint import RunCheckpointer
+from tadp_d2.engine.provenance import Provenance
+from tadp_d2.engine.trainer import Trainer
+from tadp_d2.inference.predictor import load_model
+from tadp_d2.inference.shared_evaluation import _Contest, load_contestants
+
+SMALL = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "DATASETS.TEST", ("watercolor_test",))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def weights(make_config, folder):
+    """Two checkpoints with different random heads."""
+    files = []
+    for seed in range(2):
+        file = folder / f"{seed}.pth"
+        if not file.exists():
+            cfg = make_config(*SMALL, "OUTPUT_DIR", str(folder))
+            torch.manual_seed(seed)
+            model = Trainer.build_model(cfg)
+            RunCheckpointer(model, str(folder), Provenance(cfg, model)).save(str(seed))
+        files.append(str(file))
+    return files
+
+
+@pytest.fixture
+def cfgs(make_config, weights, tmp_path):
+    """Three models: two of equal weights and different modifiers, and another one."""
+
+    def make(name, file, modifier):
+        own = ("MODEL.WEIGHTS", file, "TEXT.MODIFIER", modifier, "OUTPUT_DIR", str(tmp_path / name))
+        return make_config(*SMALL, *own)
+
+    return {
+        "simple": make("simple", weights[0], "simple"),
+        "null": make("null", weights[0], "null"),
+        "other": make("other", weights[1], "simple"),
+    }
+
+
+def test_each_model_says_what_it_says_alone_and_pictures_are_encoded_once(cfgs, monkeypatch):
+    contestants = load_contestants(cfgs)
+    simple, null, other = (contestant.model for contestant in contestants)
+    assert simple.roi_heads is null.roi_heads and simple.roi_heads is not other.roi_heads
+    encoder = simple.backbone.bottom_up.latent_encoder
+    assert encoder is null.backbone.bottom_up.latent_encoder
+    assert encoder is other.backbone.bottom_up.latent_encoder
+    calls = []
+    encode = encoder.module.vae.encode
+    monkeypatch.setattr(
+        encoder.module.vae, "encode", lambda images: calls.append(1) or encode(images)
+    )
+    contest = _Contest(contestants, "watercolor_test").eval()
+    inputs = list(build_test_loader(cfgs["simple"], "watercolor_test"))[:2]
+    with torch.no_grad():
+        together = [contest(batch) for batch in inputs]
+        assert len(calls) == len(inputs)
+        for name, cfg in cfgs.items():
+            alone = load_model(cfg)
+            for batch, found in zip(inputs, together, strict=True):
+                expected, output = alone(batch)[0]["instances"], found[name][1][0]["instances"]
+                assert len(expected) > 0
+                assert torch.equal(expected.pred_boxes.tensor, output.pred_boxes.tensor)
+                assert torch.equal(expected.scores, output.scores)
+    boxes = [together[0][name][1][0]["instances"].scores for name in cfgs]
+    assert not torch.equal(boxes[0], boxes[1]) and not torch.equal(boxes[0], boxes[2])
+
+
+def test_the_command_gives_the_metrics_of_single_evaluations(cfgs, tmp_path, weights):
+    expected = {name: Trainer.test(cfg, load_model(cfg)) for name, cfg in cfgs.items()}
+    models = []
+    for name, cfg in cfgs.items():
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(cfg.dump())
+        (run / "model_final.pth").symlink_to(cfg.MODEL.WEIGHTS)
+        models.append(str(run))
+    # Both ways to name a model.
+    models[2] = f"{tmp_path / 'other.yaml'}={weights[1]}"
+    (tmp_path / "other.yaml").write_text(cfgs["other"].dump())
+    main(["benchmark", *models, "--output", str(tmp_path / "out")])
+    for name, result in expected.items():
+        content = json.loads((tmp_path / "out" / name / "results.json").read_text())
+        found = content["metrics"]["watercolor_test"]
+        assert found["voc07"]["AP50"] == pytest.approx(
+            result["watercolor_test"]["voc07"]["AP50"], abs=0, nan_ok=True
+        )
+        assert content["config"]["TEXT"]["MODIFIER"] == cfgs[name].TEXT.MODIFIER
+        assert (tmp_path / "out" / name / "gallery" / "watercolor_test.png").exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("INPUT.FIXED_SIZE_TEST", (64, 64)), "INPUT.FIXED_SIZE_TEST"),
+        (("DATASETS.TEST", ("comic_test",)), "DATASETS.TEST"),
+    ],
+)
+def test_models_that_look_at_other_inputs_are_refused(
+    make_config, cfgs, weights, change, message, tmp_path, capsys
+):
+    files = []
+    odd = make_config(*SMALL, "MODEL.WEIGHTS", weights[1], *change)
+    for name, cfg in {"simple": cfgs["simple"], "odd": odd}.items():
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(cfg.dump())
+        files.append(f"{file}={weights[0]}")
+    with pytest.raises(SystemExit) as exit_:
+        main(["benchmark", *files, "--output", str(tmp_path / "out")])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "simple" / "results.json").exists()
+
+
+def test_what_is_no_run_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["benchmark", str(tmp_path)])
+    assert f"{tmp_path}: expected a run's output folder" in capsys.readouterr().err
