@@ -6,6 +6,7 @@ picture; the default is small, for a look.
 """
 
 import argparse
+import copy
 import functools
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ def build(size: str, device: str) -> dict[str, nn.Module]:
 
 
 def features(side: nn.Module, latents: Tensor, context: Tensor) -> dict[str, Tensor]:
-    return side(latents, Context(context) if isinstance(side, UNetFeatures) else context, 0.0)
+    return side(latents, context if isinstance(side, ReferenceFeatures) else Context(context), 0.0)
 
 
 def forward(side: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
@@ -81,11 +82,37 @@ def row(what: str, dtype: str, found: dict[str, Measurement], share: str) -> str
     )
 
 
+def compare_options(
+    features: UNetFeatures, inputs: tuple[Tensor, ...], dtype: str, repeats: int, device: str
+) -> list[str]:
+    """Rows that compare ours with and without what PyTorch offers to make it faster."""
+    lines = []
+    for name, make in (
+        ("channels_last", lambda: copy.deepcopy(features).to(memory_format=torch.channels_last)),
+        ("compiled", lambda: torch.compile(features, fullgraph=True)),
+    ):
+        other = make()
+        for run in (forward, forward_backward):
+            sides = {"without": features, "with": other}
+            calls = {n: functools.partial(run, side, *inputs) for n, side in sides.items()}
+            found = in_turns(calls, repeats, device)
+            ratio = found["without"].median / found["with"].median
+            lines.append(
+                f"| {name} | {run.__name__} | {dtype} | {found['without']} | {found['with']} | "
+                f"{ratio:.2f} |"
+            )
+        del other
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=list(_DTYPES))
+    parser.add_argument(
+        "--options", action="store_true", help="also channels_last and torch.compile"
+    )
     add_write(parser)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -102,6 +129,8 @@ def main() -> None:
         "weights | tadp_d2 | share of matrix rate |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    of_options = ["", "| option | | type | without | with | times as fast |"]
+    of_options += ["| --- | --- | --- | --- | --- | --- |"]
     work = operations(functools.partial(forward, sides["tadp_d2"], *inputs))
     for name in args.dtypes:
         dtype = _DTYPES[name]
@@ -116,6 +145,11 @@ def main() -> None:
             found = in_turns(calls, args.repeats, device)
             lines.append(row("forward_backward, checkpointed", name, found, ""))
             sides["tadp_d2"].unet.disable_gradient_checkpointing()
+            if args.options:
+                ours = sides["tadp_d2"]
+                of_options += compare_options(ours, inputs, name, args.repeats, device)
+    if args.options:
+        lines += of_options
     command = f"python benchmarks/backbone.py --size {args.size} --repeats {args.repeats}"
     report(f"Backbone, {args.size}, {device}", command, device, lines, args.write)
 

@@ -30,7 +30,7 @@ def add_tadp_config(cfg: CN) -> None:
     cfg.MODEL.DIFFUSION.GRADIENT_CHECKPOINTING = False
     # Keep what the VAE says of a picture in this folder, so that it is asked once; empty: do not.
     # For detection, and for testing without windows, at a fixed size. Rounded to half precision.
-    # The folder may be shared and removed; LIMIT is in GiB (VOC 2007 + 2012 takes 1.1 at 512 x 512).
+    # The folder may be shared and removed; LIMIT is in GiB (VOC 2007 + 2012: 1.1 at 512 x 512).
     cfg.MODEL.DIFFUSION.LATENT_CACHE = CN()
     cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER = ""
     cfg.MODEL.DIFFUSION.LATENT_CACHE.LIMIT = 4.0

@@ -8,16 +8,15 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
-import train_net
 from tadp_d2.engine.launch import launch
 from tadp_d2.modeling.meta_arch import CaptionedRCNN
-
-DATASET = "watercolor_test"
 
 
 @functools.cache
 def truth():
-    return {entry["image_id"]: entry["annotations"] for entry in DatasetCatalog.get(DATASET)}
+    return {
+        entry["image_id"]: entry["annotations"] for entry in DatasetCatalog.get("watercolor_test")
+    }
 
 
 def guess(model, batched_inputs):
@@ -39,5 +38,7 @@ def _instances(inputs):
 
 
 if __name__ == "__main__":
+    import train_net
+
     CaptionedRCNN.inference = guess
     launch(train_net.main, train_net.parse_arguments())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from guessing import DATASET, guess
 from PIL import Image
 
 from tadp_d2.data.build import build_train_loader
@@ -173,7 +173,7 @@ def test_detections_of_two_processes_are_scored_as_those_of_one(
     start, world, make_config, monkeypatch, tmp_path
 ):
     overrides = {
-        "DATASETS.TEST": (DATASET,),
+        "DATASETS.TEST": ("watercolor_test",),
         "TEST.COCO_METRICS": True,
         "TEST.GALLERY_IMAGES": 4,  # more than a process sees
     }
@@ -182,11 +182,11 @@ def test_detections_of_two_processes_are_scored_as_those_of_one(
         *((*PYTHON, GUESSING), "--num-gpus=2", "--eval-only", "OUTPUT_DIR", tmp_path),
         **{"config": DETECTION, "settings": overrides, "datasets": world},
     )
-    monkeypatch.setattr(CaptionedRCNN, "inference", guess)
+    monkeypatch.setattr(CaptionedRCNN, "inference", runpy.run_path(str(GUESSING))["guess"])
     Trainer.test(cfg, Trainer.build_model(cfg))
     finish(process)
     own, two = Path(cfg.OUTPUT_DIR), tmp_path / "evaluation"
-    assert 10 < metrics(own)[DATASET]["voc07"]["AP"] < 90
+    assert 10 < metrics(own)["watercolor_test"]["voc07"]["AP"] < 90
     assert metrics(two) == metrics(own)
     assert pictures(two) == pictures(own) and pictures(own)
 
