@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -98,10 +99,28 @@ def wait_for(process, text):
     raise AssertionError(f"the run ended without {text!r}")
 
 
+def kill_while_saving(process, folder):
+    """Kills a run in the middle of writing a checkpoint."""
+    # Nobody else reads what it says, and it must not wait for that.
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    while process.poll() is None:
+        if partial := list(folder.glob(".model_*.partial")):
+            os.killpg(process.pid, signal.SIGSTOP)
+            if any(file.exists() and file.stat().st_size for file in partial):
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return
+            os.killpg(process.pid, signal.SIGCONT)
+        time.sleep(0.001)
+    raise AssertionError("the run ended without a checkpoint that was seen half-written")
+
+
 @pytest.mark.parametrize("seed", range(int(os.environ.get("TADP_FAULT_SEEDS", 1))))
 def test_killed_at_random_moments(start, undisturbed, tmp_path, seed):
     print("seed", seed)
     moments = random.Random(seed)
+    kill_while_saving(start(tmp_path / "run"), tmp_path / "run")
+    assert list((tmp_path / "run").glob(".model_*.partial"))
     for _ in range(2):
         process = start(tmp_path / "run")
         # In the first iterations, or in an evaluation.
