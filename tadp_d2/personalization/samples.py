@@ -77,16 +77,13 @@ class SampleSheet:
     def _write(self, last: int) -> None:
         columns = range(len(self._prompts))
         first = (self._folder / "samples").glob("*_0.png")
-        rows = [
-            [self._path(step, column) for column in columns]
-            for step in sorted(int(path.stem.split("_")[0]) for path in first)
-            if step <= last
-        ]
-        pictures = [
-            _read(path) for row in rows if all(path.exists() for path in row) for path in row
-        ]
+        steps = sorted(int(path.stem.split("_")[0]) for path in first)
+        rows = {step: [self._path(step, c) for c in columns] for step in steps if step <= last}
+        whole = {step: row for step, row in rows.items() if all(path.exists() for path in row)}
+        pictures = [_read(path) for row in whole.values() for path in row]
         titles = tuple(shorten(prompt, _TITLE, placeholder=" ...") for prompt in self._prompts)
-        sheet = contact_sheet(pictures, len(self._prompts), titles)
+        labels = tuple(f"step {step}" for step in whole)
+        sheet = contact_sheet(pictures, len(self._prompts), titles, rows=labels)
         with replacing(self._folder / "samples.png") as temporary:
             sheet.save(temporary, format="PNG")
 

@@ -66,8 +66,8 @@ def test_everybody_reads_the_folder(run, model_folder, tmp_path):
     assert metadata["artifact"] == {"unet": unet_fingerprint(unet)}
     assert metadata["base"]["unet"] == unet_fingerprint(load_unet(model_folder / "unet"))
     with Image.open(tmp_path / "samples.png") as sheet:
-        # Three rows of four: steps 0, 1 and 2.
-        assert sheet.size == (4 * 366 + 6, 26 + 3 * 276 + 6)
+        # Three rows of four with labels: steps 0, 1 and 2.
+        assert sheet.size == (100 + 4 * 366 + 6, 26 + 3 * 276 + 6)
 
 
 def test_prior_pictures_are_drawn_once_and_trained_with(model, pictures, tmp_path, monkeypatch):

@@ -64,7 +64,8 @@ def test_titles_and_legend_do_not_cover_a_picture():
     pictures = [Image.new("RGB", (512, 256), "red") for _ in range(6)]
     legend = tuple((f"class {index}", (0, 0, index)) for index in range(19))
     plain = np.asarray(contact_sheet(pictures, columns=3))
-    sheet = np.asarray(contact_sheet(pictures, 3, ("image", "truth", "prediction"), legend))
+    titles, labels = ("image", "truth", "prediction"), ("step 0", "step 100000")
+    sheet = np.asarray(contact_sheet(pictures, 3, titles, legend, labels))
     red = (plain == (255, 0, 0)).all(axis=2).sum()
     assert (sheet == (255, 0, 0)).all(axis=2).sum() == red == 6 * 360 * 180
     for _, color in legend:
