@@ -42,14 +42,11 @@ def find_weights(name: str, revision: str = "") -> Path:
     Raises:
         UserError: there is no such model, or a part of it is missing.
     """
-    if os.path.isdir(name):
-        folder, missing = Path(name), missing_parts(Path(name))
+    if must_be_fetched(name, revision):
+        folder = fetch(name, revision, _patterns(), "diffusion model", _ADVICE)
     else:
-        folder = local_copy(name, revision)
-        missing = missing_parts(folder) if folder else list(PARTS)
-        if missing and not constants.HF_HUB_OFFLINE:
-            folder = fetch(name, revision, _patterns(), "diffusion model", _ADVICE)
-            missing = missing_parts(folder)
+        folder = _local(name, revision)
+    missing = missing_parts(folder) if folder else []
     if folder is None:
         raise UserError(
             f"no diffusion model {name!r}: it is neither a folder nor in the local hub cache, and "
@@ -58,6 +55,18 @@ def find_weights(name: str, revision: str = "") -> Path:
     if missing:
         raise UserError(f"{folder}: lacks {', '.join(missing)} of a diffusion model. {_ADVICE}")
     return folder
+
+
+def must_be_fetched(name: str, revision: str = "") -> bool:
+    """Whether `find_weights` asks the hub for a model, because it is not here in full."""
+    if os.path.isdir(name) or constants.HF_HUB_OFFLINE:
+        return False
+    folder = _local(name, revision)
+    return folder is None or bool(missing_parts(folder))
+
+
+def _local(name: str, revision: str) -> Path | None:
+    return Path(name) if os.path.isdir(name) else local_copy(name, revision)
 
 
 _ADVICE = (

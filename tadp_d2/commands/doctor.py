@@ -44,15 +44,15 @@ def run(args: argparse.Namespace) -> None:
             "Detectron2 is not installed: run python tools/install_detectron2.py"
         ) from None
     from tadp_d2.doctor.examine import examine
-    from tadp_d2.doctor.findings import Report
+    from tadp_d2.doctor.findings import Printout
     from tadp_d2.progress import hide_library_bars
 
     hide_library_bars()
     # A terminal that cannot show the symbols gets question marks.
     sys.stdout.reconfigure(errors="replace")
-    report = Report(most=sys.maxsize if args.all else _MOST)
-    examine(args.config_file, args.opts, args.dataset, report)
-    if report.problems:
-        print(f"{report.problems} problem{'s' * (report.problems > 1)}")
+    printout = Printout(most=sys.maxsize if args.all else _MOST)
+    examine(args.config_file, args.opts, args.dataset, printout)
+    if printout.problems:
+        print(f"{printout.problems} problem{'s' * (printout.problems > 1)}")
         sys.exit(2)
     print("all is well")

@@ -9,14 +9,14 @@ from tadp_d2.data.pictures import set_pixel_limit
 from tadp_d2.data.root import datasets_root
 from tadp_d2.doctor.datasets import check_dataset, present
 from tadp_d2.doctor.environment import check_environment
-from tadp_d2.doctor.findings import Report, problems
+from tadp_d2.doctor.findings import Printout, problems
 from tadp_d2.doctor.model import check_base_model, check_model
 from tadp_d2.engine.setup import load_config
 from tadp_d2.errors import UserError
 
 
 def examine(
-    config_file: str, overrides: Sequence[str], datasets: Sequence[str], report: Report
+    config_file: str, overrides: Sequence[str], datasets: Sequence[str], printout: Printout
 ) -> None:
     """Checks the environment, then weights, then data sets.
 
@@ -31,29 +31,29 @@ def examine(
     """
     for dataset in datasets:
         check_registered(dataset)
-    report.section("environment", check_environment())
+    printout.section("environment", check_environment())
     try:
         cfg = _load(config_file, overrides, datasets)
     except UserError as error:
-        report.section("config", problems([error]))
+        printout.section("config", problems([error]))
         return
     set_pixel_limit(cfg.INPUT.MAX_PIXELS)
     if config_file or not datasets:
-        report.section("weights", (check_model if config_file else check_base_model)(cfg))
+        printout.section("weights", (check_model if config_file else check_base_model)(cfg))
     if datasets or config_file:
         for dataset in datasets or dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-            report.section(dataset, check_dataset(cfg, dataset))
+            printout.section(dataset, check_dataset(cfg, dataset))
         return
     found = present()
     for dataset in found:
-        report.section(dataset, check_dataset(cfg, dataset, needed=False))
+        printout.section(dataset, check_dataset(cfg, dataset, needed=False))
     if not found:
         nothing = (
             f"{datasets_root()}: no data set is here in one of the layouts of datasets/README.md. "
             "Set DETECTRON2_DATASETS to the folder that holds them, or write a small synthetic "
             "world: tadp-d2 synth FOLDER"
         )
-        report.section("data sets", problems([UserError(nothing)]))
+        printout.section("data sets", problems([UserError(nothing)]))
 
 
 def _load(config_file: str, overrides: Sequence[str], datasets: Sequence[str]) -> CfgNode:

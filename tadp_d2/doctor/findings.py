@@ -29,7 +29,7 @@ def problems(errors: Iterable[UserError]) -> Iterator[Finding]:
 
 
 @dataclass
-class Report:
+class Printout:
     """Prints findings in sections as they come.
 
     Attributes:

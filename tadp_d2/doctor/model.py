@@ -15,11 +15,14 @@ from tadp_d2.errors import UserError
 from tadp_d2.modeling.stable_diffusion import load_unet, load_vae
 from tadp_d2.text.conditioning import TextConditioner
 from tadp_d2.text.tokens import read_tokens
-from tadp_d2.weights import find_weights
+from tadp_d2.weights import find_weights, must_be_fetched
 
 
 def check_base_model(cfg: CfgNode) -> Iterator[Finding]:
     """Loads the base model and learned tokens, as far as no architecture is chosen."""
+    if must_be_fetched(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION):
+        yield _not_here(cfg)
+        return
     try:
         folder = find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
         TextConditioner.from_pretrained(folder, cfg.TEXT.TOKENS)
@@ -33,6 +36,9 @@ def check_base_model(cfg: CfgNode) -> Iterator[Finding]:
 
 def check_model(cfg: CfgNode) -> Iterator[Finding]:
     """Builds the model of a config, and loads the checkpoint that it starts from."""
+    if must_be_fetched(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION):
+        yield _not_here(cfg)
+        return
     errors: list[UserError] = []
     for file in cfg.TEXT.TOKENS:
         try:
@@ -51,3 +57,11 @@ def check_model(cfg: CfgNode) -> Iterator[Finding]:
     except UserError as error:
         errors.append(error)
     yield from problems(errors)
+
+
+def _not_here(cfg: CfgNode) -> Finding:
+    return Finding(
+        Kind.NOTE,
+        f"{cfg.MODEL.DIFFUSION.WEIGHTS}: not here yet, so neither it nor what rests on it was "
+        "checked; a run fetches it from the hub",
+    )
