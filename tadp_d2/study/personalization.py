@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tadp_d2.data.captions import find_caption_file, read_captions
+from tadp_d2.data.pascal_voc import read_split
 from tadp_d2.files import sha256
 from tadp_d2.modeling.stable_diffusion import load_unet
 from tadp_d2.personalization.images import Crops, read_pictures
@@ -116,7 +117,7 @@ def _losses(model: DiffusionModel, world: Path, template: str, seed: int) -> dic
 
 
 def _image_ids(world: Path, style: str, split: str) -> list[str]:
-    return (world / style / "ImageSets" / "Main" / f"{split}.txt").read_text("utf-8").split()
+    return read_split(world / style, split, style)
 
 
 def _picture(world: Path, style: str, image_id: str) -> Path:
