@@ -228,7 +228,11 @@ def test_hub_models_can_be_pinned_and_come_without_pickles(model_folder, tmp_pat
 
 
 def test_code_in_a_model_folder_is_never_run(world, model_folder, tmp_path, marker):
-    code = f"open({str(marker)!r}, 'w')\nfrom transformers import PretrainedConfig as Config\n"
+    code = (
+        f"open({str(marker)!r}, 'w')\n"
+        "from transformers import PretrainedConfig\n"
+        "class Config(PretrainedConfig):\n    pass\n"
+    )
     for source, name in ((model_folder, "diffusion"), (world / "blip2-tiny", "blip2")):
         shutil.copytree(source, tmp_path / name)
         for config in (tmp_path / name).rglob("config.json"):

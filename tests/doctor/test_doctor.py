@@ -14,7 +14,7 @@ from tadp_d2.commands import doctor
 from tadp_d2.data.captions import write_captions
 from tadp_d2.doctor import environment
 from tadp_d2.doctor.datasets import PUBLISHED
-from tadp_d2.doctor.findings import Finding, Kind, Report
+from tadp_d2.doctor.findings import Finding, Kind, Printout
 
 ROOT = Path(__file__).parents[2]
 QUICK = str(ROOT / "configs/quick_schedules/voc2watercolor_simple.yaml")
@@ -99,6 +99,16 @@ def test_absent_weights_and_an_unknown_data_set(world, capsys):
     assert "unknown data set 'watercolour_test'" in capsys.readouterr().err
 
 
+def test_nothing_is_downloaded(world, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("tadp_d2.weights.fetch", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert run("--config-file", QUICK) == 0
+    assert "stable-diffusion-v1-5: not here yet" in capsys.readouterr().out
+
+
 def test_many_problems_are_counted_and_listed_on_request(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_MOST", 2)
     write_captions(tmp_path / "comic_test.jsonl", "comic_test", {}, {})
@@ -138,6 +148,6 @@ def test_findings_are_shown_as_they_come(capsys):
         assert "first" in capsys.readouterr().out
         yield Finding(Kind.PROBLEM, "second")
 
-    report = Report(most=1)
-    report.section("title", findings())
-    assert report.problems == 1
+    printout = Printout(most=1)
+    printout.section("title", findings())
+    assert printout.problems == 1

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +33,9 @@ class ForkedCommands:
             folder: an existing one, for what commands print.
             environment: on top of this process's.
         """
-        self._outputs = [folder / "stdout", folder / "stderr"]
+        self._folder = folder
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *map(str, self._outputs)],
+            [sys.executable, __file__, str(folder)],
             cwd=ROOT,
             # Threads of a library do not survive a fork.
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -51,15 +52,25 @@ class ForkedCommands:
         self._process.wait()
         self._process.stdout.close()
 
-    def run(self, program: str, *arguments: str) -> Result:
-        """Runs `train_net.py` or `tadp-d2`."""
-        self._process.stdin.write(json.dumps([program, *map(str, arguments)]) + "\n")
+    def run(self, *commands: Sequence[object]) -> list[Result]:
+        """Runs commands, `train_net.py ...` or `tadp-d2 ...`, one after another in one fork."""
+        arguments = [list(map(str, command)) for command in commands]
+        self._process.stdin.write(json.dumps(arguments) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
-        return Result(code, *(path.read_text() for path in self._outputs))
+        assert code == 0, f"killed: {commands} took longer than {LIMIT} s" if code < 0 else code
+        codes = json.loads((self._folder / "codes").read_text())
+        return [
+            Result(code, *(path.read_text() for path in _outputs(self._folder, number)))
+            for number, code in enumerate(codes)
+        ]
 
 
-def _serve(stdout: str, stderr: str) -> None:
+def _outputs(folder: Path, number: int) -> tuple[Path, Path]:
+    return folder / f"stdout{number}", folder / f"stderr{number}"
+
+
+def _serve(folder: Path) -> None:
     # What the commands import.
     import tadp_d2.cli
     import tadp_d2.doctor.examine  # noqa: F401
@@ -73,15 +84,19 @@ def _serve(stdout: str, stderr: str) -> None:
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            for path, descriptor in ((stdout, 1), (stderr, 2)):
-                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-            os._exit(_run(*json.loads(line)))
+            signal.alarm(LIMIT)
+            codes = []
+            for number, command in enumerate(json.loads(line)):
+                for path, descriptor in zip(_outputs(folder, number), (1, 2), strict=True):
+                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+                codes.append(_run(*command))
+            (folder / "codes").write_text(json.dumps(codes))
+            os._exit(0)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def _run(program: str, *arguments: str) -> int:
-    signal.alarm(LIMIT)
     sys.argv = [program, *arguments]
     code = 0
     try:
@@ -103,4 +118,4 @@ def _run(program: str, *arguments: str) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    _serve(*sys.argv[1:])
+    _serve(Path(sys.argv[1]))
