@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from tadp_d2.data.pictures import FORMATS
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import sha256
 
+# Pillow's names of what is read: what data sets may hold, and scans.
+READABLE = (*FORMATS, "TIFF")
 # How the names of pictures in a folder end, in lower case.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -64,7 +67,7 @@ def read_rgb(path: Path) -> tuple[Image.Image, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=READABLE) as image:
                 return _to_rgb(image), sha256(path)
     # Pillow's readers raise many kinds for damaged files.
     except Exception as error:

@@ -16,10 +16,11 @@ import pytest
 import torch
 import yaml
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from transformers import AutoConfig
 
 from tadp_d2.captioning.blip2 import Captioner
+from tadp_d2.captioning.caption import read_picture
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.data.captions import Caption
 from tadp_d2.data.cross_domain_voc import load_voc
@@ -29,6 +30,7 @@ from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.setup import load_config
 from tadp_d2.errors import UserError
 from tadp_d2.hub import fetch
+from tadp_d2.images import read_rgb
 from tadp_d2.modeling.stable_diffusion import load_unet, load_vae
 from tadp_d2.personalization.output import OutputFolder
 from tadp_d2.text.conditioning import TextConditioner
@@ -174,6 +176,10 @@ def test_pictures_start_no_program(tmp_path):
         assert image.format == "EPS"
     with pytest.raises(UserError, match="1.jpg: cannot be read as a picture"):
         read_header(tmp_path / "1.jpg")
+    with pytest.raises(UserError, match="1.jpg: cannot be read as a picture"):
+        read_rgb(tmp_path / "1.jpg")
+    with pytest.raises(UnidentifiedImageError):
+        read_picture((tmp_path / "1.jpg").read_bytes())
 
 
 def test_splits_and_annotations_do_not_leave_the_data_set(tmp_path):

@@ -18,6 +18,7 @@ from tadp_d2.captioning.sources import Source
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.data.captions import Caption, read_captions
 from tadp_d2.errors import UserError
+from tadp_d2.images import READABLE
 
 
 @dataclass
@@ -161,5 +162,5 @@ def _read(image: CaptionImage, decode: bool) -> _Read:
 
 def read_picture(data: bytes) -> Image.Image:
     """A picture as a captioner sees it, and as Detectron2 reads it: upright and RGB."""
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=READABLE) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
