@@ -40,7 +40,7 @@ $(TOKEN): | $(WORLD)
 	@$(VENV)/bin/tadp-d2 invert $(WORLD)/watercolor/JPEGImages/[1-5].jpg --resume \
 		--token "<watercolor>" --init watercolor --weights $(WORLD)/stable-diffusion-tiny \
 		--size 192 --steps 60 --rate 1e-2 --batch 4 --accumulation 1 --evaluate-every 20 \
-		--sample-every 0 --output $(@D)
+		--sample-every 60 --output $(@D)
 
 # The world, a learned token, training, evaluation on source and target. `make demo ITERATIONS=0` is
 # the same without training; a demo that was stopped continues.

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -52,7 +54,7 @@ def run_jobs(
             _read(job)
     # A fresh interpreter each: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_prepare) as pool:
         running = [pool.submit(_run, job) for job in missing]
         try:
             for done, future in enumerate(as_completed(running), start=1):
@@ -65,8 +67,10 @@ def run_jobs(
     return [_read(job) for job in jobs]
 
 
-def _one_thread() -> None:
+def _prepare() -> None:
     torch.set_num_threads(1)
+    # What each says of its own progress would be one muddle; errors come back as exceptions.
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115, open as long as the process
 
 
 def _run(job: Job) -> None:
