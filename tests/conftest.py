@@ -1,6 +1,5 @@
 """A small built-in world for all tests, in the place where Detectron2 looks for data sets."""
 
-import atexit
 import os
 import shutil
 import tempfile
@@ -8,9 +7,11 @@ from pathlib import Path
 
 # Detectron2 reads the place of the data sets when it is imported, and the hub client its mode.
 ROOT = Path(tempfile.mkdtemp(prefix="tadp_d2_tests_"))
-atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 os.environ["DETECTRON2_DATASETS"] = str(ROOT / "world")
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A core for each worker: threads that wait for each other are slower than one.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 
@@ -21,6 +22,11 @@ from tadp_d2.synthetic.voc_world import VocWorldSizes  # noqa: E402
 from tadp_d2.synthetic.world import MODEL_FOLDER, write_world  # noqa: E402
 
 hide_library_bars()
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(ROOT, ignore_errors=True)
+
 
 SIZES = VocWorldSizes(
     voc_2007_trainval=8,

@@ -65,8 +65,6 @@ def _set_up_loggers(cfg: CfgNode) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tadp_d2")
     if torch.device(cfg.MODEL.DEVICE).type == "cpu":
         logging.getLogger(__name__).warning("Running on the CPU")
-    # Detectron2's evaluator announces itself for every class and metric.
-    logging.getLogger("detectron2.evaluation.pascal_voc_evaluation").setLevel(logging.WARNING)
     # Its training loop prints the traceback of every error; a user's error is one message, and
     # another process's is that one's to tell.
     logging.getLogger("detectron2.engine.train_loop").addFilter(

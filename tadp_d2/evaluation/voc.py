@@ -25,6 +25,8 @@ from tadp_d2.data.pascal_voc import SIDES, VOCAnnotation, read_annotation, read_
 from tadp_d2.errors import UserError
 
 _logger = logging.getLogger(__name__)
+# Detectron2's evaluator announces itself for every class and metric.
+logging.getLogger(PascalVOCDetectionEvaluator.__module__).setLevel(logging.WARNING)
 
 # Metric -> the year by which Detectron2 chooses it: AP over 11 points, or the area under the curve.
 METRICS = {"voc07": 2007, "voc_area": 2012}
