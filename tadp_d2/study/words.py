@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
@@ -71,7 +72,7 @@ def draw_and_judge(
     Returns:
         "asked", "found" and "styles": class, class that was found ("" for nothing) and style that
         was found, of each picture; "real_classes" and "real_styles": how often the judges are
-        right on the world's test pictures of this style, 0 to 1.
+        right on the world's test pictures of this style as the VAE passes them on, 0 to 1.
     """
     model = DiffusionModel.load(str(world / MODEL_FOLDER))
     detector = Predictor(_judge(world, run))
@@ -88,9 +89,9 @@ def draw_and_judge(
             styles.append(_style(pixels, centers, spread))
             pictures.append(picture)
     _write_sheet(folder / f"{style}.png", pictures, len(seeds))
-    real = _pictures(world, style, _TEST)
+    real = _pictures(world, model, style, _TEST)
     right_classes = [_class(detector, pixels) in names for pixels, names in real]
-    right_styles = [_style(_fitted(pixels), centers, spread) == style for pixels, _ in real]
+    right_styles = [_style(pixels, centers, spread) == style for pixels, _ in real]
     return {
         "style": style,
         "asked": asked,
@@ -123,11 +124,11 @@ def _class(detector: Predictor, pixels: np.ndarray) -> str:
     return next((name for name in names if name in SHARED_CLASSES), "")
 
 
-def _learn_styles(world: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _learn_styles(world: Path, model: DiffusionModel) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Mean statistics of each style's training pictures, and their spread over all."""
     found = {
         style: np.stack(
-            [_statistics(_fitted(pixels)) for pixels, _ in _pictures(world, style, split)]
+            [_statistics(pixels) for pixels, _ in _pictures(world, model, style, split)]
         )
         for style, (_, split) in _FOLDERS.items()
     }
@@ -156,19 +157,28 @@ def _statistics(pixels: np.ndarray) -> np.ndarray:
     )
 
 
-def _fitted(pixels: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(pixels).resize((_SIZE, _SIZE)))
+def _pictures(
+    world: Path, model: DiffusionModel, style: str, split: str
+) -> list[tuple[np.ndarray, set[str]]]:
+    """The first pictures of a split as the VAE passes them on, with the names of what they show.
 
-
-def _pictures(world: Path, style: str, split: str) -> list[tuple[np.ndarray, set[str]]]:
-    """The first pictures of a split, H x W x 3, each with the names of what it shows."""
+    What the VAE loses no sample can have: judges must not look for it.
+    """
     root = world / _FOLDERS[style][0]
     found = []
     for image_id in read_split(root, split, style)[:_JUDGED]:
         picture, _ = read_rgb(root / "JPEGImages" / f"{image_id}.jpg")
         annotation = read_annotation(root / "Annotations" / f"{image_id}.xml", SHARED_CLASSES)
-        found.append((np.asarray(picture), {thing.name for thing in annotation.objects}))
+        found.append((_through_vae(picture, model), {thing.name for thing in annotation.objects}))
     return found
+
+
+@torch.no_grad()
+def _through_vae(picture: Image.Image, model: DiffusionModel) -> np.ndarray:
+    pixels = np.array(picture.resize((_SIZE, _SIZE)))
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+    decoded = model.vae.decode(model.encode(images) / model.vae.config.scaling_factor).sample
+    return ((decoded[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
 
 
 def _write_sheet(file: Path, pictures: list[Image.Image], columns: int) -> None:
