@@ -76,7 +76,7 @@ def draw_and_judge(
     """
     model = DiffusionModel.load(str(world / MODEL_FOLDER))
     detector = Predictor(_judge(world, run))
-    centers, spread = _learn_styles(world)
+    centers, spread = _learn_styles(world, model)
     asked, found, styles, pictures = [], [], [], []
     for name in SHARED_CLASSES:
         for seed in seeds:
