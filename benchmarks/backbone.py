@@ -29,7 +29,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build(size: str, device: str) -> dict[str, nn.Module]:
-    """Both sides, and ours with gradient checkpointing, on equal weights."""
+    """Both sides, on equal weights."""
     torch.manual_seed(0)
     config, _ = SIZES[size]
     unet = UNet2DConditionModel(**config).to(device)

@@ -3,13 +3,13 @@
 import argparse
 import datetime
 import gc
-import os
 import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -114,8 +114,6 @@ def _processor() -> str:
 
 
 def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         return version(package)
     except PackageNotFoundError:
@@ -148,7 +146,3 @@ def report(title: str, command: str, device: str, lines: list[str], write: bool)
     text = RESULTS.read_text("utf-8") if RESULTS.exists() else "# Results\n"
     kept = [part for part in text.split("\n## ") if not part.startswith(f"{title}\n")]
     RESULTS.write_text("\n## ".join([*kept, section.removeprefix("## ")]), "utf-8")
-
-
-def cores() -> int:
-    return os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 import torch
 
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 
 
 def find_device(name: str = "") -> torch.device:
@@ -15,6 +15,5 @@ def find_device(name: str = "") -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"--device {name}: cannot be used ({reason})") from None
+        raise UserError(f"--device {name}: cannot be used ({reason(error)})") from None
     return device

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 
 
 def local_copy(name: str, revision: str = "") -> Path | None:
@@ -32,8 +32,7 @@ def fetch(name: str, revision: str, patterns: Sequence[str], what: str, advice: 
             snapshot_download(name, revision=revision or None, allow_patterns=list(patterns))
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"no {what} {name!r}: it is not a folder, and the hub does not give it ({reason}). "
-            f"{advice}"
+            f"no {what} {name!r}: it is not a folder, and the hub does not give it "
+            f"({reason(error)}). {advice}"
         ) from None

@@ -23,7 +23,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.sources import Source, provenance
 from tadp_d2.device import find_device
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 from tadp_d2.files import sha256
 from tadp_d2.hub import fetch, local_copy
 from tadp_d2.weights import check_complete, loading
@@ -211,10 +211,9 @@ class Captioner:
         try:
             self._generate([Image.new("RGB", (32, 32))], 0, 1)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            reason = str(error).strip().partition("\n")[0]
             raise UserError(
-                f"{folder}: this model does not describe a picture by itself ({reason}); use "
-                "BLIP-2, BLIP, or another captioner that needs no prompt"
+                f"{folder}: this model does not describe a picture by itself ({reason(error)}); "
+                "use BLIP-2, BLIP, or another captioner that needs no prompt"
             ) from error
 
 

@@ -17,7 +17,7 @@ from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.sources import Source
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.data.captions import Caption, read_captions
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 from tadp_d2.images import READABLE
 
 
@@ -156,7 +156,7 @@ def _read(image: CaptionImage, decode: bool) -> _Read:
         data = image.path.read_bytes()
         picture = read_picture(data) if decode else None
     except Exception as error:  # PIL's readers raise many kinds for a damaged file
-        return _Read(image, error=str(error).strip().partition("\n")[0] or type(error).__name__)
+        return _Read(image, error=reason(error))
     return _Read(image, hashlib.sha256(data).hexdigest(), picture)
 
 

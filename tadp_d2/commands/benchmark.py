@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tadp_d2.inference.arguments import add_opts
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
@@ -29,14 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="for a folder of results of each model (default: output/benchmark)",
     )
-    # As in Detectron2's own demo, because the runs come first.
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys for all, as in train_net.py; last on the command line",
-    )
+    add_opts(parser)
     parser.set_defaults(run=run)
 
 

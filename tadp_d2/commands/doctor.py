@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from tadp_d2.inference.arguments import add_opts
+
 # Problems per data set that are shown.
 _MOST = 20
 
@@ -24,13 +26,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     doctor.add_argument(
         "--all", action="store_true", help=f"show more than {_MOST} problems of a data set"
     )
-    doctor.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys, as train_net.py takes them; last on the line",
-    )
+    add_opts(doctor)
     doctor.set_defaults(run=run)
 
 

@@ -60,7 +60,7 @@ class RunCheckpointer(DetectionCheckpointer):
             if "PytorchStreamWriter" not in str(error):
                 raise
             raise UserError(
-                f"{path}: cannot be written ({str(error).splitlines()[0]}). Earlier checkpoints "
+                f"{path}: cannot be written ({reason(error)}). Earlier checkpoints "
                 "are intact: make room, and continue with --resume"
             ) from None
         self.tag_last_checkpoint(os.path.basename(path))

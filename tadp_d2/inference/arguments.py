@@ -20,7 +20,11 @@ def add_model_options(parser: argparse.ArgumentParser, weights_required: bool) -
         help="null, simple, ti, dreambooth, nearby, unrelated, or a template with {caption} "
         "(default: that of the config)",
     )
-    # As in Detectron2's own demo, because the pictures come first.
+    add_opts(parser)
+
+
+def add_opts(parser: argparse.ArgumentParser) -> None:
+    """Adds config keys behind a flag, as in Detectron2's own demo: other arguments come first."""
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,

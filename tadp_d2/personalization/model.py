@@ -148,6 +148,12 @@ class DiffusionModel:
             latents = self.vae.encode(images.to(self.device)).latent_dist.mode()
         return latents * self.vae.config.scaling_factor
 
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images, B x 3 x H x W in about [-1, 1], of scaled latents."""
+        with self.autocast("fp32"):
+            return self.vae.decode(latents.float() / self.vae.config.scaling_factor).sample
+
     def pipeline(self) -> StableDiffusionPipeline:
         """Diffusers' pipeline of these very parts, with a sampler that draws no noise."""
         pipeline = StableDiffusionPipeline(

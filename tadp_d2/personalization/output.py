@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 from tadp_d2.files import remove_leftovers, replacing
 from tadp_d2.personalization.artifact import read_metadata, write_metadata
 
@@ -121,9 +121,8 @@ class OutputFolder:
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
-            reason = str(error).splitlines()[0]
             raise UserError(
-                f"{self.checkpoint}: cannot be read ({reason}); remove it to start anew"
+                f"{self.checkpoint}: cannot be read ({reason(error)}); remove it to start anew"
             ) from None
 
     def finish(self, metadata: Mapping[str, Any]) -> None:

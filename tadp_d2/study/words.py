@@ -173,11 +173,10 @@ def _pictures(
     return found
 
 
-@torch.no_grad()
 def _through_vae(picture: Image.Image, model: DiffusionModel) -> np.ndarray:
     pixels = np.array(picture.resize((_SIZE, _SIZE)))
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
-    decoded = model.vae.decode(model.encode(images) / model.vae.config.scaling_factor).sample
+    decoded = model.decode(model.encode(images))
     return ((decoded[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
 
 
