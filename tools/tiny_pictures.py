@@ -1,20 +1,20 @@
 """The pictures that both parts of the tiny diffusion model are trained on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
 
 from tadp_d2.progress import progress_line
+from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.samples import Sample, draw_sample
 
 
-def make_samples(count: int, seed: int) -> list[Sample]:
-    show = progress_line("pictures drawn")
-    samples = []
-    for index in range(count):
-        samples.append(draw_sample(index, seed))
-        show(index + 1, count)
-    return samples
+def make_samples(count: int, seed: int, styles: Sequence[str]) -> list[Sample]:
+    """Samples in styles that take turns."""
+    jobs = [(index, seed, styles[index % len(styles)]) for index in range(count)]
+    return in_processes(draw_sample, jobs, progress_line("pictures drawn"))
 
 
 def to_input(image: Image.Image) -> torch.Tensor:

@@ -2,7 +2,9 @@
 """Trains text encoder and UNet of the built-in world's tiny Stable Diffusion, on its VAE.
 
 They learn together to remove noise from pictures of the world in all its styles, under captions of
-which most name the style, some do not, and some are empty. Stopped and started again it continues.
+which most name the style, some do not, and some are empty. Most of the first batches are close-ups
+of objects, of the later ones more are whole pictures, as Stable Diffusion too was trained on small
+pictures first. Stopped and started again it continues.
 It leaves the model in diffusers' format and half precision, a sheet of samples and the loss curve.
 Nobody needs to run this to use the project; it is here so that the weights can be made again.
 
@@ -19,6 +21,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
+from tiny_crops import close_up, random_index, whole
 from tiny_pictures import make_samples, to_input
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -30,8 +33,12 @@ from tadp_d2.synthetic.tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tok
 from tadp_d2.text.modifiers import MODIFIERS, SLOT
 
 TEXT_WIDTH = 64
-# Latent pixels of a training crop; streets are wider and cropped.
-CROP = 24
+# Styles take turns, those of scenes twice as often: they have more to say.
+STYLES = 2 * ("photo", "watercolor", "comic") + ("day", "night", "foggy")
+# Latent pixels of a whole picture; streets are wider and cropped. And of a close-up.
+WHOLE, CLOSE_UP = 24, 12
+# Share of batches that are close-ups, in the first part of the training and after it.
+FIRST_PART, CLOSE_FIRST, CLOSE_THEN = 0.6, 0.85, 0.4
 STYLED, EMPTY = 0.6, 0.1
 # Noise levels are weighted by min(SNR, 5) / SNR (Hang et al. 2023): composition before texture.
 GREATEST_SNR = 5.0
@@ -55,7 +62,7 @@ def make_text_encoder(vocabulary_size: int) -> CLIPTextModel:
 
 def make_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=CROP,
+        sample_size=WHOLE,
         block_out_channels=(32, 64, 64, 64),
         layers_per_block=2,
         cross_attention_dim=TEXT_WIDTH,
@@ -88,18 +95,23 @@ def encode(vae: AutoencoderKL, samples: list[Sample]) -> list[torch.Tensor]:
     return latents
 
 
-def prepare(path: Path, vae_folder: Path, count: int, seed: int) -> dict:
-    """Styles, captions and latents; kept in a file because it takes minutes."""
+def prepare(path: Path, vae_folder: Path, count: int, seed: int) -> list[dict]:
+    """Each picture's style, words and latents; kept in a file because it takes minutes."""
     if not path.exists():
-        samples = make_samples(count, seed)
+        samples = make_samples(count, seed, STYLES)
         vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
-        data = {
-            "styles": [sample.style for sample in samples],
-            "captions": [sample.caption for sample in samples],
-            "latents": encode(vae, samples),
-        }
+        pictures = [
+            {
+                "style": sample.style,
+                "caption": sample.caption,
+                "setting": sample.setting,
+                "things": [tuple(thing) for thing in sample.things],
+                "latents": latents,
+            }
+            for sample, latents in zip(samples, encode(vae, samples), strict=True)
+        ]
         with replacing(path) as temporary:
-            torch.save(data, temporary)
+            torch.save(pictures, temporary)
     return torch.load(path, weights_only=True)
 
 
@@ -110,16 +122,28 @@ def sentences(captions: list[str]) -> set[str]:
     return {*captions, *(template for template in templates if "<" not in template)}
 
 
-def draw_batch(data: dict, size: int) -> tuple[torch.Tensor, list[str]]:
-    """Latent crops, size x 4 x 24 x 24, and their prompts."""
+def draw_batch(pictures: list[dict], size: int, close: bool) -> tuple[torch.Tensor, list[str]]:
+    """Latent crops and their prompts.
+
+    Args:
+        pictures: as `prepare` returns them; of scenes only for close-ups.
+        size: number of whole pictures; of close-ups, which are a quarter, four times as many.
+        close: whether to take close-ups.
+    """
     crops, prompts = [], []
-    for index in torch.randint(len(data["captions"]), (size,)).tolist():
-        latents = data["latents"][index][int(torch.randint(2, ()))]
-        left = int(torch.randint(latents.shape[-1] - CROP + 1, ()))
-        crops.append(latents[:, :CROP, left : left + CROP].float())
-        chance, caption = float(torch.rand(())), data["captions"][index]
+    for _ in range(4 * size if close else size):
+        picture = pictures[random_index(len(pictures))]
+        mirrored = random_index(2)
+        latents = picture["latents"][mirrored].float()
+        if close:
+            words = picture["setting"], picture["things"]
+            crop, caption = close_up(latents, *words, bool(mirrored), CLOSE_UP)
+        else:
+            crop, caption = whole(latents), picture["caption"]
+        crops.append(crop)
+        chance = float(torch.rand(()))
         if chance < STYLED:
-            caption = STYLE_TEMPLATES[data["styles"][index]].replace(SLOT, caption)
+            caption = STYLE_TEMPLATES[picture["style"]].replace(SLOT, caption)
         prompts.append("" if chance > 1 - EMPTY else caption)
     return torch.stack(crops), prompts
 
@@ -219,8 +243,8 @@ def sample_sheet(pipeline: StableDiffusionPipeline, seed: int) -> Image.Image:
             [template.replace(SLOT, text) for text in texts],
             num_inference_steps=30,
             guidance_scale=4.0,
-            height=8 * CROP,
-            width=8 * CROP,
+            height=8 * WHOLE,
+            width=8 * WHOLE,
             generator=torch.Generator().manual_seed(seed),
         ).images
         rows.append(np.concatenate([np.asarray(picture) for picture in pictures], axis=1))
@@ -231,23 +255,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("vae", type=Path, help="folder that train_tiny_vae.py wrote")
     parser.add_argument("output", type=Path, help="new or empty folder")
-    parser.add_argument("--pictures", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--pictures", type=int, default=6300)
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("output/tiny_diffusion"))
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
     data = prepare(args.work / "latents.pt", args.vae, args.pictures, args.seed)
-    learner = Learner(make_tokenizer(sentences(data["captions"])), args.steps, args.rate)
+    scenes = [picture for picture in data if picture["things"]]
+    tokenizer = make_tokenizer(sentences([picture["caption"] for picture in data]))
+    learner = Learner(tokenizer, args.steps, args.rate)
     state = args.work / "state.pt"
     if state.exists():
         learner.load(state)
     show = progress_line("steps")
     while learner.step < args.steps:
-        learner.update(*draw_batch(data, args.batch))
+        first = learner.step < FIRST_PART * args.steps
+        close = float(torch.rand(())) < (CLOSE_FIRST if first else CLOSE_THEN)
+        learner.update(*draw_batch(scenes if close else data, args.batch, close))
         if learner.step % SAVE_EVERY == 0:
             learner.save(state)
             recent = np.mean(learner.losses[-SAVE_EVERY:])

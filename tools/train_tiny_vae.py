@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from tadp_d2.files import new_folder
 from tadp_d2.progress import hide_library_bars, progress_line
-from tadp_d2.synthetic.samples import Sample
+from tadp_d2.synthetic.samples import STYLE_TEMPLATES, Sample
 
 CROP = 128
 # Keeps latents near a Gaussian without costing sharpness, as in Stable Diffusion.
@@ -99,7 +99,7 @@ def main() -> None:
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
-    samples = make_samples(args.pictures + 60, args.seed)
+    samples = make_samples(args.pictures + 60, args.seed, tuple(STYLE_TEMPLATES))
     pictures = [to_input(sample.image) for sample in samples[:-60]]
     vae = make_vae()
     train(vae, pictures, args.steps, args.batch, args.rate)

@@ -3,13 +3,14 @@
 They are apart from the pictures of the data sets, which have seeds of their own.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from tadp_d2.synthetic import street_styles, styles
-from tadp_d2.synthetic.scenes import describe, sample_scene
+from tadp_d2.synthetic.scenes import Scene, describe, largest_first, sample_scene
 from tadp_d2.synthetic.streets import describe as describe_street
 from tadp_d2.synthetic.streets import sample_street
 from tadp_d2.text.modifiers import MODIFIERS, SLOT
@@ -28,22 +29,58 @@ STYLE_TEMPLATES = {
 SIZE, STREET_SIZE = (192, 192), (384, 192)
 
 
+class Thing(NamedTuple):
+    """An object of a scene: its class and its box, as shares of the picture from its top left."""
+
+    name: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
 class Sample(NamedTuple):
-    """A picture of 192 x 192 pixels, of 384 x 192 for a street; its caption without the style."""
+    """A picture for training.
+
+    Attributes:
+        style: one of `STYLE_TEMPLATES`.
+        image: 192 x 192 pixels, 384 x 192 of a street.
+        caption: without the style.
+        setting: one of `backdrops.SETTINGS`, "" of a street.
+        things: the objects of a scene, largest first; none of a street.
+    """
 
     style: str
     image: Image.Image
     caption: str
+    setting: str
+    things: tuple[Thing, ...]
 
 
-def draw_sample(index: int, seed: int) -> Sample:
-    """The `index`-th sample of a seed; styles take turns."""
+def draw_sample(index: int, seed: int, style: str) -> Sample:
+    """The `index`-th sample of a seed, in a style of `STYLE_TEMPLATES`."""
     rng = np.random.default_rng((seed, 1_000_000 + index))
-    style = tuple(STYLE_TEMPLATES)[index % len(STYLE_TEMPLATES)]
     if style in styles.STYLES:
         scene = sample_scene(rng)
-        image, _ = styles.render(scene, style, rng)
-        return Sample(style, image.resize(SIZE), describe(scene))
+        image, boxes = styles.render(scene, style, rng)
+        things = _things(scene, boxes)
+        return Sample(style, image.resize(SIZE), describe(scene), scene.setting, things)
     street = sample_street(rng)
     image, labels = street_styles.render_street(street, style, rng)
-    return Sample(style, image.resize(STREET_SIZE), describe_street(street, labels))
+    caption = describe_street(street, labels)
+    return Sample(style, image.resize(STREET_SIZE), caption, setting="", things=())
+
+
+def _things(scene: Scene, boxes: Sequence[styles.Box]) -> tuple[Thing, ...]:
+    width, height = scene.width, scene.height
+    shares = {
+        item: Thing(
+            item.name,
+            (box.xmin - 1) / width,
+            (box.ymin - 1) / height,
+            box.xmax / width,
+            box.ymax / height,
+        )
+        for item, box in zip(scene.objects, boxes, strict=True)
+    }
+    return tuple(shares[item] for item in largest_first(scene))

@@ -4,6 +4,7 @@ How anything looks is not decided here; the same scene can be rendered in every 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,9 +119,18 @@ def sample_scene(rng: np.random.Generator, include: str | None = None) -> Scene:
 
 def describe(scene: Scene) -> str:
     """One sentence about a scene, such as "a dog and two birds in a park"."""
-    counts = Counter(o.name for o in sorted(scene.objects, key=lambda o: -o.size))
-    things = listed([counted(number, name) for name, number in counts.items()])
-    return f"{things} {_PLACES[scene.setting]}"
+    return sentence([o.name for o in largest_first(scene)], scene.setting)
+
+
+def largest_first(scene: Scene) -> list[SceneObject]:
+    """The objects in the order in which sentences name them."""
+    return sorted(scene.objects, key=lambda o: -o.size)
+
+
+def sentence(names: Sequence[str], setting: str) -> str:
+    """One sentence about things of these classes, in the order of their first mention."""
+    things = listed([counted(number, name) for name, number in Counter(names).items()])
+    return f"{things} {_PLACES[setting]}"
 
 
 def _placed(

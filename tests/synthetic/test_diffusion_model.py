@@ -31,7 +31,7 @@ def pipeline(model_folder):
 @pytest.fixture(scope="module")
 def samples():
     """Pictures that the model was not trained on, two in each style."""
-    return [draw_sample(index, seed=1) for index in range(12)]
+    return [draw_sample(index, 1, style) for index, style in enumerate(2 * tuple(STYLE_TEMPLATES))]
 
 
 def latents_of(pipeline, sample):
