@@ -20,9 +20,8 @@ from tadp_d2.files import new_folder
 TOKENIZER = Path(tadp_d2.synthetic.__file__).parent / "stable_diffusion" / "tokenizer"
 
 
-def write(folder: Path) -> None:
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
+def make_vae() -> AutoencoderKL:
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(128, 256, 512, 512),
@@ -30,7 +29,10 @@ def write(folder: Path) -> None:
         latent_channels=4,
         sample_size=512,
     )
-    text = CLIPTextModel(
+
+
+def make_text_encoder() -> CLIPTextModel:
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=49408,
             hidden_size=768,
@@ -40,11 +42,21 @@ def write(folder: Path) -> None:
             hidden_act="quick_gelu",
         )
     )
+
+
+def make_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+
+
+def write(folder: Path) -> None:
+    torch.manual_seed(0)
+    # In this order: that of the random numbers.
+    vae, text_encoder, unet = make_vae(), make_text_encoder(), make_unet()
     pipeline = StableDiffusionPipeline(
         vae=vae,
-        text_encoder=text,
+        text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
+        unet=unet,
         scheduler=DDIMScheduler(),
         safety_checker=None,
         feature_extractor=None,

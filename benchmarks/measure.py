@@ -25,7 +25,7 @@ class Measurement:
     """What was seen of one side.
 
     Attributes:
-        seconds: of each repetition.
+        seconds: of each repetition, as `clock` counts them.
         peak: memory above what was held before, bytes; the largest seen.
     """
 
@@ -45,20 +45,33 @@ def in_turns(
     sides: Mapping[str, Callable[[], object]], repeats: int, device: str = "cpu"
 ) -> dict[str, Measurement]:
     """Runs every side once to warm up, then `repeats` times in turns."""
+    now = clock(device)
     measurements = {name: Measurement() for name in sides}
     for turn in range(repeats + 1):
         for name, run in sides.items():
             gc.collect()
             before = _reset_peak(device)
-            start = time.perf_counter()
+            start = now()
             run()
             if device == "cuda":
                 torch.cuda.synchronize()
-            elapsed = time.perf_counter() - start
+            elapsed = now() - start
             if turn:
                 measurements[name].seconds.append(elapsed)
                 measurements[name].peak = max(measurements[name].peak, _peak(device) - before)
     return measurements
+
+
+def clock(device: str) -> Callable[[], float]:
+    """Wall time; of one thread on a CPU the processor's, which others on the machine don't change.
+
+    It leaves out what the thread waits for: other processes, among them those that load data.
+    """
+    return time.process_time if _is_one_thread(device) else time.perf_counter
+
+
+def _is_one_thread(device: str) -> bool:
+    return device == "cpu" and torch.get_num_threads() == 1
 
 
 def _reset_peak(device: str) -> int:
@@ -72,14 +85,15 @@ def _reset_peak(device: str) -> int:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return 0
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
 def _peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+    return torch.cuda.max_memory_allocated() if device == "cuda" else status("VmHWM")
 
 
-def _status(key: str) -> int:
+def status(key: str) -> int:
+    """What Linux says of this process's memory, bytes: "VmRSS" now, "VmHWM" the most; else 0."""
     try:
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     except OSError:
@@ -96,12 +110,16 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:
 
 def machine(device: str) -> str:
     """Hardware and versions in a line."""
-    if device == "cuda":
-        hardware = torch.cuda.get_device_name()
-    else:
-        hardware = f"{_processor()}, {torch.get_num_threads()} threads"
     versions = ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
-    return f"{hardware}; Python {platform.python_version()}, {versions}"
+    return f"{_hardware(device)}; Python {platform.python_version()}, {versions}"
+
+
+def _hardware(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    if _is_one_thread(device):
+        return f"{_processor()}, 1 thread, seconds of its processor time"
+    return f"{_processor()}, {torch.get_num_threads()} threads"
 
 
 def _processor() -> str:
@@ -136,7 +154,7 @@ def add_write(parser: argparse.ArgumentParser) -> None:
 
 
 def report(title: str, command: str, device: str, lines: list[str], write: bool) -> None:
-    """Prints a section of results, and puts it in the place of its older one in RESULTS.md."""
+    """Prints a section of results; in RESULTS.md it replaces an older one of this hardware."""
     date = datetime.date.today().isoformat()
     head = f"`{command}`, {date}, commit {_commit()}\n\n{machine(device)}"
     section = f"## {title}\n\n{head}\n\n" + "\n".join(lines) + "\n"
@@ -144,5 +162,9 @@ def report(title: str, command: str, device: str, lines: list[str], write: bool)
     if not write:
         return
     text = RESULTS.read_text("utf-8") if RESULTS.exists() else "# Results\n"
-    kept = [part for part in text.split("\n## ") if not part.startswith(f"{title}\n")]
+    kept = [
+        part
+        for part in text.split("\n## ")
+        if not (part.startswith(f"{title}\n") and f"\n{_hardware(device)};" in part)
+    ]
     RESULTS.write_text("\n## ".join([*kept, section.removeprefix("## ")]), "utf-8")

@@ -141,3 +141,14 @@ def test_bf16_autocast_stays_close(backbone):
         error = (reduced[level].float() - full[level]).norm() / full[level].norm()
         # bf16 keeps 8 bits: 0.4 % per operation, through some fifty layers.
         assert error < 0.1, (level, error)
+
+
+def test_is_one_graph_for_any_length_of_text(backbone):
+    compiled = torch.compile(backbone, fullgraph=True, backend="eager")
+    picture, texts = images(1, 3, 64, 64), context(1)
+    for length in (77, 20):
+        text = Context(texts.embeddings[:, :length])
+        with torch.no_grad(), backbone.conditioned(text):
+            expected, outputs = backbone(picture), compiled(picture)
+        for level, features in expected.items():
+            assert torch.equal(outputs[level], features)

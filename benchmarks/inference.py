@@ -1,0 +1,130 @@
+"""Pictures a second of `--eval-only`, for detection and for segmentation.
+
+The sides of a task are one model: with and without cached prompts and latents, whole pictures and
+windows. Nothing is trained, so the metrics say only how far the sides are apart.
+
+    tadp-d2 synth world
+    python benchmarks/inference.py --world world
+    python benchmarks/full_size.py /tmp/sd15-random
+    python benchmarks/inference.py --world world --weights /tmp/sd15-random --pictures 2
+"""
+
+import argparse
+import functools
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measure import Measurement, add_write, in_turns, report
+from worlds import first_pictures
+
+CONFIGS = {"detection": "voc2watercolor_simple", "segmentation": "cityscapes2darkzurich_simple"}
+TARGETS = {"detection": "watercolor_test", "segmentation": "dark_zurich_val"}
+NO_PROMPTS = ("TEXT.CACHE_SIZE", 0)
+WHOLE = ("TEST.WINDOW_SIZE", 0)
+
+
+def sides(task: str, cache: str) -> dict[str, tuple]:
+    """Side -> the overrides that make it; sides of one first word compute the same."""
+    latents = ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", cache)
+    if task == "detection":
+        return {
+            "prompts encoded anew": NO_PROMPTS,
+            "prompts cached": (),
+            "prompts and latents cached": latents,
+        }
+    return {
+        "whole picture": WHOLE,
+        "whole picture, latents cached": (*WHOLE, *latents),
+        "windows one by one": ("TEST.WINDOW_BATCH", 1),
+        "windows together": (),
+    }
+
+
+def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str, dict]:
+    """The device, and side -> a function that evaluates and returns the metrics."""
+    from tadp_d2.engine.setup import load_config
+    from tadp_d2.engine.trainer import Trainer
+    from tadp_d2.modeling.meta_arch import CaptionConditioning
+
+    quick = "" if args.weights else "quick_schedules/"
+    base = (
+        *("MODEL.DIFFUSION.WEIGHTS", args.weights or str(args.world / "stable-diffusion-tiny")),
+        *("DATASETS.TEST", (TARGETS[task],)),
+        *("TEST.GALLERY_IMAGES", 0),
+        # What a worker does is not seen where processor time is measured.
+        *("DATALOADER.NUM_WORKERS", 0),
+        *("SOLVER.AMP.ENABLED", False),
+        *("OUTPUT_DIR", str(folder)),
+    )
+    read = functools.partial(load_config, f"configs/{quick}{CONFIGS[task]}.yaml")
+    model = Trainer.build_model(read(overrides=[*base])).eval()
+
+    def evaluate(cfg: Any, conditioning: CaptionConditioning) -> dict:
+        model.conditioning = conditioning
+        if task == "segmentation":
+            model.window_size, model.window_batch = cfg.TEST.WINDOW_SIZE, cfg.TEST.WINDOW_BATCH
+        return Trainer.test(cfg, model)
+
+    calls = {}
+    for name, overrides in sides(task, str(folder / f"latents_{task}")).items():
+        cfg = read(overrides=[*base, *overrides])
+        conditioning = CaptionConditioning.from_config(cfg).to(model.device).eval()
+        calls[name] = functools.partial(evaluate, cfg, conditioning)
+    return model.device.type, calls
+
+
+def numbers(results: Any) -> list[float]:
+    """All metrics, in order, without those that are not defined."""
+    if isinstance(results, dict):
+        return [number for value in results.values() for number in numbers(value)]
+    return [results] if results == results else []
+
+
+def rows(task: str, found: dict[str, Measurement], metrics: dict[str, Any], count: int) -> list:
+    lines, base, likes = [], [], ""
+    for name, measurement in found.items():
+        like = name.split(" ")[0]
+        if like != likes:
+            base, likes = numbers(metrics[name]), like
+        apart = max((abs(a - b) for a, b in zip(numbers(metrics[name]), base, strict=True)))
+        rate = count / measurement.median
+        lines.append(f"| {task} | {name} | {measurement} | {rate:.3g} | {apart:.2g} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--world", type=Path, required=True, help="as tadp-d2 synth writes it")
+    parser.add_argument("--weights", help="default: the world's tiny model, and its quick configs")
+    parser.add_argument("--tasks", nargs="+", choices=CONFIGS, default=list(CONFIGS))
+    parser.add_argument("--pictures", type=int, default=20, help="of each test set")
+    parser.add_argument("--repeats", type=int, default=3)
+    add_write(parser)
+    args = parser.parse_args()
+    lines = [
+        "| | | an evaluation: median (range) | pictures a second | metrics: largest difference |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        first_pictures(args.world, folder / "world", args.pictures)
+        # Detectron2 reads it when it registers data sets.
+        os.environ["DETECTRON2_DATASETS"] = str(folder / "world")
+        for task in args.tasks:
+            device, calls = evaluations(args, task, folder)
+            metrics = {name: call() for name, call in calls.items()}
+            found = in_turns(calls, args.repeats, device)
+            lines += rows(task, found, metrics, args.pictures)
+    weights = Path(args.weights).name if args.weights else "tiny model"
+    command = shlex.join(["python", "benchmarks/inference.py", *sys.argv[1:]])
+    report(f"Inference, {device}, {weights}", command, device, lines, args.write)
+
+
+if __name__ == "__main__":
+    main()
