@@ -3,6 +3,11 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tadp_d2.study.jobs import Job
+    from tadp_d2.study.questions import Question
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -14,9 +19,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     study.add_argument(
         "part",
-        choices=("personalization", "words"),
-        help="what learned tokens and UNets know of their style; whether the diffusion model knows "
-        "its words",
+        choices=("adaptation", "personalization", "words"),
+        help="what helps a model on a target, beside the paper's claims; what learned tokens and "
+        "UNets know of their style; whether the diffusion model knows its words",
     )
     study.add_argument(
         "--output",
@@ -39,16 +44,24 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="for words: output folder of a detector's training on the world, such as that of "
         "make demo",
     )
+    study.add_argument(
+        "--question",
+        nargs="+",
+        metavar="NAME",
+        help="for adaptation: pretraining, text, attention-maps, latent-scaling, modifiers, "
+        "modifiers-in-testing, source-style, cleaning, caption-quality; default: all",
+    )
+    study.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="for adaptation: make the tables of the result files of this folder, run nothing",
+    )
     study.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     from tadp_d2.errors import UserError
-    from tadp_d2.files import replacing
-    from tadp_d2.progress import hide_library_bars, progress_line
-    from tadp_d2.study import personalization, words
-    from tadp_d2.study.jobs import run_jobs
-    from tadp_d2.synthetic.world import write_world
 
     for name in ("seeds", "processes"):
         if getattr(args, name) < 1:
@@ -58,18 +71,84 @@ def run(args: argparse.Namespace) -> None:
             "words needs --detector: the output folder of a detector's training on the world, such "
             "as that of make demo"
         )
+    if args.part != "adaptation" and (args.question or args.results):
+        raise UserError("--question and --results are for adaptation")
+    if args.part == "adaptation":
+        _questions(args)
+    if args.results:
+        _print_tables(args)
+        return
+    world = _world(args)
+    make = {"words": _words, "personalization": _personalization, "adaptation": _adaptation}
+    table = make[args.part](args, world, args.output / args.part)
+    _write(table, args.output / args.part / "table.md")
+
+
+def _world(args: argparse.Namespace) -> Path:
+    """The world, written if there is none, in the place where Detectron2 looks for data sets."""
+    from tadp_d2.progress import hide_library_bars, progress_line
+    from tadp_d2.synthetic.world import write_world
+
     hide_library_bars()
     world = args.world or args.output / "world"
     if not world.exists():
         write_world(world, seed=0, progress=progress_line("pictures"))
-    folder = args.output / args.part
-    seeds = range(args.seeds)
-    if args.part == "words":
-        part, jobs = words, words.jobs(world, folder, seeds, args.detector)
-    else:
-        part, jobs = personalization, personalization.jobs(world, folder, seeds)
-    results = run_jobs(jobs, args.processes, progress_line("runs"))
-    file = folder / "table.md"
+    # The processes that run the jobs read it when they import Detectron2.
+    os.environ["DETECTRON2_DATASETS"] = str(world)
+    return world
+
+
+def _write(table: str, file: Path) -> None:
+    from tadp_d2.files import replacing
+
     with replacing(file) as temporary:
-        temporary.write_text(part.table(results) + "\n", "utf-8")
-    print(f"{part.table(results)}\n\nThe table is {file}; the results are beside it.")
+        temporary.write_text(table + "\n", "utf-8")
+    print(f"{table}\n\nThe table is {file}; the results are beside it.")
+
+
+def _words(args: argparse.Namespace, world: Path, folder: Path) -> str:
+    from tadp_d2.study import words
+
+    jobs = words.jobs(world, folder, range(args.seeds), args.detector)
+    return words.table(_run(args, jobs, "runs"))
+
+
+def _personalization(args: argparse.Namespace, world: Path, folder: Path) -> str:
+    from tadp_d2.study import personalization
+
+    jobs = personalization.jobs(world, folder, range(args.seeds))
+    return personalization.table(_run(args, jobs, "runs"))
+
+
+def _adaptation(args: argparse.Namespace, world: Path, folder: Path) -> str:
+    from tadp_d2.study import adaptation, verdicts
+
+    questions = _questions(args)
+    learning, trainings = adaptation.jobs(world, folder, questions, range(args.seeds))
+    _run(args, learning, "tokens and UNets")
+    return verdicts.tables(questions, _run(args, trainings, "trainings"))
+
+
+def _run(args: argparse.Namespace, jobs: "list[Job]", what: str) -> list[Any]:
+    from tadp_d2.progress import progress_line
+    from tadp_d2.study.jobs import run_jobs
+
+    return run_jobs(jobs, args.processes, progress_line(what))
+
+
+def _print_tables(args: argparse.Namespace) -> None:
+    from tadp_d2.study import verdicts
+
+    print(verdicts.tables(_questions(args), verdicts.read(args.results)))
+
+
+def _questions(args: argparse.Namespace) -> "list[Question]":
+    from tadp_d2.errors import UserError
+    from tadp_d2.study.questions import QUESTIONS
+
+    names = args.question or list(QUESTIONS)
+    for name in names:
+        if name not in QUESTIONS:
+            known = ", ".join(QUESTIONS)
+            raise UserError(f"--question {name}: there is none of that name; expected {known}")
+    return [QUESTIONS[name] for name in names]

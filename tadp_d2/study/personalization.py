@@ -35,11 +35,10 @@ DRAWS = 4
 _SIZE = 192
 # The schedules of a model whose text is 64 numbers wide and whose UNet has 4 million weights: the
 # paper's rates are those of Stable Diffusion.
-_SETTINGS = {
+SETTINGS = {
     "invert": {"steps": 100, "rate": 1e-2, "batch": 4, "accumulation": 1, "size": _SIZE},
     "dreambooth": {"steps": 100, "rate": 2e-5, "batch": 4, "size": _SIZE},
 }
-_PROMPT = "an image in sks style"
 
 
 def jobs(world: Path, folder: Path, seeds: Sequence[int]) -> list[Job]:
@@ -55,7 +54,7 @@ def jobs(world: Path, folder: Path, seeds: Sequence[int]) -> list[Job]:
             folder / f"{method}_{style}_{seed}.json",
             learn_and_measure,
             {"world": world, "folder": folder, "method": method, "style": style, "seed": seed},
-            {"model": model, "settings": _SETTINGS[method], "seed": seed},
+            {"model": model, "settings": SETTINGS[method], "seed": seed},
         )
         for seed in seeds
         for method in METHODS
@@ -71,36 +70,61 @@ def learn_and_measure(
     Returns:
         "method", "style", "seed", and "before" and "after": style -> loss.
     """
-    weights = str(world / MODEL_FOLDER)
-    run = Run(
-        images=_pictures_to_learn_from(world, style, seed),
-        output=folder / f"{method}_{style}_{seed}",
-        weights=weights,
-        resume=True,
-    )
-    watch = Watch(evaluate=0, sample=0)
-    model = DiffusionModel.load(weights)
+    model = DiffusionModel.load(str(world / MODEL_FOLDER))
     if method == "invert":
-        token, start = f"<{style}>", style
-        before = _losses(model, world, MODIFIERS[style]["ti"].template.replace(token, start), seed)
-        own = {"token": token, "init": start, "seed": seed}
-        file = invert(run, resolve("invert", "paper-text", {**_SETTINGS["invert"], **own}), watch)
+        token = f"<{style}>"
+        before = _losses(model, world, MODIFIERS[style]["ti"].template.replace(token, style), seed)
+        file = learn(world, folder, method, style, seed)
         add_token(token, read_tokens(file)[token], model.tokenizer, model.text_encoder)
     else:
         before = _losses(model, world, MODIFIERS[style]["dreambooth"].template, seed)
-        own = {"prompt": _PROMPT, "seed": seed}
-        settings = resolve("dreambooth", "paper-text", {**_SETTINGS["dreambooth"], **own})
-        model.unet = load_unet(dreambooth(run, settings, watch))
+        model.unet = load_unet(learn(world, folder, method, style, seed))
     modifier = "ti" if method == "invert" else method
     after = _losses(model, world, MODIFIERS[style][modifier].template, seed)
     return {"method": method, "style": style, "seed": seed, "before": before, "after": after}
 
 
+def learn(world: Path, folder: Path, method: str, style: str, seed: int) -> Path:
+    """Learns a style from pictures of it; continues what was begun in the same folder.
+
+    Args:
+        style: one of `STYLES`, "photo" or "night".
+
+    Returns:
+        The file of the token `<style>`, or the folder of the UNet.
+    """
+    run = Run(
+        images=_pictures_to_learn_from(world, style, seed),
+        output=folder / f"{method}_{style}_{seed}",
+        weights=str(world / MODEL_FOLDER),
+        resume=True,
+    )
+    watch = Watch(evaluate=0, sample=0)
+    if method == "invert":
+        own = {"token": f"<{style}>", "init": style, "seed": seed}
+        settings = resolve("invert", "paper-text", {**SETTINGS["invert"], **own})
+        return invert(run, settings, watch)
+    prompt = "an image at sks night" if style == "night" else "an image in sks style"
+    own = {"prompt": prompt, "seed": seed}
+    settings = resolve("dreambooth", "paper-text", {**SETTINGS["dreambooth"], **own})
+    return dreambooth(run, settings, watch)
+
+
 def _pictures_to_learn_from(world: Path, style: str, seed: int) -> list[Path]:
-    ids = _image_ids(world, style, "train")
+    pictures = _pictures(world, style)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(ids), generator=generator)[:LEARNED_FROM].tolist()
-    return [_picture(world, style, ids[index]) for index in chosen]
+    chosen = torch.randperm(len(pictures), generator=generator)[:LEARNED_FROM].tolist()
+    return [pictures[index] for index in chosen]
+
+
+def _pictures(world: Path, style: str) -> list[Path]:
+    if style == "night":
+        return sorted((world / "dark_zurich" / "rgb_anon" / "train").rglob("*.png"))
+    if style == "photo":
+        root, split = world / "VOC2007", "trainval"
+    else:
+        root, split = world / style, "train"
+    return [root / "JPEGImages" / f"{i}.jpg" for i in read_split(root, split, style)]
 
 
 def _losses(model: DiffusionModel, world: Path, template: str, seed: int) -> dict[str, float]:

@@ -45,7 +45,7 @@ def test_before_is_the_untouched_model_under_known_words(world, tmp_path, method
     monkeypatch.setattr(personalization, "LEARNED_FROM", 2)
     monkeypatch.setattr(personalization, "HELD_OUT", 2)
     monkeypatch.setattr(personalization, "DRAWS", 1)
-    monkeypatch.setitem(personalization._SETTINGS[method], "steps", 1)
+    monkeypatch.setitem(personalization.SETTINGS[method], "steps", 1)
     found = learn_and_measure(world, tmp_path, method, "comic", seed=3)
     words = {"invert": "a comic style painting of", "dreambooth": "a sks style painting of"}[method]
     model = DiffusionModel.load(str(world / MODEL_FOLDER))

@@ -1,0 +1,316 @@
+"""Trains a model of a study's question and tests it under everything that it is told.
+
+What is compared is in `questions`, what it is told in `texts`.
+"""
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from tadp_d2.data.cross_domain_voc import SHARED_CLASSES
+from tadp_d2.engine.result_files import read_results
+from tadp_d2.engine.setup import PRESETS, load_config
+from tadp_d2.engine.trainer import Trainer
+from tadp_d2.files import sha256
+from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
+from tadp_d2.randomness import seeded
+from tadp_d2.study import texts
+from tadp_d2.study.class_embeddings import ClassEmbeddings
+from tadp_d2.study.jobs import Job
+from tadp_d2.study.personalization import SETTINGS, learn
+from tadp_d2.study.questions import PRETRAINED, RANDOM, Question, Reading, Training, plan
+from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.text.modifiers import SLOT
+
+_METRICS = {"voc07": ("AP", "AP50"), "sem_seg": ("mIoU",)}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a task is trained: a quick schedule, what differs from it, the source's test set."""
+
+    config: Path
+    overrides: Mapping[str, Any]
+    source: str
+
+
+_QUICK = PRESETS.parent / "quick_schedules"
+_SHARED = {
+    "SOLVER.CHECKPOINT_PERIOD": 10_000,  # one, at the end
+    "TEST.GALLERY_IMAGES": 0,
+}
+SCHEDULES = {
+    "detection": Schedule(
+        _QUICK / "voc2watercolor_simple.yaml",
+        {
+            **_SHARED,
+            "DATASETS.TRAIN": ("voc_2007_trainval", "voc_2012_train"),
+            "SOLVER.IMS_PER_BATCH": 8,
+            "SOLVER.MAX_ITER": 300,  # 4 ep = 300 iters * 8 images/iter / 600 images/ep
+            "INPUT.FIXED_SIZE_TRAIN": (128, 128),
+            "INPUT.FIXED_SIZE_TEST": (128, 128),
+            # Two thirds of the quick schedule's, as the pictures.
+            "MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32], [53], [85]],
+            "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 250,
+            "MODEL.RPN.POST_NMS_TOPK_TRAIN": 100,
+            "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 64,
+            "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 32,
+        },
+        "voc_2007_test",
+    ),
+    "segmentation": Schedule(
+        _QUICK / "cityscapes2darkzurich_simple.yaml",
+        {
+            **_SHARED,
+            "SOLVER.IMS_PER_BATCH": 4,
+            "SOLVER.MAX_ITER": 400,  # 4 ep = 400 iters * 4 images/iter / 400 images/ep
+            "INPUT.FIXED_SIZE_TRAIN": (256, 128),
+            "INPUT.FIXED_SIZE_TEST": (256, 128),
+            "INPUT.CROP.SIZE": [128, 128],
+            "TEST.WINDOW_SIZE": 0,
+        },
+        "cityscapes_val",
+    ),
+}
+
+
+def jobs(
+    world: Path, folder: Path, questions: Iterable[Question], seeds: Sequence[int]
+) -> tuple[list[Job], list[Job]]:
+    """The trainings that questions need, one job for each seed, and before them what they need.
+
+    Args:
+        world: as `tadp-d2 synth` writes it, and as `DETECTRON2_DATASETS` names it.
+        folder: of the results; `results/` holds all that `verdicts` reads.
+
+    Returns:
+        One job for each learned token and fine-tuned UNet of a training without a result; one for
+        each training and seed.
+    """
+    identity = _identity(world)
+    trainings = [
+        _training_job(world, folder, training, tested, seed, identity)
+        for training, tested in plan(questions).items()
+        for seed in seeds
+    ]
+    missing = [job.arguments for job in trainings if not job.file.exists()]
+    needed = {
+        (method, style, arguments["seed"]): None
+        for arguments in missing
+        for method, style in _learned(arguments["training"], arguments["tested"])
+    }
+    learning = [
+        Job(
+            folder / "learned" / f"{method}_{style}_{seed}.json",
+            _learn,
+            {"world": world, "folder": folder, "method": method, "style": style, "seed": seed},
+            {**identity, "settings": SETTINGS[method], "seed": seed},
+        )
+        for method, style, seed in needed
+    ]
+    return learning, trainings
+
+
+def _identity(world: Path) -> dict[str, str]:
+    """Fingerprints of a world's captions, which tell of its pictures, and its diffusion model."""
+    captions = sorted((world / "captions").iterdir())
+    model = [f for part in ("unet", "vae", "text_encoder") for f in _weights(world, part)]
+    return {"captions": _sha256_of_all(captions), "model": _sha256_of_all(model)}
+
+
+def _weights(world: Path, part: str) -> list[Path]:
+    return sorted((world / MODEL_FOLDER / part).glob("*.safetensors"))
+
+
+def _sha256_of_all(files: Iterable[Path]) -> str:
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+
+
+Tested = Mapping[str, Sequence[Reading]]
+
+
+def _training_job(
+    world: Path, folder: Path, training: Training, tested: Tested, seed: int, identity: Mapping
+) -> Job:
+    schedule = SCHEDULES[training.task]
+    config = CfgNode.load_yaml_with_base(str(schedule.config))
+    settings = json.dumps([config, schedule.overrides], sort_keys=True)
+    made_of = {
+        **identity,
+        "schedule": hashlib.sha256(settings.encode()).hexdigest(),
+        "training": asdict(training),
+        "tested": {dataset: [r.name for r in own] for dataset, own in tested.items()},
+        "learned": {method: SETTINGS[method] for method, _ in _learned(training, tested)},
+        "seed": seed,
+    }
+    return Job(
+        folder / "results" / f"{training.name}_{seed}.json",
+        train_and_test,
+        {
+            "world": world,
+            "folder": folder,
+            "schedule": schedule,
+            "training": training,
+            "tested": tested,
+            "seed": seed,
+        },
+        made_of,
+    )
+
+
+def _learned(training: Training, tested: Tested) -> list[tuple[str, str]]:
+    """Method and style of all that a training and its tests take from pictures of a style."""
+    readings = [training.reading, *(reading for own in tested.values() for reading in own)]
+    styles = dict.fromkeys(style for reading in readings for style in reading.styles)
+    tuned = [] if training.unet in (PRETRAINED, RANDOM) else [("dreambooth", training.unet)]
+    return [*tuned, *(("invert", style) for style in styles)]
+
+
+def _learn(world: Path, folder: Path, method: str, style: str, seed: int) -> str:
+    return learn(world, folder / "learned", method, style, seed).name
+
+
+def train_and_test(
+    world: Path, folder: Path, schedule: Schedule, training: Training, tested: Tested, seed: int
+) -> dict[str, Any]:
+    """Trains a model and tests it; of the run, all stays but the weights.
+
+    Args:
+        tested: data set -> what the model is told there.
+
+    Returns:
+        "training" and "seed"; "source": metrics on the source's test set, told as in training;
+        "tests": data set -> name of a reading -> metrics.
+    """
+    run = _Run(world, folder, schedule, training, seed)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    checkpoint = run.train()
+    results = {
+        dataset: run.test(checkpoint, dataset, readings) for dataset, readings in tested.items()
+    }
+    for left in (checkpoint, run.folder / "last_checkpoint"):
+        left.unlink()
+    shutil.rmtree(run.random_unet, ignore_errors=True)
+    of_source = read_results(run.folder / "results.json")["metrics"][schedule.source]
+    return {
+        "training": training.name,
+        "seed": seed,
+        "source": _means(of_source),
+        "tests": results,
+    }
+
+
+def _means(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    (name,) = metrics.keys() & _METRICS.keys()
+    return {metric: metrics[name][metric] for metric in _METRICS[name]}
+
+
+# To find that it is finished takes a while, too.
+_learn_once = functools.cache(learn)
+
+
+class _Run:
+    """A training in a folder of its own, and the tests of it in folders below."""
+
+    def __init__(self, world: Path, study: Path, schedule: Schedule, training: Training, seed: int):
+        self._world, self._study = world, study
+        self._schedule, self._training, self._seed = schedule, training, seed
+        self.folder = study / "runs" / f"{training.name}_{seed}"
+        self.random_unet = self.folder / "unet"
+
+    def train(self) -> Path:
+        """Trains and tests on the source; returns the checkpoint."""
+        cfg = self._config(self.folder, self._schedule.source, self._training.reading)
+        (self.folder / "config.yaml").write_text(cfg.dump())
+        if self._training.unet == RANDOM:
+            self._write_random_unet()
+        seed_all_rng(self._seed)
+        trainer = Trainer(cfg)
+        self._set_text(trainer.model)
+        trainer.train()
+        return self.folder / "model_final.pth"
+
+    def test(
+        self, checkpoint: Path, dataset: str, readings: Sequence[Reading]
+    ) -> dict[str, dict[str, float]]:
+        """Name of a reading -> metrics on a data set."""
+        cfgs = {}
+        for number, reading in enumerate(readings):
+            output = self.folder / f"{dataset}_{number}"
+            cfgs[reading.name] = self._config(output, dataset, reading, checkpoint)
+        contestants = load_contestants(cfgs)
+        for contestant in contestants:
+            self._set_text(contestant.model)
+        found = evaluate_together(contestants)
+        return {name: _means(results[dataset]) for name, results in found.items()}
+
+    def _set_text(self, model: nn.Module) -> None:
+        if self._training.reading.captions == texts.CLASS_EMBEDDINGS:
+            text = model.conditioning.text
+            model.conditioning.text = ClassEmbeddings(text, SHARED_CLASSES)
+
+    def _write_random_unet(self) -> None:
+        options = UNet2DConditionModel.load_config(self._world / MODEL_FOLDER / "unet")
+        with seeded("random UNet", self._seed):
+            UNet2DConditionModel.from_config(options).save_pretrained(self.random_unet)
+
+    def _config(
+        self, output: Path, dataset: str, reading: Reading, weights: Path | str = ""
+    ) -> CfgNode:
+        """The config of a test on a data set, in an output folder with the texts."""
+        schedule, training = self._schedule, self._training
+        overrides = {
+            **schedule.overrides,
+            **dict(training.options),
+            **self._text(reading),
+            "MODEL.DIFFUSION.WEIGHTS": str(self._world / MODEL_FOLDER),
+            "MODEL.DIFFUSION.UNET": self._unet(),
+            "MODEL.DIFFUSION.LATENT_CACHE.FOLDER": str(self._study / "latents"),
+            "TEXT.CAPTION_DIR": str(output / "captions"),
+            "MODEL.WEIGHTS": str(weights),
+            "DATASETS.TEST": (dataset,),
+            "OUTPUT_DIR": str(output),
+            "SEED": self._seed,
+        }
+        pairs = [item for pair in overrides.items() for item in pair]
+        cfg = load_config(str(schedule.config), overrides=pairs)
+        kinds = dict.fromkeys(cfg.DATASETS.TRAIN, training.reading.captions)
+        for name, kind in {**kinds, dataset: reading.captions}.items():
+            texts.write_texts(output / "captions" / f"{name}.jsonl", name, kind, self._seed)
+        return cfg
+
+    def _text(self, reading: Reading) -> dict[str, Any]:
+        training = self._training.reading
+        same = training.template == reading.template
+        return {
+            "TEXT.MODIFIER": _modifier(reading.template),
+            "TEXT.MODIFIER_TRAIN": "" if same else _modifier(training.template),
+            "TEXT.TOKENS": tuple(
+                str(self._learned("invert", style))
+                for style in dict.fromkeys([*training.styles, *reading.styles])
+            ),
+        }
+
+    def _unet(self) -> str:
+        if self._training.unet == PRETRAINED:
+            return ""
+        if self._training.unet == RANDOM:
+            return str(self.random_unet)
+        return str(self._learned("dreambooth", self._training.unet))
+
+    def _learned(self, method: str, style: str) -> Path:
+        return _learn_once(self._world, self._study / "learned", method, style, self._seed)
+
+
+def _modifier(template: str) -> str:
+    return "null" if template == SLOT else template

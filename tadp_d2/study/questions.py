@@ -1,0 +1,304 @@
+"""The questions about adaptation: what is compared with what, and what the paper says of it.
+
+Data only. What a training is and how it runs is `adaptation`, what came of it `verdicts`.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark
+from tadp_d2.study import texts
+from tadp_d2.text.modifiers import MODIFIERS, PLACEHOLDER, SLOT
+
+PRETRAINED, RANDOM = "pretrained", "random"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model is told of a picture.
+
+    Attributes:
+        captions: one of `texts.KINDS`.
+        template: around them. A placeholder `<style>` is a token learned from pictures in it.
+    """
+
+    captions: str = texts.OWN
+    template: str = SLOT
+
+    @property
+    def name(self) -> str:
+        return f"{self.captions} in {self.template!r}"
+
+    @property
+    def styles(self) -> list[str]:
+        """The styles of its tokens."""
+        return [token.strip("<>") for token in PLACEHOLDER.findall(self.template)]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides on a model, besides the seed.
+
+    Attributes:
+        task: a key of `adaptation.SCHEDULES`.
+        reading: in training.
+        unet: that it begins with: `PRETRAINED`, `RANDOM`, or the style of the pictures on which it
+            was fine-tuned (DreamBooth).
+        options: keys of the config and their values.
+    """
+
+    task: str = "detection"
+    reading: Reading = Reading()
+    unet: str = PRETRAINED
+    options: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Fit for a file's name; no other training of `QUESTIONS` has it."""
+        words = [self.task, self.reading.captions]
+        words += [self.reading.template.replace(SLOT, "")] if self.reading.template != SLOT else []
+        words += [f"{self.unet} unet"] if self.unet != PRETRAINED else []
+        words += [f"{key.rpartition('.')[2]} {value}" for key, value in self.options]
+        return re.sub(r"[^a-z0-9<>.]+", "-", " ".join(words).lower().strip()).strip("-")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says of two arms.
+
+    Attributes:
+        against: the other arm's name.
+        direction: 1 for better than that, -1 for worse, 0 for equal; None for nothing said.
+        source: section or table.
+    """
+
+    against: str
+    direction: int | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: a model and what it is told in testing."""
+
+    name: str
+    training: Training
+    test: Reading
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    Attributes:
+        title: as a reader asks it.
+        domains: the targets on which it is asked.
+        make_arms: the arms on a target; a claim of an arm is about those before it, too.
+    """
+
+    title: str
+    domains: tuple[str, ...]
+    make_arms: Callable[[Benchmark], list[Arm]]
+
+    def arms(self) -> dict[str, list[Arm]]:
+        """Target domain -> its arms."""
+        return {domain: self.make_arms(TARGETS[domain]) for domain in self.domains}
+
+
+# Target domain -> its data set, with the paper's numbers.
+TARGETS = {b.domain: b for b in BENCHMARKS if b.dataset != "nighttime_driving_test"}
+_ART = ("watercolor", "comic")
+_ALL = (*_ART, "night")
+_NULL = Reading()
+_MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
+
+
+def _task(target: Benchmark) -> str:
+    return "segmentation" if target.metric_set == "sem_seg" else "detection"
+
+
+def _arm(
+    target: Benchmark,
+    name: str,
+    *claims: Claim,
+    reading: Reading = _NULL,
+    test: Reading | None = None,
+    unet: str = PRETRAINED,
+    options: tuple[tuple[str, object], ...] = (),
+) -> Arm:
+    """An arm on a target; it is told the same in training and testing unless `test` is given."""
+    training = Training(_task(target), reading, unet, options)
+    return Arm(name, training, test or reading, claims)
+
+
+def _pretraining(target: Benchmark) -> list[Arm]:
+    claim = Claim("random UNet", 1, "TADP 4.3.1")
+    return [
+        _arm(target, "random UNet", unet=RANDOM),
+        _arm(target, "pretrained UNet", claim),
+    ]
+
+
+def _text(target: Benchmark) -> list[Arm]:
+    arms = [
+        _arm(target, "empty", reading=Reading(texts.EMPTY)),
+        _arm(target, "captions", Claim("empty", 1, "VPD table 5")),
+    ]
+    if _task(target) == "segmentation":
+        # The tiny text encoder cannot read the names of Cityscapes' classes.
+        return arms
+
+    def told(kind: str, *claims: Claim) -> Arm:
+        return _arm(target, kind, *claims, reading=Reading(kind))
+
+    return [
+        *arms,
+        told(texts.CLASS_EMBEDDINGS, Claim("captions", -1, "TADP table 1")),
+        told(
+            texts.CLASS_NAMES,
+            Claim(texts.CLASS_EMBEDDINGS, 1, "TADP table 1"),
+            Claim("captions", -1, "TADP table 1"),
+        ),
+        told(texts.ORACLE, Claim("captions", 1, "TADP table 1")),
+        *(
+            told(f"oracle, {what} {rate}", Claim(texts.ORACLE, -1, "TADP table S2"))
+            for what in ("precision", "recall")
+            for rate in texts.ORACLE_RATES
+        ),
+    ]
+
+
+def _attention_maps(target: Benchmark) -> list[Arm]:
+    return [
+        _arm(target, "with maps"),
+        _arm(
+            target,
+            "without maps",
+            Claim("with maps", -1, "VPD table 5"),
+            options=((f"{_MAPS}.LEVELS", ()),),
+        ),
+        _arm(
+            target,
+            "maps without gradient",
+            Claim("with maps"),
+            Claim("without maps", 1, "VPD table 5"),
+            options=((f"{_MAPS}.GRADIENT", False),),
+        ),
+    ]
+
+
+def _latent_scaling(target: Benchmark) -> list[Arm]:
+    return [
+        _arm(target, "not scaled", options=(("MODEL.DIFFUSION.LATENT_SCALING", False),)),
+        _arm(target, "scaled", Claim("not scaled", 1, "TADP 4.1")),
+    ]
+
+
+def _modifiers(target: Benchmark) -> list[Arm]:
+    return [
+        _arm(
+            target,
+            MODIFIER_TITLES[modifier.name],
+            *_published(target, modifier.name),
+            reading=Reading(template=modifier.template),
+            unet=target.domain if modifier.needs == "unet" else PRETRAINED,
+        )
+        for modifier in MODIFIERS[target.domain].values()
+    ]
+
+
+def _modifiers_in_testing(target: Benchmark) -> list[Arm]:
+    """DreamBooth's words only: a checkpoint's own UNet takes the place of any other."""
+    return [
+        _arm(
+            target,
+            MODIFIER_TITLES[modifier.name] + (" (words)" if modifier.needs == "unet" else ""),
+            *_published(target, modifier.name),
+            test=Reading(template=modifier.template),
+        )
+        for modifier in MODIFIERS[target.domain].values()
+    ]
+
+
+def _published(target: Benchmark, modifier: str) -> list[Claim]:
+    """That a modifier is better or worse than null, as the paper's table says."""
+    if modifier == "null":
+        return []
+    null, value = (target.ours[MODIFIER_TITLES[name]][-1] for name in ("null", modifier))
+    difference = round(value - null, 1)
+    direction = (difference > 0) - (difference < 0)
+    return [Claim("null", direction, f"TADP table {target.table}: {difference:+}")]
+
+
+def _source_style(target: Benchmark) -> list[Arm]:
+    modifiers = MODIFIERS[target.domain]
+    simple, token = (Reading(template=modifiers[name].template) for name in ("simple", "ti"))
+    photo = Reading(template=f"a photo of {SLOT}")
+    photo_token = Reading(template=token.template.replace(target.domain, "photo"))
+    claims = (Claim("null"), Claim("simple"))
+    return [
+        _arm(target, "null"),
+        _arm(target, "simple", reading=simple),
+        _arm(target, "photo, then target, in words", *claims, reading=photo, test=simple),
+        _arm(target, "photo, then target, as tokens", *claims, reading=photo_token, test=token),
+    ]
+
+
+def _cleaning(target: Benchmark) -> list[Arm]:
+    simple = Reading(template=MODIFIERS[target.domain]["simple"].template)
+    uncleaned = Reading(f"uncleaned {target.domain}", simple.template)
+    claim = Claim("cleaned", -1, "TADP 4.3, argued")
+    return [
+        _arm(target, "cleaned", reading=simple),
+        _arm(target, "uncleaned", claim, reading=simple, test=uncleaned),
+    ]
+
+
+def _caption_quality(target: Benchmark) -> list[Arm]:
+    claim = Claim("captions", -1, "TADP table S2")
+    spoiled = [f"words {how}: {rate}" for how in ("dropped", "wrong") for rate in texts.RATES]
+    return [
+        _arm(target, "captions"),
+        *(_arm(target, kind, claim, test=Reading(kind)) for kind in spoiled),
+    ]
+
+
+# Name -> question, in the order of the table.
+QUESTIONS = {
+    "pretraining": Question("Does pretraining help?", _ART, _pretraining),
+    "text": Question("Does text help, and which?", _ALL, _text),
+    "attention-maps": Question("Do the attention maps help?", _ART, _attention_maps),
+    "latent-scaling": Question("Does latent scaling help?", _ART, _latent_scaling),
+    "modifiers": Question("Which modifier helps, in training and testing?", _ALL, _modifiers),
+    "modifiers-in-testing": Question(
+        "Which modifier helps in testing only, as released?", _ART, _modifiers_in_testing
+    ),
+    "source-style": Question(
+        "Does it help to name the source's style in training?", _ART, _source_style
+    ),
+    "cleaning": Question("Must captions of the target be cleaned?", _ART, _cleaning),
+    "caption-quality": Question("How good must captions be in testing?", _ART, _caption_quality),
+}
+
+
+def plan(questions: Iterable[Question]) -> dict[Training, dict[str, list[Reading]]]:
+    """Every training that questions need -> data set -> what it is told there.
+
+    A training is tested on all that any of `QUESTIONS` asks of it: its weights are not kept.
+    """
+    needed = {arm.training for question in questions for _, arm in _sides(question)}
+    found: dict[Training, dict[str, dict[Reading, None]]] = {}
+    for question in QUESTIONS.values():
+        for dataset, arm in _sides(question):
+            if arm.training in needed:
+                found.setdefault(arm.training, {}).setdefault(dataset, {})[arm.test] = None
+    return {
+        training: {dataset: list(readings) for dataset, readings in own.items()}
+        for training, own in found.items()
+    }
+
+
+def _sides(question: Question) -> list[tuple[str, Arm]]:
+    """Data set and arm."""
+    return [(TARGETS[d].dataset, arm) for d, arms in question.arms().items() for arm in arms]

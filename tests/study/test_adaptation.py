@@ -1,0 +1,94 @@
+"""One question from the pictures to the table, at the least size."""
+
+import json
+
+import pytest
+
+from tadp_d2.cli import main
+from tadp_d2.engine.result_files import read_metrics
+from tadp_d2.reports.comparison import compare
+from tadp_d2.reports.runs import find_runs
+from tadp_d2.study import adaptation, questions
+
+TINY = {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2}
+SIMPLE = "a watercolor style painting of {caption}"
+
+
+@pytest.fixture
+def tiny_study(monkeypatch):
+    """The question about cleaning, on watercolours alone, after two iterations."""
+    schedule = adaptation.SCHEDULES["detection"]
+    tiny = adaptation.Schedule(schedule.config, {**schedule.overrides, **TINY}, schedule.source)
+    monkeypatch.setitem(adaptation.SCHEDULES, "detection", tiny)
+    whole = questions.QUESTIONS["cleaning"]
+    part = questions.Question(whole.title, ("watercolor",), whole.make_arms)
+    monkeypatch.setattr(questions, "QUESTIONS", {"cleaning": part})
+
+
+def test_a_question_is_answered_and_goes_on_where_it_stopped(world, tmp_path, capsys, tiny_study):
+    command = ["study", "adaptation", "--world", str(world), "--output", str(tmp_path)]
+    command += ["--processes", "1", "--seeds"]
+    main([*command, "1"])
+    folder = tmp_path / "adaptation"
+    (first,) = (folder / "results").iterdir()
+    (run,) = (folder / "runs").iterdir()
+    written = first.stat().st_mtime_ns, run.stat().st_mtime_ns
+    # What a job that was stopped left of the next seed.
+    half_done = folder / "runs" / run.name.replace("_0", "_1") / "model_final.pth"
+    half_done.parent.mkdir()
+    half_done.write_text("not finished")
+    capsys.readouterr()
+    main([*command, "2"])
+    printed = capsys.readouterr().out
+    assert (first.stat().st_mtime_ns, run.stat().st_mtime_ns) == written
+    assert len(list((folder / "results").iterdir())) == len(list((folder / "runs").iterdir())) == 2
+
+    # History and results of a run stay, its weights do not.
+    assert [line["iteration"] for line in read_metrics(run / "metrics.json")][-1] == 2
+    assert not [*(folder / "runs").rglob("*.pth"), *(folder / "runs").rglob("*.safetensors")]
+    result = json.loads(first.read_text())["result"]
+    tested = result["tests"]["watercolor_test"]
+    assert list(tested) == [f"captions in '{SIMPLE}'", f"uncleaned watercolor in '{SIMPLE}'"]
+    # The report reads them.
+    (source,) = find_runs([run])
+    assert source.results["voc_2007_test"].metrics["voc07"]["AP"] == result["source"]["AP"]
+    cleaned, uncleaned = find_runs([run / "watercolor_test_0", run / "watercolor_test_1"])
+    for found, metrics in zip((cleaned, uncleaned), tested.values(), strict=True):
+        own = found.results["watercolor_test"]
+        assert {name: own.metrics["voc07"][name] for name in ("AP", "AP50")} == metrics
+        assert (found.seed, found.iterations, found.modifier.name) == (0, 2, "simple")
+    other = find_runs([half_done.parent / "watercolor_test_0"])
+    (comparison,) = compare([cleaned, *other])
+    assert [list(group.runs) for group in comparison.groups] == [[0, 1]]
+    captions = [
+        (run / f"watercolor_test_{n}" / "captions" / "watercolor_test.jsonl").read_text()
+        for n in (0, 1)
+    ]
+    assert ["a watercolor painting of" in text for text in captions] == [False, True]
+
+    # The result files alone make the table.
+    main(["study", "adaptation", "--results", str(folder / "results")])
+    table = capsys.readouterr().out.strip()
+    assert table == (folder / "table.md").read_text().strip()
+    assert table in printed
+    assert "| 0 of 2 | worse (TADP 4.3, argued) | undecided |" in table
+
+
+def test_help_names_all_questions(capsys):
+    with pytest.raises(SystemExit):
+        main(["study", "--help"])
+    words = capsys.readouterr().out.replace(",", " ").replace(";", " ").split()
+    assert set(questions.QUESTIONS) <= set(words)
+
+
+def test_unknown_questions_are_refused(tmp_path, capsys):
+    for options, message in (
+        (["adaptation", "--question", "colour"], "--question colour: there is none of that name"),
+        (["words", "--detector", str(tmp_path)], "words needs --detector"),
+        (["personalization", "--question", "text"], "--question and --results are for adaptation"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(["study", *options, "--output", str(tmp_path / "out")])
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
