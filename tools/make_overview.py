@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Makes the README's picture: what a word looks at, before and after training, and the detections.
+
+make demo
+python tools/make_overview.py demo/detection_1100 watercolor_test 5001:dog 5002:bird
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from tadp_d2.data.build import load_captions
+from tadp_d2.engine.setup import load_config
+from tadp_d2.files import replacing
+from tadp_d2.images import read_rgb
+from tadp_d2.inference.attention import MEAN, compare, load_conditioning, make_prompts
+from tadp_d2.inference.predictor import Predictor
+from tadp_d2.progress import hide_library_bars
+from tadp_d2.visualization.attention import draw_heat
+from tadp_d2.visualization.gallery import draw_detections
+from tadp_d2.visualization.sheet import contact_sheet
+
+TITLES = ("target", "attention, before training", "after training", "detections")
+
+
+def look(
+    cfg: CfgNode, predictor: Predictor, file: Path, caption: str, word: str
+) -> list[Image.Image]:
+    """A picture, two maps of a word of its prompt (mean over the strides), its detections."""
+    picture, _ = read_rgb(file)
+    pixels = np.asarray(picture)
+    prompts = make_prompts(load_conditioning(cfg), caption)
+    place = [found.text for found in prompts["caption"].words].index(word)
+    states = compare(cfg, pixels, prompts)["caption"]
+    heats = [draw_heat(picture, levels[MEAN][place].numpy()) for levels in states.values()]
+    instances = predictor(pixels, caption)["instances"]
+    return [picture, *heats, draw_detections(pixels, instances, predictor.classes)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="output folder of a training")
+    parser.add_argument("dataset", help="of the pictures; in DETECTRON2_DATASETS")
+    parser.add_argument("images", nargs="+", metavar="ID:WORD", help="a word of its caption")
+    parser.add_argument("--output", type=Path, default=Path("docs/overview.jpg"))
+    args = parser.parse_args()
+    hide_library_bars()
+    weights = str(args.run / "model_final.pth")
+    cfg = load_config(str(args.run / "config.yaml"), overrides=["MODEL.WEIGHTS", weights])
+    predictor = Predictor(cfg)
+    records = {str(record["image_id"]): record for record in DatasetCatalog.get(args.dataset)}
+    captions = load_captions(cfg, args.dataset)
+    pictures, rows = [], []
+    for chosen in args.images:
+        image_id, word = chosen.split(":")
+        file = Path(records[image_id]["file_name"])
+        pictures += look(cfg, predictor, file, captions[image_id], word)
+        rows.append(f'"{word}"')
+    sheet = contact_sheet(pictures, len(TITLES), TITLES, rows=tuple(rows))
+    with replacing(args.output) as temporary:
+        sheet.save(temporary, format="JPEG", quality=88)
+
+
+if __name__ == "__main__":
+    main()
