@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Makes the README's picture: what a word looks at, before and after training, and the detections.
+"""Makes the README's picture: what looks at the caption, before and after training, and detections.
 
 make demo
-python tools/make_overview.py demo/detection_1100 watercolor_test 5001:dog 5002:bird
+python tools/make_overview.py demo/detection_1100 watercolor_test 5003 5012
 """
 
 import argparse
@@ -17,26 +17,35 @@ from tadp_d2.data.build import load_captions
 from tadp_d2.engine.setup import load_config
 from tadp_d2.files import replacing
 from tadp_d2.images import read_rgb
-from tadp_d2.inference.attention import MEAN, compare, load_conditioning, make_prompts
+from tadp_d2.inference.attention import Prompt, compare, load_conditioning, make_prompts
 from tadp_d2.inference.predictor import Predictor
 from tadp_d2.progress import hide_library_bars
+from tadp_d2.text.words import Word
 from tadp_d2.visualization.attention import draw_heat
 from tadp_d2.visualization.gallery import draw_detections
 from tadp_d2.visualization.sheet import contact_sheet
 
-TITLES = ("target", "attention, before training", "after training", "detections")
+LEVEL = "s4"
+TITLES = ("target", "attention, before training", "attention, trained", "detections")
 
 
-def look(
-    cfg: CfgNode, predictor: Predictor, file: Path, caption: str, word: str
-) -> list[Image.Image]:
-    """A picture, two maps of a word of its prompt (mean over the strides), its detections."""
+def end_of_text(prompt: Prompt) -> Prompt:
+    """A prompt of one word: the tokens behind the words, which have read the whole caption.
+
+    In the tiny model these are what objects look at, more than at the words (docs/evidence.md).
+    """
+    last = max(position for word in prompt.words for position in word.positions)
+    behind = range(last + 1, prompt.context.embeddings.shape[1])
+    return prompt._replace(words=[Word("end of text", tuple(behind))])
+
+
+def look(cfg: CfgNode, predictor: Predictor, file: Path, caption: str) -> list[Image.Image]:
+    """A picture, two maps at stride 16, its detections."""
     picture, _ = read_rgb(file)
     pixels = np.asarray(picture)
-    prompts = make_prompts(load_conditioning(cfg), caption)
-    place = [found.text for found in prompts["caption"].words].index(word)
-    states = compare(cfg, pixels, prompts)["caption"]
-    heats = [draw_heat(picture, levels[MEAN][place].numpy()) for levels in states.values()]
+    prompt = end_of_text(make_prompts(load_conditioning(cfg), caption)["caption"])
+    states = compare(cfg, pixels, {"": prompt})[""]
+    heats = [draw_heat(picture, levels[LEVEL][0].numpy()) for levels in states.values()]
     instances = predictor(pixels, caption)["instances"]
     return [picture, *heats, draw_detections(pixels, instances, predictor.classes)]
 
@@ -45,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="output folder of a training")
     parser.add_argument("dataset", help="of the pictures; in DETECTRON2_DATASETS")
-    parser.add_argument("images", nargs="+", metavar="ID:WORD", help="a word of its caption")
+    parser.add_argument("images", nargs="+", metavar="ID")
     parser.add_argument("--output", type=Path, default=Path("docs/overview.jpg"))
     args = parser.parse_args()
     hide_library_bars()
@@ -54,13 +63,11 @@ def main() -> None:
     predictor = Predictor(cfg)
     records = {str(record["image_id"]): record for record in DatasetCatalog.get(args.dataset)}
     captions = load_captions(cfg, args.dataset)
-    pictures, rows = [], []
-    for chosen in args.images:
-        image_id, word = chosen.split(":")
+    pictures = []
+    for image_id in args.images:
         file = Path(records[image_id]["file_name"])
-        pictures += look(cfg, predictor, file, captions[image_id], word)
-        rows.append(f'"{word}"')
-    sheet = contact_sheet(pictures, len(TITLES), TITLES, rows=tuple(rows))
+        pictures += look(cfg, predictor, file, captions[image_id])
+    sheet = contact_sheet(pictures, len(TITLES), TITLES)
     with replacing(args.output) as temporary:
         sheet.save(temporary, format="JPEG", quality=88)
 

@@ -13,9 +13,9 @@ Nobody needs to run this to use the project; it is here so that the weights can 
 """
 
 import argparse
-import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -251,6 +251,16 @@ def sample_sheet(pipeline: StableDiffusionPipeline, seed: int) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
+def draw_losses(losses: list[float], file: Path) -> None:
+    """The loss by step, and its mean over the last 100."""
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    axes.plot(losses, linewidth=0.3, color="0.7")
+    means = np.convolve(losses, np.ones(100) / 100, mode="valid")
+    axes.plot(np.arange(len(means)) + 99, means, color="C0")
+    axes.set(xlabel="step", ylabel="squared error of the noise", ylim=(0, 0.6))
+    figure.savefig(file, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("vae", type=Path, help="folder that train_tiny_vae.py wrote")
@@ -283,7 +293,7 @@ def main() -> None:
         show(learner.step, args.steps)
     pipeline = learner.pipeline(args.vae)
     sample_sheet(pipeline, args.seed).save(args.work / "samples.png")
-    (args.work / "losses.json").write_text(json.dumps(learner.losses))
+    draw_losses(learner.losses, args.work / "losses.png")
     with new_folder(args.output) as folder:
         pipeline.to(torch.float16).save_pretrained(folder)
         save_tokenizer(learner.tokenizer, folder / "tokenizer")

@@ -116,7 +116,7 @@ def read_run(file: Path) -> Run:
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     iterations = _iterations(file, record)
-    common = _setting(file, record) | {"iterations": iterations}
+    common = _setting(file, record, modifier) | {"iterations": iterations}
     results = {
         dataset: _result(file, record, dataset, common)
         # Empty without labels.
@@ -146,12 +146,17 @@ def _iterations(file: Path, record: Mapping[str, Any]) -> int | None:
     return int(number) + 1 if number.isdecimal() else None
 
 
-def _setting(file: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's results on all data sets share."""
+def _setting(file: Path, record: Mapping[str, Any], modifier: Modifier) -> dict[str, Any]:
+    """What a run's results on all data sets share, besides the modifier and what it needs."""
     config = _flat(_get(file, record, "config", dict))
     captions = _get(file, record, "provenance.captions", dict)
+    unet = {}
+    # One that no modifier asks for, as a random one.
+    if config.get("MODEL.DIFFUSION.UNET") and modifier.needs != "unet":
+        unet = {"UNet": _get(file, record, "provenance.unet", str)}
     return {
         **{key: value for key, value in config.items() if key not in _NO_SETTING},
+        **unet,
         "VAE": _get(file, record, "provenance.vae", str),
         "text encoder": _get(file, record, "provenance.text_encoder", str),
         **{

@@ -37,6 +37,21 @@ def test_seeds_are_put_together_and_modifiers_in_the_papers_order(make_run, voc)
     assert (difference.mean, difference.pairs) == (3, 1)
 
 
+def test_another_unet_is_another_setting_unless_the_modifier_brings_it(make_run, voc):
+    def other_unet(record):
+        record["config"]["MODEL"] = {"DIFFUSION": {"UNET": "artifacts/unet"}}
+        record["provenance"]["unet"] = "f" * 64
+
+    folders = [
+        make_run("a", "null", watercolor_test=voc(40, 71)),
+        make_run("b", "null", watercolor_test=voc(20, 50), edit=other_unet),
+        make_run("c", "dreambooth", watercolor_test=voc(44, 74), edit=other_unet),
+    ]
+    (comparison,) = compare(find_runs(folders))
+    found = {(g.title, g.setting): g.values("voc07", "AP") for g in comparison.groups}
+    assert found == {("null", "A"): {1: 40}, ("DreamBooth", "A"): {1: 44}, ("null", "B"): {1: 20}}
+
+
 def test_results_of_another_setting_are_not_averaged(make_run, voc):
     folders = [
         make_run("a", "simple", 1, watercolor_test=voc(43, 72), edit=learning_rate(1e-4)),
