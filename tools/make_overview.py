@@ -17,26 +17,16 @@ from tadp_d2.data.build import load_captions
 from tadp_d2.engine.setup import load_config
 from tadp_d2.files import replacing
 from tadp_d2.images import read_rgb
-from tadp_d2.inference.attention import Prompt, compare, load_conditioning, make_prompts
+from tadp_d2.inference.attention import compare, end_of_text, load_conditioning, make_prompts
 from tadp_d2.inference.predictor import Predictor
 from tadp_d2.progress import hide_library_bars
-from tadp_d2.text.words import Word
 from tadp_d2.visualization.attention import draw_heat
 from tadp_d2.visualization.gallery import draw_detections
 from tadp_d2.visualization.sheet import contact_sheet
 
+# In the tiny model objects look at the end of the text, and at this stride (docs/evidence.md).
 LEVEL = "s4"
 TITLES = ("target", "attention, before training", "attention, trained", "detections")
-
-
-def end_of_text(prompt: Prompt) -> Prompt:
-    """A prompt of one word: the tokens behind the words, which have read the whole caption.
-
-    In the tiny model these are what objects look at, more than at the words (docs/evidence.md).
-    """
-    last = max(position for word in prompt.words for position in word.positions)
-    behind = range(last + 1, prompt.context.embeddings.shape[1])
-    return prompt._replace(words=[Word("end of text", tuple(behind))])
 
 
 def look(cfg: CfgNode, predictor: Predictor, file: Path, caption: str) -> list[Image.Image]:

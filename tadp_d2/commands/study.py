@@ -19,9 +19,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     study.add_argument(
         "part",
-        choices=("adaptation", "personalization", "words"),
-        help="what helps a model on a target, beside the paper's claims; what learned tokens and "
-        "UNets know of their style; whether the diffusion model knows its words",
+        choices=("adaptation", "attention", "personalization", "words"),
+        help="what helps a model on a target, beside the paper's claims; what looks at the words "
+        "of a caption; what learned tokens and UNets know of their style; whether the diffusion "
+        "model knows its words",
     )
     study.add_argument(
         "--output",
@@ -79,7 +80,12 @@ def run(args: argparse.Namespace) -> None:
         _print_tables(args)
         return
     world = _world(args)
-    make = {"words": _words, "personalization": _personalization, "adaptation": _adaptation}
+    make = {
+        "adaptation": _adaptation,
+        "attention": _attention,
+        "personalization": _personalization,
+        "words": _words,
+    }
     table = make[args.part](args, world, args.output / args.part)
     _write(table, args.output / args.part / "table.md")
 
@@ -111,6 +117,12 @@ def _words(args: argparse.Namespace, world: Path, folder: Path) -> str:
 
     jobs = words.jobs(world, folder, range(args.seeds), args.detector)
     return words.table(_run(args, jobs, "runs"))
+
+
+def _attention(args: argparse.Namespace, world: Path, folder: Path) -> str:
+    from tadp_d2.study import attention
+
+    return attention.table(_run(args, attention.jobs(world, folder), "styles"))
 
 
 def _personalization(args: argparse.Namespace, world: Path, folder: Path) -> str:

@@ -87,6 +87,13 @@ def average_class(name: str, text: TextConditioner) -> Tensor:
     return embeddings[torch.arange(len(ends)), ends].mean(dim=0)
 
 
+def end_of_text(prompt: Prompt) -> Prompt:
+    """A prompt of one word: the tokens behind the words of another, which have read all of them."""
+    last = max(position for word in prompt.words for position in word.positions)
+    behind = range(last + 1, prompt.context.embeddings.shape[1])
+    return prompt._replace(words=[Word("end of text", tuple(behind))])
+
+
 class AttentionProbe:
     """Picture and prompt -> the map of each word, at each level of a backbone that has maps."""
 
