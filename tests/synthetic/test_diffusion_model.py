@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from tadp_d2.data.captions import read_captions
+from tadp_d2.synthetic.figures import CLASSES
 from tadp_d2.synthetic.samples import STYLE_TEMPLATES, draw_sample
 from tadp_d2.synthetic.tokenizer import make_tokenizer
 from tadp_d2.weights import missing_parts
@@ -52,30 +53,55 @@ def test_the_vae_reconstructs_every_style(pipeline, samples):
         assert 0.4 < latents.std() < 1.8, sample.style
 
 
+def errors(pipeline, latents, prompts):
+    """Mean squared error of the noise that the UNet finds, at four noise levels."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    tokens = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+    found = []
+    with torch.no_grad():
+        context = pipeline.text_encoder(tokens.input_ids).last_hidden_state
+        for time in (300, 500, 700, 900):
+            times = torch.full((len(latents),), time)
+            noisy = pipeline.scheduler.add_noise(latents, noise, times)
+            output = pipeline.unet(noisy, times, context).sample
+            found.append((output - noise).square().mean().item())
+    return found
+
+
 def test_the_unet_removes_noise_and_reads_the_style(pipeline, samples):
     """Its error is far below that of knowing nothing, and grows when the prompt names a style
     that is not the picture's."""
-    noise = torch.randn(12, 4, 24, 24, generator=torch.Generator().manual_seed(0))
     latents = torch.cat([latents_of(pipeline, sample)[0][..., :24] for sample in samples])
-    right, wrong = [], []
-    for errors, shift in ((right, 0), (wrong, 2)):
-        styles = [tuple(STYLE_TEMPLATES)[(index + shift) % 6] for index in range(12)]
-        prompts = [
-            STYLE_TEMPLATES[style].replace("{caption}", sample.caption)
-            for style, sample in zip(styles, samples, strict=True)
-        ]
-        tokens = pipeline.tokenizer(
-            prompts, padding="max_length", truncation=True, return_tensors="pt"
+    right, wrong = (
+        errors(
+            pipeline,
+            latents,
+            [
+                STYLE_TEMPLATES[tuple(STYLE_TEMPLATES)[(index + shift) % 6]].replace(
+                    "{caption}", sample.caption
+                )
+                for index, sample in enumerate(samples)
+            ],
         )
-        with torch.no_grad():
-            context = pipeline.text_encoder(tokens.input_ids).last_hidden_state
-            for time in (300, 500, 700, 900):
-                times = torch.full((12,), time)
-                noisy = pipeline.scheduler.add_noise(latents, noise, times)
-                found = pipeline.unet(noisy, times, context).sample
-                errors.append((found - noise).square().mean().item())
+        for shift in (0, 2)
+    )
     assert max(right) < 0.5
     assert np.mean(right) < np.mean(wrong)
+
+
+def test_the_unet_reads_the_classes(pipeline):
+    """Its error grows when the prompt names another class than the picture's one object."""
+    drawn = [draw_sample(index, 2, "photo") for index in range(40)]
+    samples = [sample for sample in drawn if len(sample.things) == 1]
+    latents = torch.cat([latents_of(pipeline, sample)[0] for sample in samples])
+    names = [sample.things[0].name for sample in samples]
+    others = {name: CLASSES[(CLASSES.index(name) + 1) % len(CLASSES)] for name in CLASSES}
+    template = STYLE_TEMPLATES["photo"]
+    right = [template.replace("{caption}", sample.caption) for sample in samples]
+    wrong = [text.replace(f"a {n}", f"a {others[n]}") for text, n in zip(right, names, strict=True)]
+    assert len(samples) >= 6 and all(map(str.__ne__, right, wrong))
+    pairs = zip(errors(pipeline, latents, right), errors(pipeline, latents, wrong), strict=True)
+    assert all(with_own < with_other for with_own, with_other in pairs)
 
 
 def test_the_tokenizer_is_a_clip_tokenizer(tmp_path):
