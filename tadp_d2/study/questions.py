@@ -60,7 +60,8 @@ class Training:
         words += [self.reading.template.replace(SLOT, "")] if self.reading.template != SLOT else []
         words += [f"{self.unet} unet"] if self.unet != PRETRAINED else []
         words += [f"{key.rpartition('.')[2]} {value}" for key, value in self.options]
-        return re.sub(r"[^a-z0-9<>.]+", "-", " ".join(words).lower().strip()).strip("-")
+        spelled = PLACEHOLDER.sub(lambda token: f"token {token[0].strip('<>')}", " ".join(words))
+        return re.sub(r"[^a-z0-9.]+", "-", spelled.lower()).strip("-")
 
 
 @dataclass(frozen=True)

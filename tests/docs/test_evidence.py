@@ -1,0 +1,19 @@
+"""The tables of the evidence are those of the results that are shipped."""
+
+from pathlib import Path
+
+from tadp_d2.study.questions import QUESTIONS
+from tadp_d2.study.verdicts import read, tables
+
+FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
+
+
+def test_the_tables_are_made_from_the_results():
+    made = tables(QUESTIONS.values(), read(FOLDER / "adaptation"))
+    assert (FOLDER / "adaptation.md").read_text("utf-8") == made + "\n"
+
+
+def test_a_result_lies_in_the_file_of_its_training_and_seed():
+    folder = FOLDER / "adaptation"
+    names = {f"{result['training']}_{result['seed']}" for result in read(folder)}
+    assert {file.stem for file in folder.glob("*.json")} == names
