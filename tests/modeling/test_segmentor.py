@@ -81,7 +81,9 @@ def test_windows_agree_with_a_plain_loop(build, height, width):
                 total[:, y : y + h, x : x + w] += model([alone])[0]["sem_seg"]
                 count[y : y + h, x : x + w] += 1
     expected = sem_seg_postprocess(total / count, (height, width), 90, 170)
-    torch.testing.assert_close(found["sem_seg"], expected, rtol=1e-3, atol=1e-3)
+    # Logits have a spread of 5. On a picture of noise the trained UNet makes 1e-5 of a change up to
+    # 0.1, so the rounding of another batch size is seen; windows that are amiss differ by ones.
+    torch.testing.assert_close(found["sem_seg"], expected, rtol=0, atol=0.02)
 
 
 def test_without_windows_it_is_detectron2s_segmentor_on_the_whole_image(build):
