@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Makes the README's picture: what looks at the caption, before and after training, and detections.
 
-make demo
-python tools/make_overview.py demo/detection_1100 watercolor_test 5003 5012
+After `make demo`, with DETECTRON2_DATASETS=demo/world:
+
+    python tools/make_overview.py demo/detection_1100 watercolor_test 5003 5012 5007
 """
 
 import argparse
