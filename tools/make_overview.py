@@ -7,10 +7,10 @@ After `make demo`, with DETECTRON2_DATASETS=demo/world:
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
@@ -18,7 +18,13 @@ from tadp_d2.data.build import load_captions
 from tadp_d2.engine.setup import load_config
 from tadp_d2.files import replacing
 from tadp_d2.images import read_rgb
-from tadp_d2.inference.attention import compare, end_of_text, load_conditioning, make_prompts
+from tadp_d2.inference.attention import (
+    AttentionProbe,
+    end_of_text,
+    load_trained,
+    load_untrained,
+    make_prompts,
+)
 from tadp_d2.inference.predictor import Predictor
 from tadp_d2.progress import hide_library_bars
 from tadp_d2.visualization.attention import draw_heat
@@ -30,13 +36,14 @@ LEVEL = "s4"
 TITLES = ("target", "attention, before training", "attention, trained", "detections")
 
 
-def look(cfg: CfgNode, predictor: Predictor, file: Path, caption: str) -> list[Image.Image]:
+def look(
+    probes: Sequence[AttentionProbe], predictor: Predictor, file: Path, caption: str
+) -> list[Image.Image]:
     """A picture, two maps at stride 16, its detections."""
     picture, _ = read_rgb(file)
     pixels = np.asarray(picture)
-    prompt = end_of_text(make_prompts(load_conditioning(cfg), caption)["caption"])
-    states = compare(cfg, pixels, {"": prompt})[""]
-    heats = [draw_heat(picture, levels[LEVEL][0].numpy()) for levels in states.values()]
+    prompt = end_of_text(make_prompts(predictor.model.conditioning, caption)["caption"])
+    heats = [draw_heat(picture, probe(pixels, prompt)[LEVEL][0].numpy()) for probe in probes]
     instances = predictor(pixels, caption)["instances"]
     return [picture, *heats, draw_detections(pixels, instances, predictor.classes)]
 
@@ -52,12 +59,13 @@ def main() -> None:
     weights = str(args.run / "model_final.pth")
     cfg = load_config(str(args.run / "config.yaml"), overrides=["MODEL.WEIGHTS", weights])
     predictor = Predictor(cfg)
+    probes = [AttentionProbe(cfg, load(cfg)) for load in (load_untrained, load_trained)]
     records = {str(record["image_id"]): record for record in DatasetCatalog.get(args.dataset)}
     captions = load_captions(cfg, args.dataset)
     pictures = []
     for image_id in args.images:
         file = Path(records[image_id]["file_name"])
-        pictures += look(cfg, predictor, file, captions[image_id])
+        pictures += look(probes, predictor, file, captions[image_id])
     sheet = contact_sheet(pictures, len(TITLES), TITLES)
     with replacing(args.output) as temporary:
         sheet.save(temporary, format="JPEG", quality=88)

@@ -17,7 +17,9 @@ def random_index(size: int) -> int:
     return int(torch.randint(size, ()))
 
 
-def close_up(latents: Tensor, setting: str, things: list, mirrored: bool, size: int):
+def close_up(
+    latents: Tensor, setting: str, things: list[tuple], mirrored: bool, size: int
+) -> tuple[Tensor, str]:
     """A crop around one of the things of a scene, and the sentence about what it shows.
 
     Args:
@@ -47,7 +49,9 @@ def whole(latents: Tensor) -> Tensor:
     return latents[:, :, left : left + height]
 
 
-def _in_latents(box, mirrored: bool, width: int, height: int) -> tuple[float, ...]:
+def _in_latents(
+    box: tuple[float, ...], mirrored: bool, width: int, height: int
+) -> tuple[float, ...]:
     left, top, right, bottom = box
     if mirrored:
         left, right = 1 - right, 1 - left

@@ -43,7 +43,8 @@ def number(value: float | None, sign: str = "") -> Cell:
     return Cell(DASH) if value is None else Cell(f"{value:{sign}.1f}", value)
 
 
-def _mean(found: Spread | None) -> Cell:
+def mean_cell(found: Spread | None) -> Cell:
+    """Mean and deviation over seeds; a dash where there are none."""
     if found is None:
         return Cell(DASH)
     deviation = "" if found.deviation is None else f" ± {found.deviation:.1f}"
@@ -64,7 +65,7 @@ def overview(comparisons: Sequence[Comparison]) -> Table:
             group = _find(comparison, title, "A") if comparison else None
             ours = [_spread(group, benchmark.metric_set, m) for m in benchmark.metrics]
             published = [number(value) for value in benchmark.ours[title]]
-            cells += [_joined(published), _joined([_mean(own) for own in ours])]
+            cells += [_joined(published), _joined([mean_cell(own) for own in ours])]
         rows.append(Row(cells, title))
     several = any(len(comparison.settings) > 1 for comparison in found.values())
     notes = ["Ours are those of setting A."] if several else []
@@ -131,7 +132,7 @@ def _paper_row(
     for metric, value in zip(benchmark.metrics, published, strict=True):
         own = _spread(group, benchmark.metric_set, metric)
         difference = own.mean - value if own and value is not None else None
-        cells += [number(value), _mean(own), number(difference, "+")]
+        cells += [number(value), mean_cell(own), number(difference, "+")]
     cells.append(_count(group))
     return Row(cells, modifier_title(group.modifier) if group else "")
 
@@ -151,7 +152,7 @@ def results_table(comparison: Comparison) -> Table:
             [
                 Cell(group.title),
                 *([Cell(group.setting)] if lettered else []),
-                *(_mean(_spread(group, name, metric)) for name, metric in means),
+                *(mean_cell(_spread(group, name, metric)) for name, metric in means),
                 _count(group),
             ],
             modifier_title(group.modifier),

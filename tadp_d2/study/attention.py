@@ -29,8 +29,9 @@ from tadp_d2.inference.attention import (
 )
 from tadp_d2.study.jobs import Job
 from tadp_d2.synthetic.samples import STYLE_TEMPLATES
-from tadp_d2.synthetic.sentences import counted
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.sentences import plural
+from tadp_d2.synthetic.world import MODEL_FOLDER, unet_file
+from tadp_d2.text.words import Word
 
 DATASETS = {"photo": "voc_2007_test", "watercolor": "watercolor_test", "comic": "comic_test"}
 _CONFIG = PRESETS.parent / "quick_schedules" / "voc2watercolor_simple.yaml"
@@ -45,7 +46,7 @@ def jobs(world: Path, folder: Path) -> list[Job]:
         world: as `tadp-d2 synth` writes it, and as `DETECTRON2_DATASETS` names it.
         folder: of the results.
     """
-    model = sha256(world / MODEL_FOLDER / "unet" / "diffusion_pytorch_model.safetensors")
+    model = sha256(unet_file(world))
     return [
         Job(folder / f"{style}.json", look, {"world": world, "style": style}, {"model": model})
         for style in DATASETS
@@ -75,15 +76,16 @@ def look(world: Path, style: str, pictures: int | None = None) -> dict[str, Any]
         picture, _ = read_rgb(Path(entry["file_name"]))
         prompt = make_prompts(conditioning, captions[str(entry["image_id"])])["caption"]
         boxes = _boxes(entry, names)
-        for kind, asked, masks in (
-            (_WORDS, *_named(prompt, boxes)),
-            (_END, end_of_text(prompt), [np.any(list(boxes.values()), axis=0)]),
-        ):
-            maps = probe(np.asarray(picture), asked)
-            for level in _LEVELS:
-                pairs = zip(maps[level], masks, strict=True)
-                found = [_ratio(heat, mask) for heat, mask in pairs]
-                ratios[kind][level] += [ratio for ratio in found if ratio is not None]
+        words, masks = _named(prompt, boxes)
+        kinds = [_WORDS] * len(words) + [_END]
+        masks.append(np.any(list(boxes.values()), axis=0))
+        asked = prompt._replace(words=words + end_of_text(prompt).words)
+        maps = probe(np.asarray(picture), asked)
+        for level in _LEVELS:
+            for kind, heat, mask in zip(kinds, maps[level], masks, strict=True):
+                ratio = _ratio(heat, mask)
+                if ratio is not None:
+                    ratios[kind][level].append(ratio)
     return {"style": style, **ratios}
 
 
@@ -98,11 +100,11 @@ def _boxes(entry: dict[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]
     return masks
 
 
-def _named(prompt: Prompt, boxes: dict[str, np.ndarray]) -> tuple[Prompt, list[np.ndarray]]:
+def _named(prompt: Prompt, boxes: dict[str, np.ndarray]) -> tuple[list[Word], list[np.ndarray]]:
     """The words of a prompt that name a class of the picture, and the boxes of that class."""
-    spelled = {counted(n, name).split()[1]: mask for name, mask in boxes.items() for n in (1, 2)}
+    spelled = boxes | {plural(name): mask for name, mask in boxes.items()}
     words = [word for word in prompt.words if word.text in spelled]
-    return prompt._replace(words=words), [spelled[word.text] for word in words]
+    return words, [spelled[word.text] for word in words]
 
 
 def _ratio(heat: Tensor, mask: np.ndarray) -> float | None:

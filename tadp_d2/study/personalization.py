@@ -23,7 +23,7 @@ from tadp_d2.personalization.personalize import Run, dreambooth, invert
 from tadp_d2.personalization.settings import resolve
 from tadp_d2.personalization.training import Watch
 from tadp_d2.study.jobs import Job
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.world import MODEL_FOLDER, unet_file
 from tadp_d2.text.modifiers import MODIFIERS, SLOT
 from tadp_d2.text.tokens import add_token, read_tokens
 
@@ -48,7 +48,7 @@ def jobs(world: Path, folder: Path, seeds: Sequence[int]) -> list[Job]:
         world: as `tadp-d2 synth` writes it.
         folder: of the results.
     """
-    model = sha256(world / MODEL_FOLDER / "unet" / "diffusion_pytorch_model.safetensors")
+    model = sha256(unet_file(world))
     return [
         Job(
             folder / f"{method}_{style}_{seed}.json",

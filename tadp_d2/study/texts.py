@@ -19,7 +19,7 @@ from tadp_d2.data.build import read_entries
 from tadp_d2.data.captions import find_caption_file, read_captions, write_captions
 from tadp_d2.data.cross_domain_voc import SHARED_CLASSES, is_voc
 from tadp_d2.data.root import datasets_root
-from tadp_d2.synthetic.sentences import counted, listed
+from tadp_d2.synthetic.sentences import listed, plural
 
 OWN, EMPTY, CLASS_NAMES = "captions", "empty", "class names"
 # Read as class names, and replaced by their embeddings (`class_embeddings`).
@@ -31,7 +31,7 @@ ORACLE_RATES = (0.75, 0.5)
 RATES = (0.25, 0.5, 1.0)
 # A place begins here in a caption of the world: "a dog and two birds in a park".
 _PLACE = re.compile(r" (?=(?:in|on) a )")
-_PLURALS = {name: counted(2, name).split()[1] for name in SHARED_CLASSES}
+_PLURALS = {name: plural(name) for name in SHARED_CLASSES}
 _NOUN = re.compile(rf"\b({'|'.join((*SHARED_CLASSES, *_PLURALS.values()))})\b")
 
 Item = TypeVar("Item", bound=tuple)

@@ -9,7 +9,7 @@ from tadp_d2.errors import UserError
 from tadp_d2.reports.formats import markdown
 from tadp_d2.reports.published import Benchmark
 from tadp_d2.reports.spread import Difference, paired_difference, spread
-from tadp_d2.reports.tables import DASH, Cell, Row, Table
+from tadp_d2.reports.tables import DASH, Cell, Row, Table, mean_cell
 from tadp_d2.study.questions import TARGETS, Arm, Claim, Question
 
 _COLUMNS = ("difference to", "mean", "95 % interval", "wins", "the paper", "verdict")
@@ -54,7 +54,10 @@ def _table(target: Benchmark, arms: Sequence[Arm], results: Results) -> Table:
     for arm in arms:
         own = values[arm.name]
         # Each claim in a line of its own, of which the first has the arm's mean.
-        names = [[Cell(arm.name), _mean(own)], *[[Cell(""), Cell("")]] * len(arm.claims)]
+        names = [
+            [Cell(arm.name), mean_cell(spread(list(own.values())))],
+            *[[Cell(""), Cell("")]] * len(arm.claims),
+        ]
         told = [_told(own, values[claim.against], claim) for claim in arm.claims]
         told = told or [[Cell(DASH)] * len(_COLUMNS)]
         rows += [Row([*name, *cells]) for name, cells in zip(names, told, strict=False)]
@@ -71,14 +74,6 @@ def _values(target: Benchmark, arm: Arm, results: Results) -> dict[int, float]:
         for seed, own in tested.items()
         if arm.test.name in own
     }
-
-
-def _mean(values: Mapping[int, float]) -> Cell:
-    found = spread(list(values.values()))
-    if found is None:
-        return Cell(DASH)
-    deviation = "" if found.deviation is None else f" ± {found.deviation:.1f}"
-    return Cell(f"{found.mean:.1f}{deviation}", found.mean)
 
 
 def _told(own: Mapping[int, float], other: Mapping[int, float], claim: Claim) -> list[Cell]:

@@ -24,7 +24,7 @@ from tadp_d2.personalization.model import DiffusionModel
 from tadp_d2.personalization.samples import draw_sample
 from tadp_d2.study.jobs import Job
 from tadp_d2.synthetic.samples import STYLE_TEMPLATES
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.world import MODEL_FOLDER, unet_file
 from tadp_d2.text.modifiers import SLOT
 from tadp_d2.visualization.sheet import contact_sheet
 
@@ -53,7 +53,7 @@ def jobs(world: Path, folder: Path, seeds: Sequence[int], run: Path) -> list[Job
         run: output folder of a detector's training on the world.
     """
     made_of = {
-        "model": sha256(world / MODEL_FOLDER / "unet" / "diffusion_pytorch_model.safetensors"),
+        "model": sha256(unet_file(world)),
         "detector": sha256(run / "model_final.pth"),
         "seeds": list(seeds),
     }

@@ -8,7 +8,12 @@ _NUMBERS = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight")
 
 def counted(count: int, noun: str) -> str:
     """Such as "a dog" and "two people"."""
-    return f"{_NUMBERS[count]} {noun if count == 1 else _PLURALS.get(noun, f'{noun}s')}"
+    return f"{_NUMBERS[count]} {noun if count == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Such as "dogs" and "people"."""
+    return _PLURALS.get(noun, f"{noun}s")
 
 
 def listed(parts: Sequence[str]) -> str:

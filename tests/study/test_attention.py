@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from tadp_d2.study.attention import _ratio, look, table
+from tadp_d2.inference.attention import Prompt
+from tadp_d2.study.attention import _named, _ratio, look, table
+from tadp_d2.text.words import Word
 
 
 def test_the_ratio_is_that_of_the_means_within_and_without():
@@ -32,13 +34,9 @@ def test_the_table_gives_median_and_share():
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_plural_and_singular_are_the_same_class(count):
-    from tadp_d2.inference.attention import Prompt
-    from tadp_d2.study.attention import _named
-    from tadp_d2.text.words import Word
-
     spelled = {1: "person", 2: "people"}[count]
     prompt = Prompt("", [Word("a", (1,)), Word(spelled, (2,))], None)
     mask = np.ones((2, 2), bool)
     named, masks = _named(prompt, {"person": mask, "dog": mask})
-    assert [word.text for word in named.words] == [spelled]
+    assert [word.text for word in named] == [spelled]
     assert len(masks) == 1
