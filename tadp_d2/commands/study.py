@@ -56,7 +56,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--results",
         type=Path,
         metavar="FOLDER",
-        help="for adaptation: make the tables of the result files of this folder, run nothing",
+        help="for adaptation: make tables and figure of the result files in it, run nothing",
     )
     study.set_defaults(run=run)
 
@@ -76,18 +76,19 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--question and --results are for adaptation")
     if args.part == "adaptation":
         _questions(args)
+    folder = args.output / args.part
     if args.results:
-        _print_tables(args)
+        from tadp_d2.study.verdicts import read
+
+        _show(_answers(args, read(args.results), folder), folder)
         return
-    world = _world(args)
     make = {
         "adaptation": _adaptation,
         "attention": _attention,
         "personalization": _personalization,
         "words": _words,
     }
-    table = make[args.part](args, world, args.output / args.part)
-    _write(table, args.output / args.part / "table.md")
+    _show(make[args.part](args, _world(args), folder), folder)
 
 
 def _world(args: argparse.Namespace) -> Path:
@@ -104,12 +105,16 @@ def _world(args: argparse.Namespace) -> Path:
     return world
 
 
-def _write(table: str, file: Path) -> None:
+def _show(table: str, folder: Path) -> None:
+    _write(table, folder / "table.md")
+    print(f"{table}\n\nWritten to {folder}")
+
+
+def _write(text: str, file: Path) -> None:
     from tadp_d2.files import replacing
 
     with replacing(file) as temporary:
-        temporary.write_text(table + "\n", "utf-8")
-    print(f"{table}\n\nThe table is {file}; the results are beside it.")
+        temporary.write_text(text + "\n", "utf-8")
 
 
 def _words(args: argparse.Namespace, world: Path, folder: Path) -> str:
@@ -133,12 +138,22 @@ def _personalization(args: argparse.Namespace, world: Path, folder: Path) -> str
 
 
 def _adaptation(args: argparse.Namespace, world: Path, folder: Path) -> str:
-    from tadp_d2.study import adaptation, verdicts
+    from tadp_d2.study import adaptation
 
-    questions = _questions(args)
-    learning, trainings = adaptation.jobs(world, folder, questions, range(args.seeds))
+    learning, trainings = adaptation.jobs(world, folder, _questions(args), range(args.seeds))
     _run(args, learning, "tokens and UNets")
-    return verdicts.tables(questions, _run(args, trainings, "trainings"))
+    return _answers(args, _run(args, trainings, "trainings"), folder)
+
+
+def _answers(args: argparse.Namespace, results: list[Any], folder: Path) -> str:
+    """The tables of the questions; draws them, too."""
+    from tadp_d2.study.figure import figure
+    from tadp_d2.study.tables import tables
+    from tadp_d2.study.verdicts import answer
+
+    answers = answer(_questions(args), results)
+    _write(figure(answers), folder / "differences.svg")
+    return tables(answers)
 
 
 def _run(args: argparse.Namespace, jobs: "list[Job]", what: str) -> list[Any]:
@@ -146,12 +161,6 @@ def _run(args: argparse.Namespace, jobs: "list[Job]", what: str) -> list[Any]:
     from tadp_d2.study.jobs import run_jobs
 
     return run_jobs(jobs, args.processes, progress_line(what))
-
-
-def _print_tables(args: argparse.Namespace) -> None:
-    from tadp_d2.study import verdicts
-
-    print(verdicts.tables(_questions(args), verdicts.read(args.results)))
 
 
 def _questions(args: argparse.Namespace) -> "list[Question]":

@@ -1,22 +1,57 @@
-"""What the results of a study say of the paper's claims, as tables in Markdown."""
+"""What the results of a study say of the paper's claims.
+
+`tables` and `figure` show it.
+"""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tadp_d2.errors import UserError
-from tadp_d2.reports.formats import markdown
 from tadp_d2.reports.published import Benchmark
-from tadp_d2.reports.spread import Difference, paired_difference, spread
-from tadp_d2.reports.tables import DASH, Cell, Row, Table, mean_cell
+from tadp_d2.reports.spread import Difference, Spread, paired_difference, spread
 from tadp_d2.study.questions import TARGETS, Arm, Claim, Question
 
-_COLUMNS = ("difference to", "mean", "95 % interval", "wins", "the paper", "verdict")
-_CLAIMS = {1: "better", -1: "worse", 0: "equal", None: DASH}
+CLAIMS = {1: "better", -1: "worse", 0: "equal"}
 
 # Training -> seed -> its result.
-Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
+_Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What seeds tell of an arm and of one claim about it.
+
+    Attributes:
+        arm: its name.
+        spread: of the target's last metric; None where none was run.
+        claim: None for an arm that others are compared with.
+        difference: to the arm of the claim; None where no seed has both.
+        wins: number of seeds that have both and in which the arm is ahead.
+    """
+
+    arm: str
+    spread: Spread | None
+    claim: Claim | None = None
+    difference: Difference | None = None
+    wins: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """Empty where no seed has both arms."""
+        if self.claim is None or self.difference is None:
+            return ""
+        return verdict(self.difference, self.claim.direction)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and, by target domain, what was found there, in the order of its arms."""
+
+    question: Question
+    findings: Mapping[str, list[Finding]]
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -34,38 +69,37 @@ def read(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"{folder}: not all of its .json files are results of a study") from None
 
 
-def tables(questions: Iterable[Question], results: Iterable[Mapping[str, Any]]) -> str:
-    """A table for each question and target, in Markdown; a number that was not run is a dash."""
+def answer(questions: Iterable[Question], results: Iterable[Mapping[str, Any]]) -> list[Answer]:
+    """What results say on each question.
+
+    Args:
+        results: as `adaptation.train_and_test` gives them.
+    """
     by_training: dict[str, dict[int, Mapping[str, Any]]] = {}
     for result in results:
         by_training.setdefault(result["training"], {})[result["seed"]] = result
-    parts = []
-    for question in questions:
-        parts.append(f"## {question.title}\n")
-        for domain, arms in question.arms().items():
-            table = _table(TARGETS[domain], arms, by_training)
-            parts += [f"{table.title}\n", markdown(table)]
-    return "\n".join(parts)
+    return [
+        Answer(question, {d: _find(TARGETS[d], a, by_training) for d, a in question.arms().items()})
+        for question in questions
+    ]
 
 
-def _table(target: Benchmark, arms: Sequence[Arm], results: Results) -> Table:
-    values = {arm.name: _values(target, arm, results) for arm in arms}
-    rows = []
+def _find(target: Benchmark, arms: Iterable[Arm], results: _Results) -> list[Finding]:
+    values: dict[str, dict[int, float]] = {}
+    found = []
     for arm in arms:
-        own = values[arm.name]
-        # Each claim in a line of its own, of which the first has the arm's mean.
-        names = [
-            [Cell(arm.name), mean_cell(spread(list(own.values())))],
-            *[[Cell(""), Cell("")]] * len(arm.claims),
-        ]
-        told = [_told(own, values[claim.against], claim) for claim in arm.claims]
-        told = told or [[Cell(DASH)] * len(_COLUMNS)]
-        rows += [Row([*name, *cells]) for name, cells in zip(names, told, strict=False)]
-    metric = target.metrics[-1]
-    return Table(f"{target.dataset}, {metric}", ("", metric, *_COLUMNS), rows)
+        own = values[arm.name] = _values(target, arm, results)
+        mean = spread(list(own.values()))
+        if not arm.claims:
+            found.append(Finding(arm.name, mean))
+        for claim in arm.claims:
+            other = values[claim.against]
+            wins = sum(own[seed] > other[seed] for seed in own.keys() & other.keys())
+            found.append(Finding(arm.name, mean, claim, paired_difference(own, other), wins))
+    return found
 
 
-def _values(target: Benchmark, arm: Arm, results: Results) -> dict[int, float]:
+def _values(target: Benchmark, arm: Arm, results: _Results) -> dict[int, float]:
     """Seed -> metric."""
     of_seeds = results.get(arm.training.name, {})
     tested = {seed: result["tests"].get(target.dataset, {}) for seed, result in of_seeds.items()}
@@ -74,20 +108,6 @@ def _values(target: Benchmark, arm: Arm, results: Results) -> dict[int, float]:
         for seed, own in tested.items()
         if arm.test.name in own
     }
-
-
-def _told(own: Mapping[int, float], other: Mapping[int, float], claim: Claim) -> list[Cell]:
-    difference = paired_difference(own, other)
-    source = f" ({claim.source})" if claim.source else ""
-    claimed = f"{_CLAIMS[claim.direction]}{source}"
-    if difference is None:
-        return [Cell(text) for text in (claim.against, DASH, DASH, DASH, claimed, DASH)]
-    low_to_high = "{:+.1f} to {:+.1f}".format(*difference.interval) if difference.interval else DASH
-    pairs = own.keys() & other.keys()
-    wins = f"{sum(own[seed] > other[seed] for seed in pairs)} of {len(pairs)}"
-    mean = f"{difference.mean:+.1f}"
-    texts = (claim.against, mean, low_to_high, wins, claimed, verdict(difference, claim.direction))
-    return [Cell(text) for text in texts]
 
 
 def verdict(difference: Difference, claimed: int | None) -> str:
@@ -105,5 +125,5 @@ def verdict(difference: Difference, claimed: int | None) -> str:
     if not direction:
         return "undecided"
     if claimed is None:
-        return _CLAIMS[direction]
+        return CLAIMS[direction]
     return "agrees" if direction == claimed else "disagrees"

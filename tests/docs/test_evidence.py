@@ -1,16 +1,19 @@
-"""The tables of the evidence are those of the results that are shipped."""
+"""The tables and the figure of the evidence are those of the results that are shipped."""
 
 from pathlib import Path
 
+from tadp_d2.study.figure import figure
 from tadp_d2.study.questions import QUESTIONS
-from tadp_d2.study.verdicts import read, tables
+from tadp_d2.study.tables import tables
+from tadp_d2.study.verdicts import answer, read
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 
 
-def test_the_tables_are_made_from_the_results():
-    made = tables(QUESTIONS.values(), read(FOLDER / "adaptation"))
-    assert (FOLDER / "adaptation.md").read_text("utf-8") == made + "\n"
+def test_tables_and_figure_are_made_from_the_results():
+    answers = answer(QUESTIONS.values(), read(FOLDER / "adaptation"))
+    assert (FOLDER / "adaptation.md").read_text("utf-8") == tables(answers) + "\n"
+    assert (FOLDER / "adaptation.svg").read_text("utf-8") == figure(answers) + "\n"
 
 
 def test_a_result_lies_in_the_file_of_its_training_and_seed():

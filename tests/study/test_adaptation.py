@@ -66,10 +66,13 @@ def test_a_question_is_answered_and_goes_on_where_it_stopped(world, tmp_path, ca
     ]
     assert ["a watercolor painting of" in text for text in captions] == [False, True]
 
-    # The result files alone make the table.
-    main(["study", "adaptation", "--results", str(folder / "results")])
-    table = capsys.readouterr().out.strip()
-    assert table == (folder / "table.md").read_text().strip()
+    # The result files alone make table and figure.
+    again = tmp_path / "again"
+    main(["study", "adaptation", "--results", str(folder / "results"), "--output", str(again)])
+    for name in ("table.md", "differences.svg"):
+        made = (again / "adaptation" / name).read_text()
+        assert made == (folder / name).read_text()
+    table = (folder / "table.md").read_text()
     assert table in printed
     assert "| 0 of 2 | worse (TADP 4.3, argued) | undecided |" in table
 

@@ -1,4 +1,9 @@
 import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +52,32 @@ def test_results_of_something_else_are_refused(tmp_path):
     (tmp_path / "results" / "2.json").write_text("[]")
     with pytest.raises(UserError, match="is no result of a study"):
         run_jobs(make_jobs(tmp_path, [2], model="a"))
+
+
+def wait(file):
+    Path(file).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def run_waiting(file):
+    run_jobs([Job(Path(f"{file}.json"), wait, {"file": file}, {})])
+
+
+def ends(condition, seconds=30):
+    for _ in range(seconds * 20):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_who_is_killed_leaves_no_process_behind(tmp_path):
+    file = tmp_path / "pid"
+    runner = multiprocessing.get_context("spawn").Process(target=run_waiting, args=(str(file),))
+    runner.start()
+    assert ends(lambda: file.exists() and file.read_text())
+    worker = Path("/proc") / file.read_text()
+    assert worker.exists()
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.join()
+    assert ends(lambda: not worker.exists() or " Z " in (worker / "stat").read_text())
