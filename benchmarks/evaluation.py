@@ -82,12 +82,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cfgs = make_configs(args, Path(folder))
         from tadp_d2.engine.trainer import Trainer
+        from tadp_d2.frozen import Frozen
         from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
+        from tadp_d2.modeling.backbone import find_diffusion_backbone
 
         contestants = load_contestants(cfgs)
+        backbones = [find_diffusion_backbone(contestant.model) for contestant in contestants]
+        shared = [backbone.latent_encoder for backbone in backbones]
+
+        def set_encoders(encoders: list) -> None:
+            for backbone, encoder in zip(backbones, encoders, strict=True):
+                backbone.latent_encoder = encoder
 
         def one_by_one() -> dict:
-            return {c.name: Trainer.test(c.cfg, c.model) for c in contestants}
+            # Each encodes for itself: what is shared remembers what another has encoded.
+            set_encoders([Frozen(encoder.module) for encoder in shared])
+            results = {c.name: Trainer.test(c.cfg, c.model) for c in contestants}
+            set_encoders(shared)
+            return results
 
         def together() -> dict:
             return evaluate_together(contestants)

@@ -15,7 +15,7 @@ from tadp_d2.data.build import load_captions, model_classes
 from tadp_d2.data.captions import CaptionFile
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
-from tadp_d2.modeling.backbone import DiffusionBackbone
+from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.personalization.artifact import (
     check_base,
     token_metadata_path,
@@ -40,8 +40,8 @@ class Provenance:
     """Fingerprints of a model's ground; saved in checkpoints, compared when one is loaded."""
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
-        backbone = _part(model, DiffusionBackbone)
-        text = _part(model, TextConditioner)
+        backbone = find_diffusion_backbone(model)
+        text = next(part for part in model.modules() if isinstance(part, TextConditioner))
         diffusion = cfg.MODEL.DIFFUSION
         captions = _caption_files(cfg)
         self.record: dict[str, Any] = {
@@ -121,7 +121,3 @@ def _caption_files(cfg: CfgNode) -> dict[str, CaptionFile]:
         with contextlib.suppress(UserError):
             files[dataset] = load_captions(cfg, dataset)
     return files
-
-
-def _part(model: nn.Module, kind: type) -> Any:
-    return next(module for module in model.modules() if isinstance(module, kind))

@@ -16,7 +16,11 @@ from torch.nn import functional as F
 
 from tadp_d2.errors import UserError
 from tadp_d2.inference.predictor import load_model, prepare
-from tadp_d2.modeling.backbone import DiffusionBackbone, build_diffusion_backbone
+from tadp_d2.modeling.backbone import (
+    DiffusionBackbone,
+    build_diffusion_backbone,
+    find_diffusion_backbone,
+)
 from tadp_d2.modeling.meta_arch import CaptionConditioning
 from tadp_d2.personalization.templates import SLOT, TEMPLATES
 from tadp_d2.text.conditioning import Context, TextConditioner
@@ -175,7 +179,7 @@ def load_trained(cfg: CfgNode) -> DiffusionBackbone:
         UserError: as `load_model`.
     """
     model: nn.Module = load_model(cfg)
-    return next(part for part in model.modules() if isinstance(part, DiffusionBackbone))
+    return find_diffusion_backbone(model)
 
 
 def load_conditioning(cfg: CfgNode) -> CaptionConditioning:

@@ -18,7 +18,7 @@ from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
 from tadp_d2.inference.predictor import load_model
-from tadp_d2.modeling.backbone import DiffusionBackbone
+from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.modeling.meta_arch import CaptionConditioning
 
 # What must be equal for several models to look at the same inputs.
@@ -106,7 +106,7 @@ def _with_other_prompts(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
 
 def _share_encoder(model: nn.Module, encoders: dict[tuple[str, float], EncodeOnce]) -> None:
-    backbone = next(m for m in model.modules() if isinstance(m, DiffusionBackbone))
+    backbone = find_diffusion_backbone(model)
     encoder = backbone.latent_encoder.module
     key = (fingerprint(encoder), encoder.factor)
     backbone.latent_encoder = encoders.setdefault(key, EncodeOnce(encoder))

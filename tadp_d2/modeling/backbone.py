@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig
 
 from tadp_d2.data.latent_cache import CachedLatents
@@ -87,6 +87,11 @@ class DiffusionBackbone(Backbone):
             level: ShapeSpec(channels=self.unet.channels[level], stride=stride)
             for level, stride in self.unet.strides.items()
         }
+
+
+def find_diffusion_backbone(model: nn.Module) -> DiffusionBackbone:
+    """The one in a model."""
+    return next(part for part in model.modules() if isinstance(part, DiffusionBackbone))
 
 
 class FullPrecisionFPN(FPN):

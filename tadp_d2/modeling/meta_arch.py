@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from tadp_d2.errors import UserError
-from tadp_d2.modeling.backbone import DiffusionBackbone
+from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.modeling.sliding_window import segment_in_windows
 from tadp_d2.text.conditioning import TextConditioner
 from tadp_d2.text.modifiers import Modifier, get_modifier
@@ -48,7 +48,7 @@ class CaptionConditioning(nn.Module):
         self, backbone: nn.Module, batched_inputs: list[dict[str, Any]]
     ) -> contextlib.AbstractContextManager:
         """Conditions the diffusion backbone inside `backbone` on the inputs' captions."""
-        diffusion = next(m for m in backbone.modules() if isinstance(m, DiffusionBackbone))
+        diffusion = find_diffusion_backbone(backbone)
         context = self.text([self.prompt(_caption(inputs)) for inputs in batched_inputs])
         cached = [inputs.get("latents") for inputs in batched_inputs]
         return diffusion.conditioned(context, cached if any(cached) else None)

@@ -23,7 +23,7 @@ from tadp_d2.inference.attention import (
     make_prompts,
 )
 from tadp_d2.inference.predictor import Predictor
-from tadp_d2.modeling.backbone import DiffusionBackbone
+from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.personalization.templates import TEMPLATES
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
@@ -32,7 +32,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
 def seen_by_head(predictor, caption):
     """The features that the model's own forward pass hands to its FPN."""
     received = []
-    backbone = next(m for m in predictor.model.modules() if isinstance(m, DiffusionBackbone))
+    backbone = find_diffusion_backbone(predictor.model)
     handle = backbone.register_forward_hook(lambda *args: received.append(args[-1]))
     predictor(PIXELS, caption)
     handle.remove()

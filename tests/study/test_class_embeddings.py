@@ -2,7 +2,7 @@ import torch
 from detectron2.modeling import build_model
 
 from tadp_d2.inference.attention import average_class
-from tadp_d2.modeling.backbone import DiffusionBackbone
+from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.study.class_embeddings import ClassEmbeddings
 
 NAMES = ("dog", "cat", "car")
@@ -18,7 +18,7 @@ def test_all_that_a_model_reads_is_one_embedding_for_each_class(make_config):
     assert context.embeddings.shape == (2, 77, 64)
     assert context.mask.sum(dim=1).tolist() == [3, 3]
 
-    backbone = next(m for m in model.modules() if isinstance(m, DiffusionBackbone))
+    backbone = find_diffusion_backbone(model)
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     features = []
     for caption in ("a bird", "a dog in a park"):
