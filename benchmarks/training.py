@@ -1,8 +1,8 @@
 """A training epoch from picture files to updated weights, with and without the latent cache.
 
-The real mapper, model and optimizer on pictures of the built-in world. In the cached epoch, any but
-the first, no VAE runs and no picture is decoded. Both sides see the same pictures, mirrored alike;
-how far half precision moves their features is said first.
+The real mapper, model, batch and optimizer on pictures of the built-in world. In the cached epoch,
+any but the first, no VAE runs and no picture is decoded. Both sides see the same pictures, mirrored
+alike; how far half precision moves their features is said first.
 
     tadp-d2 synth world
     python benchmarks/full_size.py /tmp/sd15-random
@@ -23,7 +23,7 @@ from measure import add_write, in_turns, report
 
 
 def make_sides(args: argparse.Namespace, folder: str) -> tuple:
-    """The model, its optimizer, and side -> a function that gives an epoch's inputs one by one."""
+    """The model, its optimizer, and side -> a function that gives an epoch's inputs in batches."""
     # Detectron2 reads it when it registers data sets.
     os.environ["DETECTRON2_DATASETS"] = str(args.world)
     from tadp_d2.data.build import load_dataset
@@ -41,11 +41,14 @@ def make_sides(args: argparse.Namespace, folder: str) -> tuple:
     model = Trainer.build_model(cfg).train()
     entries = load_dataset(cfg, "voc_2007_trainval", filter_empty=True)[: args.pictures]
 
-    def inputs(mapper):
-        for number, entry in enumerate(entries):
+    def batches(mapper):
+        batch = []
+        for number, entry in enumerate(entries, start=1):
             with seeded("benchmark", number):
-                mapped = mapper(entry)
-            yield mapped
+                batch.append(mapper(entry))
+            if number % cfg.SOLVER.IMS_PER_BATCH == 0 or number == len(entries):
+                yield batch
+                batch = []
 
     sides = {}
     for name, cache in (("no cache", ""), ("cache", folder)):
@@ -53,15 +56,15 @@ def make_sides(args: argparse.Namespace, folder: str) -> tuple:
             "configs/voc2watercolor_simple.yaml",
             overrides=[*settings, "MODEL.DIFFUSION.LATENT_CACHE.FOLDER", cache],
         )
-        sides[name] = functools.partial(inputs, CaptionedDatasetMapper(own, is_train=True))
+        sides[name] = functools.partial(batches, CaptionedDatasetMapper(own, is_train=True))
     return model, Trainer.build_optimizer(cfg, model), sides
 
 
-def epoch(model, optimizer, inputs, device: str, bf16: bool) -> None:
-    for entry in inputs():
+def epoch(model, optimizer, batches, device: str, bf16: bool) -> None:
+    for batch in batches():
         optimizer.zero_grad(set_to_none=False)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-            losses = model([entry])
+            losses = model(batch)
         sum(losses.values()).backward()
         optimizer.step()
 
@@ -72,9 +75,9 @@ def difference(model, sides) -> float:
     largest = 0.0
     for plain, _, cached in zip(*(sides[n]() for n in ("no cache", "cache", "cache")), strict=True):
         maps = []
-        for entry in (plain, cached):
-            images = model.preprocess_image([entry])
-            with model.conditioning.conditioned(model.backbone, [entry]):
+        for batch in (plain, cached):
+            images = model.preprocess_image(batch)
+            with model.conditioning.conditioned(model.backbone, batch):
                 maps.append(model.backbone(images.tensor))
         for name, exact in maps[0].items():
             largest = max(largest, ((maps[1][name] - exact).norm() / exact.norm()).item())
@@ -88,7 +91,7 @@ def main() -> None:
     parser.add_argument("--world", type=Path, required=True, help="as tadp-d2 synth writes it")
     parser.add_argument("--weights", help="default: the world's tiny model")
     parser.add_argument("--size", type=int, default=192, help="side of the pictures, pixels")
-    parser.add_argument("--pictures", type=int, default=4, help="of an epoch, in batches of one")
+    parser.add_argument("--pictures", type=int, default=4, help="of an epoch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
     add_write(parser)
@@ -98,8 +101,8 @@ def main() -> None:
         device = next(model.parameters()).device.type
         moved = difference(model, sides)
         epochs = {
-            name: functools.partial(epoch, model, optimizer, inputs, device, args.bf16)
-            for name, inputs in sides.items()
+            name: functools.partial(epoch, model, optimizer, batches, device, args.bf16)
+            for name, batches in sides.items()
         }
         # Detectron2's heads log into it.
         with EventStorage():
