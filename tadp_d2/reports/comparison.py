@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tadp_d2.errors import UserError
 from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark
 from tadp_d2.reports.runs import Result, Run
 from tadp_d2.reports.spread import Difference, paired_difference
@@ -65,6 +64,7 @@ class Comparison:
             the same name.
         settings: letter -> in what it differs from the others.
         groups: in the order of the paper's modifiers.
+        notes: on runs that do not count.
     """
 
     dataset: str
@@ -72,6 +72,7 @@ class Comparison:
     benchmark: Benchmark | None
     settings: Mapping[str, str]
     groups: Sequence[Group]
+    notes: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -116,9 +117,6 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
 
     Returns:
         The paper's data sets first, in its order; the others as they come.
-
-    Raises:
-        UserError: two runs of one seed in one setting reached different results.
     """
     by_data: dict[tuple[str, bool], list[Run]] = {}
     for run in runs:
@@ -139,15 +137,16 @@ def _compare(dataset: str, runs: Sequence[Run]) -> Comparison:
         by_group.setdefault((letters[_key(setting)], run.modifier.template), []).append(run)
     first = runs[0].results[dataset]
     titles = _titles({run.modifier.template: run.modifier for run in runs}, first.benchmark)
+    notes: list[str] = []
     groups = [
-        Group(dataset, found[0].modifier, titles[template], letter, _by_seed(found, dataset))
+        Group(dataset, found[0].modifier, titles[template], letter, _by_seed(found, dataset, notes))
         for (letter, template), found in by_group.items()
     ]
     groups.sort(key=lambda group: (_rank(group.title), group.setting))
     told = _differences({letters[_key(setting)]: setting for setting in settings})
     images = [run.results[dataset].images for run in runs]
     known = next((number for number in images if number is not None), None)
-    return Comparison(dataset, known, first.benchmark, told, groups)
+    return Comparison(dataset, known, first.benchmark, told, groups, notes)
 
 
 def _key(setting: Mapping[str, Any]) -> str:
@@ -180,17 +179,23 @@ def _rank(title: str) -> tuple[int, str]:
     return (order.index(title), "") if title in order else (len(order), title)
 
 
-def _by_seed(runs: Sequence[Run], dataset: str) -> dict[int, Run]:
-    """One run for each seed: an evaluation may repeat what the run itself found."""
+def _by_seed(runs: Sequence[Run], dataset: str, notes: list[str]) -> dict[int, Run]:
+    """One run for each seed; what is left out is noted.
+
+    An evaluation may repeat what the run itself found, with more metrics. Trainings for two targets
+    are one training as far as their source is concerned, but not to the last digit on a GPU.
+    """
     found: dict[int, Run] = {}
     for run in runs:
-        other = found.setdefault(run.seed, run)
-        if run.results[dataset].metrics != other.results[dataset].metrics:
-            raise UserError(
-                f"{other.folder} and {run.folder} are both {run.modifier.name} with seed "
-                f"{run.seed} in one setting, but their results on {dataset} differ: name one of "
-                "them only"
+        first = found.setdefault(run.seed, run)
+        theirs, ours = (r.results[dataset].metrics for r in (first, run))
+        if any(theirs[name] != ours[name] for name in theirs.keys() & ours.keys()):
+            notes.append(
+                f"{first.folder} and {run.folder} are both {run.modifier.name} with seed "
+                f"{run.seed} in one setting, and their results differ: the former counts."
             )
+        elif len(ours) > len(theirs):
+            found[run.seed] = run
     return dict(sorted(found.items()))
 
 

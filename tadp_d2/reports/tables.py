@@ -115,7 +115,7 @@ def paper_table(benchmark: Benchmark, comparison: Comparison | None) -> Table:
         if group.title not in benchmark.ours
     ]
     title = f"{benchmark.title} (the paper's table {benchmark.table})"
-    notes = _setting_notes(comparison) if comparison else []
+    notes = _notes(comparison) if comparison else []
     return Table(title, columns, rows, notes, benchmark.dataset)
 
 
@@ -159,7 +159,7 @@ def results_table(comparison: Comparison) -> Table:
         )
         for group in comparison.groups
     ]
-    notes = [*_stranger_notes(comparison), *_setting_notes(comparison)]
+    notes = [*_stranger_notes(comparison), *_notes(comparison)]
     return Table(comparison.title, [*columns, "seeds"], rows, notes, comparison.dataset)
 
 
@@ -174,10 +174,10 @@ def _stranger_notes(comparison: Comparison) -> list[str]:
     ]
 
 
-def _setting_notes(comparison: Comparison) -> list[str]:
-    if len(comparison.settings) < 2:
-        return []
-    return [f"Setting {letter}: {told}." for letter, told in comparison.settings.items()]
+def _notes(comparison: Comparison) -> list[str]:
+    told = comparison.settings if len(comparison.settings) > 1 else {}
+    settings = [f"Setting {letter}: {difference}." for letter, difference in told.items()]
+    return [*settings, *comparison.notes]
 
 
 def effects_table(comparison: Comparison) -> Table | None:
