@@ -51,19 +51,19 @@ class CachedLatents:
                 np.save(file, value.cpu().numpy())
 
 
+@dataclass(frozen=True)
 class LatentCache:
-    """A folder of latents."""
+    """A folder of latents. Models whose caches are equal may share them.
 
-    def __init__(self, folder: Path, limit: float, made_of: dict):
-        """
-        Args:
-            limit: GiB that the folder may take.
-            made_of: what decides on latents besides the picture, its size and whether it is
-                mirrored; in terms of JSON.
-        """
-        self._folder = folder
-        self._limit = limit
-        self._made_of = json.dumps({"format": _FORMAT, **made_of}, sort_keys=True).encode()
+    Attributes:
+        limit: GiB that the folder may take.
+        made_of: what decides on latents besides the picture, its size and whether it is mirrored,
+            as JSON.
+    """
+
+    folder: Path
+    limit: float
+    made_of: str
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "LatentCache | None":
@@ -75,6 +75,7 @@ class LatentCache:
         vae = sorted((model / "vae").iterdir())
         unet = json.loads((model / "unet" / "config.json").read_text("utf-8"))
         made_of = {
+            "format": _FORMAT,
             "vae": {file.name: sha256(file) for file in vae if file.is_file()},
             # Pictures are padded to a multiple of the deepest level's stride.
             "levels": len(unet["block_out_channels"]),
@@ -83,7 +84,7 @@ class LatentCache:
             "mean": list(cfg.MODEL.PIXEL_MEAN),
             "std": list(cfg.MODEL.PIXEL_STD),
         }
-        return cls(Path(options.FOLDER), options.LIMIT, made_of)
+        return cls(Path(options.FOLDER), options.LIMIT, json.dumps(made_of, sort_keys=True))
 
     def look_up(self, picture: bytes, size: tuple[int, int], mirrored: bool) -> CachedLatents:
         """What is kept of a picture, or where it is to be kept.
@@ -92,12 +93,12 @@ class LatentCache:
             picture: the content of its file.
             size: width and height that it is resized to, pixels.
         """
-        key = hashlib.sha256(self._made_of)
+        key = hashlib.sha256(self.made_of.encode())
         key.update(json.dumps([*size, mirrored]).encode())
         key.update(hashlib.sha256(picture).digest())
         name = key.hexdigest()
-        file = self._folder / name[:2] / f"{name[2:]}.npy"
-        return CachedLatents(file, _read(file), self._limit * 2**30 / _FOLDERS)
+        file = self.folder / name[:2] / f"{name[2:]}.npy"
+        return CachedLatents(file, _read(file), self.limit * 2**30 / _FOLDERS)
 
 
 def _read(file: Path) -> Tensor | None:

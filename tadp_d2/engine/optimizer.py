@@ -55,13 +55,15 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """The schedule `SOLVER.LR_SCHEDULER_NAME`, per iteration: "PolyLR" or one of Detectron2's.
 
     "PolyLR" multiplies every rate by `(1 - iteration / MAX_ITER) ^ POLY_POWER`, after a linear
-    warm-up over `WARMUP_ITERS` from `WARMUP_FACTOR` of the first rate.
+    warm-up over `WARMUP_ITERS` from `WARMUP_FACTOR` of the first rate. In a run that is cut short,
+    for a trial, the warm-up is at most half of it.
     """
     if cfg.SOLVER.LR_SCHEDULER_NAME != "PolyLR":
         return build_lr_scheduler(cfg, optimizer)
     iterations = max(cfg.SOLVER.MAX_ITER, 1)
     schedule = PolynomialDecayParamScheduler(base_value=1.0, power=cfg.SOLVER.POLY_POWER)
     if cfg.SOLVER.WARMUP_ITERS > 0:
-        warmup = min(cfg.SOLVER.WARMUP_ITERS / iterations, 1.0)
+        # It rises to where the schedule then is: at the end of the run that would be 0.
+        warmup = min(cfg.SOLVER.WARMUP_ITERS / iterations, 0.5)
         schedule = WarmupParamScheduler(schedule, cfg.SOLVER.WARMUP_FACTOR, warmup, "linear")
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=iterations)

@@ -88,7 +88,8 @@ class Trainer(DefaultTrainer):
         """As Detectron2's, after removing what a killed run left half-written.
 
         Raises:
-            UserError: as the checkpointer's `load`, or the processes see different files.
+            UserError: as the checkpointer's `load`; the processes see different files; the run has
+                done more than `SOLVER.MAX_ITER`.
         """
         if comm.is_main_process():
             remove_leftovers(self.cfg.OUTPUT_DIR)
@@ -98,6 +99,11 @@ class Trainer(DefaultTrainer):
             raise UserError(
                 f"not all processes find the same checkpoint in {self.cfg.OUTPUT_DIR}: it must be "
                 "on a disk that all machines share"
+            )
+        if self.start_iter > self.max_iter:
+            raise UserError(
+                f"{self.cfg.OUTPUT_DIR} has done {self.start_iter} iterations: SOLVER.MAX_ITER "
+                f"{self.max_iter} cannot take them back; choose another OUTPUT_DIR"
             )
 
     def train(self) -> Any:

@@ -5,6 +5,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
@@ -39,10 +40,19 @@ class NamedSemSegEvaluator(SemSegEvaluator):
         if results is None:
             return None
         metrics = results["sem_seg"]
+        metrics["mIoU"] = self._mean_iou()
         absent = [name for name in self._class_names if math.isnan(metrics[f"IoU-{name}"])]
         if absent:
             _logger.warning(f"No pixel of {', '.join(absent)} in the truth of {self._dataset_name}")
         return results
+
+    def _mean_iou(self) -> float:
+        """Detectron2's of later versions leaves classes that are only predicted out."""
+        counts = self._conf_matrix[:-1, :-1]
+        both = counts.diagonal()
+        either = counts.sum(axis=0) + counts.sum(axis=1) - both
+        occurs = either > 0
+        return 100 * float(np.mean(both[occurs] / either[occurs]))
 
     # Detectron2 keeps every prediction as run lengths, to write them all into one file at the end;
     # nobody asks for that file here.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tadp_d2.data.build import build_test_loader, load_captions
 from tadp_d2.data.captions import CaptionFile
+from tadp_d2.data.latent_cache import LatentCache
 from tadp_d2.engine.results import write_results
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError
@@ -75,8 +76,8 @@ def load_contestants(cfgs: Mapping[str, CfgNode]) -> list[Contestant]:
     encoders: dict[tuple[str, float], EncodeOnce] = {}
     contestants = []
     for name, cfg in cfgs.items():
-        # MODEL holds the path of the weights too.
-        key = (cfg.MODEL.dump(), str(cfg.TEST.WINDOW_SIZE))
+        # MODEL holds the path of the weights too; of TEST, too, a model keeps keys for itself.
+        key = (cfg.MODEL.dump(), cfg.TEST.dump())
         if key in built:
             model = _with_other_prompts(built[key], cfg)
         else:
@@ -156,13 +157,17 @@ class _Evaluators(DatasetEvaluator):
 def evaluate_together(contestants: Sequence[Contestant]) -> dict[str, dict[str, Any]]:
     """Evaluates models on the test sets of their configs, with the numbers of `--eval-only`.
 
-    Writes `results.json` and galleries into the `OUTPUT_DIR` of each.
+    Writes `results.json` and galleries into the `OUTPUT_DIR` of each. A latent cache is used where
+    all models would share it by themselves: its entries are of one VAE and one normalisation.
 
     Returns:
         name -> data set -> metric set -> metric -> value.
     """
     results: dict[str, dict[str, Any]] = {c.name: OrderedDict() for c in contestants}
-    cfg = contestants[0].cfg
+    cfg = contestants[0].cfg.clone()
+    if len({LatentCache.from_config(contestant.cfg) for contestant in contestants}) > 1:
+        cfg.defrost()
+        cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER = ""
     for dataset in cfg.DATASETS.TEST:
         evaluators = {c.name: Trainer.build_evaluator(c.cfg, dataset) for c in contestants}
         found = inference_on_dataset(

@@ -72,6 +72,13 @@ def test_linear_warm_up(make_config, model):
     assert heads[4:] == pytest.approx([1 - i / 10 for i in range(4, 10)])
 
 
+def test_a_run_cut_short_for_a_trial_is_trained_all_the_same(make_config, model):
+    warm = ("SOLVER.WARMUP_ITERS", 1500, "SOLVER.WARMUP_FACTOR", 1e-6, "SOLVER.POLY_POWER", 1.0)
+    heads = [row["head"] / 2e-5 for row in rates(make_config(*SETTINGS, *warm), model)]
+    assert heads[:5] == pytest.approx([0.5 * i / 5 for i in range(5)], abs=2e-6)
+    assert heads[5:] == pytest.approx([1 - i / 10 for i in range(5, 10)])
+
+
 def test_detectron2s_schedules_can_be_chosen(make_config, model):
     steps = ("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.STEPS", (5,))
     heads = [row["head"] for row in rates(make_config(*SETTINGS, *steps), model)]

@@ -9,7 +9,7 @@ from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.inference.predictor import load_model
-from tadp_d2.inference.shared_evaluation import _Contest, load_contestants
+from tadp_d2.inference.shared_evaluation import _Contest, evaluate_together, load_contestants
 
 SMALL = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "DATASETS.TEST", ("watercolor_test",))
 
@@ -98,6 +98,37 @@ def test_the_command_gives_the_metrics_of_single_evaluations(cfgs, tmp_path, wei
         )
         assert content["config"]["TEXT"]["MODIFIER"] == cfgs[name].TEXT.MODIFIER
         assert (tmp_path / "out" / name / "gallery" / "watercolor_test.png").exists()
+
+
+def test_models_of_several_normalisations_share_no_latent_cache(make_config, weights, tmp_path):
+    def cfg(name, **options):
+        own = {"MODEL.WEIGHTS": weights[0], "OUTPUT_DIR": str(tmp_path / name), **options}
+        return make_config(*SMALL, *(item for pair in own.items() for item in pair))
+
+    folder = tmp_path / "latents"
+    cached = {"MODEL.DIFFUSION.LATENT_CACHE.FOLDER": str(folder)}
+    mean = {"MODEL.PIXEL_MEAN": [103.5, 116.3, 123.7]}
+    trained = cfg("trained", **mean)
+    model = Trainer.build_model(trained)
+    RunCheckpointer(model, str(tmp_path), Provenance(trained, model)).save("mean")
+    other = {**mean, "MODEL.WEIGHTS": str(tmp_path / "mean.pth")}
+    evaluate_together(load_contestants({"a": cfg("a", **cached), "b": cfg("b", **cached, **other)}))
+    assert not folder.exists()
+    evaluate_together(load_contestants({"a": cfg("a", **cached), "c": cfg("c", **cached)}))
+    assert list(folder.rglob("*.npy"))
+
+
+def test_what_a_model_takes_from_the_config_of_testing_makes_it_another(make_config, weights):
+    few = ("TEST.DETECTIONS_PER_IMAGE", 3)
+    cfgs = {
+        "many": make_config(*SMALL, "MODEL.WEIGHTS", weights[0]),
+        "few": make_config(*SMALL, "MODEL.WEIGHTS", weights[0], *few),
+    }
+    many, few = load_contestants(cfgs)
+    batch = next(iter(build_test_loader(cfgs["few"], "watercolor_test")))
+    with torch.no_grad():
+        found = [len(contestant.model(batch)[0]["instances"]) for contestant in (many, few)]
+    assert found[0] > found[1] == 3
 
 
 @pytest.mark.parametrize(
