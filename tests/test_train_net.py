@@ -166,6 +166,15 @@ def test_resuming_continues_where_the_run_stopped_to_the_same_weights(
     assert set(steps) == {4.0}
 
 
+def test_a_run_is_not_resumed_to_fewer_iterations(run_script, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    process = run_script("--resume", "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(run))
+    assert "has done 4 iterations" in error(process)
+    for name in ("model_final.pth", "results.json", "metrics.json"):
+        assert (run / name).read_bytes() == (trained / name).read_bytes()
+
+
 def test_accumulation_and_bf16_on_the_cpu(run_script, tmp_path):
     process = run_script(
         *("SOLVER.MAX_ITER", "2", "SOLVER.GRADIENT_ACCUMULATION", "2", "TEST.GALLERY_IMAGES", "0"),

@@ -2,20 +2,29 @@
 
 import math
 import os
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 
 from tadp_d2.data.build import check_registered, load_dataset, model_classes
+from tadp_d2.data.cross_domain_voc import is_voc
 from tadp_d2.data.street_scenes import has_labels, is_sem_seg
+from tadp_d2.device import find_device
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.train_step import PRECISIONS
-from tadp_d2.errors import UserError, reason
+from tadp_d2.errors import UserError
 from tadp_d2.modeling.meta_arch import get_modifiers
+from tadp_d2.modeling.stable_diffusion import check_unet_folder
 from tadp_d2.text.tokens import read_tokens
 from tadp_d2.weights import find_weights
+
+_CROPS = ("relative", "relative_range", "absolute", "absolute_range")
+# Seeds of NumPy have 32 bits, and processes count on from this one.
+_LARGEST_SEED = 2**31
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -25,6 +34,9 @@ def check_config(cfg: CfgNode) -> None:
     """
     for key, value, allowed in (
         ("INPUT.RESIZE", cfg.INPUT.RESIZE, ("fixed", "shortest_edge")),
+        ("INPUT.FORMAT", cfg.INPUT.FORMAT, ("RGB", "BGR")),
+        ("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, ("horizontal", "vertical", "none")),
+        ("INPUT.CROP.TYPE", cfg.INPUT.CROP.TYPE, _CROPS),
         ("TEXT.CAPTION_TEXT", cfg.TEXT.CAPTION_TEXT, ("clean", "raw")),
         ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, tuple(PRECISIONS)),
     ):
@@ -59,10 +71,13 @@ def check_config(cfg: CfgNode) -> None:
         if value not in registry:
             raise UserError(f"{key} is {value!r}: Detectron2 knows {', '.join(dict(registry))}")
     _check_elements(cfg)
-    try:
-        torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError as error:
-        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: {reason(error)}") from None
+    # A GPU without a number is there: `load_config` sees to it.
+    if cfg.MODEL.DEVICE != "cuda":
+        find_device(cfg.MODEL.DEVICE, "MODEL.DEVICE")
+    if cfg.SEED > _LARGEST_SEED:
+        raise UserError(f"SEED is {cfg.SEED}: expected at most {_LARGEST_SEED}")
+    if cfg.TEST.EXPECTED_RESULTS:
+        raise UserError("TEST.EXPECTED_RESULTS is not read: tadp-d2 report compares results")
     processes = comm.get_world_size()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if processes > 1 and cfg.MODEL.DEVICE != device:
@@ -92,6 +107,10 @@ def check_config(cfg: CfgNode) -> None:
             f"{cfg.TEST.WINDOW_SIZE}"
         )
     segmentor = cfg.MODEL.META_ARCHITECTURE == "CaptionedSegmentor"
+    area = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA
+    if not 0 < area <= 1 or (area < 1 and not segmentor):
+        expected = "a share of the crop, 0 to 1" if segmentor else "1.0 for a detector"
+        raise UserError(f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA is {area}: expected {expected}")
     if cfg.TEST.COCO_METRICS if segmentor else cfg.TEST.SUBMISSION:
         key = "COCO_METRICS" if segmentor else "SUBMISSION"
         raise UserError(f"TEST.{key} is for a {'detector' if segmentor else 'segmentor'}")
@@ -107,9 +126,17 @@ def _check_elements(cfg: CfgNode) -> None:
         ("DATASETS.TRAIN", cfg.DATASETS.TRAIN),
         ("DATASETS.TEST", cfg.DATASETS.TEST),
         ("TEXT.TOKENS", cfg.TEXT.TOKENS),
+        ("MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS", cfg.MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS),
+        ("MODEL.DIFFUSION.ATTENTION_MAPS.PATHS", cfg.MODEL.DIFFUSION.ATTENTION_MAPS.PATHS),
     ):
         if not all(isinstance(value, str) for value in values):
             raise UserError(f"{key} is {values}: expected names")
+    paths = cfg.MODEL.DIFFUSION.ATTENTION_MAPS.PATHS
+    if not paths or not set(paths) <= {"down", "up"}:
+        raise UserError(
+            f"MODEL.DIFFUSION.ATTENTION_MAPS.PATHS is {paths}: expected down, up or both; without "
+            "maps, LEVELS is empty"
+        )
     for key, values in (
         ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN),
         ("MODEL.PIXEL_STD", cfg.MODEL.PIXEL_STD),
@@ -140,6 +167,9 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
         load_dataset(cfg, dataset)
     for dataset in () if evaluation else cfg.DATASETS.TRAIN:
         load_dataset(cfg, dataset, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    _check_same_classes(cfg, evaluation)
+    if cfg.MODEL.DIFFUSION.UNET:
+        check_unet_folder(Path(cfg.MODEL.DIFFUSION.UNET))
     find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
     for file in cfg.TEXT.TOKENS:
         read_tokens(file)
@@ -171,6 +201,25 @@ def _check_kind(cfg: CfgNode, dataset: str) -> None:
         raise UserError(f"data set {dataset!r} has no label maps, which a segmentor is scored on")
     if cfg.MODEL.META_ARCHITECTURE == "CaptionedRCNN" and is_sem_seg(dataset):
         raise UserError(f"data set {dataset!r} has label maps and no boxes for a detector")
+
+
+def _check_same_classes(cfg: CfgNode, evaluation: bool) -> None:
+    """Checks data whose classes Detectron2 takes by their numbers, whatever they are called.
+
+    VOC's metrics and those of segmentation look at the names.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "CaptionedRCNN":
+        return
+    expected = model_classes(cfg)
+    scored = [name for name in cfg.DATASETS.TEST if cfg.TEST.COCO_METRICS or not is_voc(name)]
+    for dataset in (*scored, *(() if evaluation else cfg.DATASETS.TRAIN)):
+        classes = MetadataCatalog.get(dataset).get("thing_classes")
+        if classes is not None and list(classes) != expected:
+            raise UserError(
+                f"data set {dataset!r} has the classes {', '.join(classes)}, and the model those "
+                f"of {cfg.DATASETS.TRAIN[0]!r}: {', '.join(expected)}; they must be equal, in "
+                "their order, for training and for COCO's metrics"
+            )
 
 
 def _check_classes(cfg: CfgNode) -> None:

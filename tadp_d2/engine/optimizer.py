@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from tadp_d2.errors import UserError, reason
 from tadp_d2.modeling.stable_diffusion import UNetFeatures
 
 
@@ -57,9 +58,16 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     "PolyLR" multiplies every rate by `(1 - iteration / MAX_ITER) ^ POLY_POWER`, after a linear
     warm-up over `WARMUP_ITERS` from `WARMUP_FACTOR` of the first rate. In a run that is cut short,
     for a trial, the warm-up is at most half of it.
+
+    Raises:
+        UserError: Detectron2 knows no schedule of that name, or something in it is wrong.
     """
-    if cfg.SOLVER.LR_SCHEDULER_NAME != "PolyLR":
-        return build_lr_scheduler(cfg, optimizer)
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    if name != "PolyLR":
+        try:
+            return build_lr_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise UserError(f"SOLVER.LR_SCHEDULER_NAME is {name!r}: {reason(error)}") from None
     iterations = max(cfg.SOLVER.MAX_ITER, 1)
     schedule = PolynomialDecayParamScheduler(base_value=1.0, power=cfg.SOLVER.POLY_POWER)
     if cfg.SOLVER.WARMUP_ITERS > 0:

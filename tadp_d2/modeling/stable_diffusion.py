@@ -235,9 +235,17 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
     Raises:
         UserError: the folder does not hold a UNet, or its files are damaged.
     """
+    check_unet_folder(folder)
+    return _load(UNet2DConditionModel, folder)
+
+
+def check_unet_folder(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder is none of a UNet.
+    """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: expected a UNet folder in diffusers' format, with config.json")
-    return _load(UNet2DConditionModel, folder)
 
 
 def load_vae(folder: Path) -> AutoencoderKL:

@@ -6,6 +6,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
+from tadp_d2.errors import UserError
 
 SETTINGS = (
     *("SOLVER.BASE_LR", 2e-5, "SOLVER.UNET_LR_FACTOR", 0.1, "SOLVER.WEIGHT_DECAY", 0.01),
@@ -83,6 +84,12 @@ def test_detectron2s_schedules_can_be_chosen(make_config, model):
     steps = ("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.STEPS", (5,))
     heads = [row["head"] for row in rates(make_config(*SETTINGS, *steps), model)]
     assert heads == pytest.approx([2e-5] * 5 + [2e-6] * 5)
+
+
+def test_an_unknown_schedule_is_named(make_config, model):
+    cfg = make_config(*SETTINGS, "SOLVER.LR_SCHEDULER_NAME", "Poly")
+    with pytest.raises(UserError, match="SOLVER.LR_SCHEDULER_NAME is 'Poly'"):
+        rates(cfg, model)
 
 
 def test_gradients_are_clipped_before_the_step(make_config, model):

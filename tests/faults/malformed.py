@@ -582,6 +582,11 @@ _DIFFUSION = "diffusion_pytorch_model"
 _TEXT = "model/text_encoder"
 
 WEIGHTS_CASES = {
+    "another UNet absent": Case(
+        lambda world: None,
+        ("no/unet: expected a UNet",),
+        options=("MODEL.DIFFUSION.UNET", "{world}/no/unet"),
+    ),
     "no vae": _weights(remove("model/vae"), "model", "lacks vae/config.json", late=False),
     "no tokenizer": _weights(remove("model/tokenizer"), "lacks tokenizer/", late=False),
     "unet's config": _weights(put("model/unet/config.json", "{"), "model/unet"),
@@ -760,7 +765,24 @@ YAML_CASES = {
     "numbers as tokens": _yaml("TEXT: {TOKENS: [1]}\n", "TEXT.TOKENS is"),
     "pixels of words": _yaml("MODEL: {PIXEL_MEAN: [a, b, c]}\n", "MODEL.PIXEL_MEAN is"),
     "pixels divided by 0": _yaml("MODEL: {PIXEL_STD: [0, 1, 1]}\n", "MODEL.PIXEL_STD"),
-    "unknown device": _yaml("MODEL: {DEVICE: tpu9}\n", "MODEL.DEVICE is 'tpu9'"),
+    "unknown device": _yaml("MODEL: {DEVICE: tpu9}\n", "MODEL.DEVICE tpu9: cannot be used"),
+    "a GPU too many": _yaml("MODEL: {DEVICE: 'cuda:99'}\n", "MODEL.DEVICE cuda:99: cannot be used"),
+    "a seed too large": _yaml("SEED: 5000000000\n", "SEED is 5000000000"),
+    "unknown order of colours": _yaml("INPUT: {FORMAT: RBG}\n", "INPUT.FORMAT is 'RBG'"),
+    "unknown mirroring": _yaml("INPUT: {RANDOM_FLIP: right}\n", "INPUT.RANDOM_FLIP is 'right'"),
+    "unknown crop": _yaml("INPUT: {CROP: {TYPE: absolut}}\n", "INPUT.CROP.TYPE is 'absolut'"),
+    "crops by classes for boxes": _yaml(
+        "INPUT: {CROP: {SINGLE_CATEGORY_MAX_AREA: 0.75}}\n", "SINGLE_CATEGORY_MAX_AREA is 0.75"
+    ),
+    "unknown path of maps": _yaml(
+        "MODEL: {DIFFUSION: {ATTENTION_MAPS: {PATHS: [down, upp]}}}\n", "ATTENTION_MAPS.PATHS is"
+    ),
+    "levels of numbers": _yaml(
+        "MODEL: {DIFFUSION: {ATTENTION_MAPS: {LEVELS: [4]}}}\n", "ATTENTION_MAPS.LEVELS is"
+    ),
+    "results to expect": _yaml(
+        "TEST: {EXPECTED_RESULTS: [[voc07, AP50, 40, 5]]}\n", "TEST.EXPECTED_RESULTS is not read"
+    ),
     "unknown model": _yaml("MODEL: {META_ARCHITECTURE: A}\n", "META_ARCHITECTURE is 'A'"),
     "unknown backbone": _yaml("MODEL: {BACKBONE: {NAME: A}}\n", "BACKBONE.NAME is 'A'"),
     "unknown modifier": _yaml("TEXT: {MODIFIER: simpel}\n", "unknown modifier 'simpel'"),

@@ -1,0 +1,48 @@
+"""Data whose classes Detectron2 takes by their numbers must have the model's."""
+
+import shutil
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from tadp_d2.data.captions import write_captions
+from tadp_d2.engine.checks import check_inputs
+from tadp_d2.errors import UserError
+
+
+@pytest.fixture
+def register(world, tmp_path):
+    """register(classes) registers "own", of one picture, and returns its folder of captions."""
+    folder = tmp_path / "captions"
+    shutil.copytree(world / "captions", folder)
+    write_captions(folder / "own.jsonl", "own", {"0": "a thing"}, {})
+    box = {"bbox": [0, 0, 8, 8], "bbox_mode": 0, "category_id": 0}
+    entry = {"file_name": "0.jpg", "image_id": 0, "height": 9, "width": 9, "annotations": [box]}
+
+    def register_own(classes):
+        DatasetCatalog.register("own", lambda: [entry])
+        MetadataCatalog.get("own").set(thing_classes=classes)
+        return str(folder)
+
+    yield register_own
+    DatasetCatalog.remove("own")
+    MetadataCatalog.remove("own")
+
+
+@pytest.mark.parametrize(
+    "key, datasets", [("TEST", ("own",)), ("TRAIN", ("voc_2007_trainval", "own"))]
+)
+def test_other_classes_than_the_models_are_refused(make_config, register, key, datasets):
+    folder = register(["tree"])
+    cfg = make_config(f"DATASETS.{key}", datasets, "TEXT.CAPTION_DIR", folder)
+    with pytest.raises(UserError, match="'own' has the classes tree, and the model those of"):
+        check_inputs(cfg, evaluation=key == "TEST", resume=False)
+
+
+def test_equal_classes_pass(make_config, register):
+    folder = register(MetadataCatalog.get("voc_2007_trainval").thing_classes)
+    cfg = make_config(
+        *("DATASETS.TRAIN", ("voc_2007_trainval", "own"), "DATASETS.TEST", ("own",)),
+        *("TEXT.CAPTION_DIR", folder),
+    )
+    check_inputs(cfg, evaluation=False, resume=False)
