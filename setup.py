@@ -1,4 +1,7 @@
-"""Metadata of the package. `make setup` installs it with the pinned, tested set of versions."""
+"""Metadata of the package. `make setup` installs it with the pinned, tested set of versions.
+
+Only the editable install (`pip install -e .`) is supported: configs/ lie beside the package.
+"""
 
 from pathlib import Path
 
@@ -30,7 +33,10 @@ setup(
         "huggingface_hub",
         "safetensors",
         "fvcore",
+        "matplotlib",
         "numpy",
+        # Detectron2's Visualizer imports it, and Detectron2 does not require it.
+        "opencv-python-headless",
         "pillow",
         "pyyaml",
         "tabulate",

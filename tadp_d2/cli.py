@@ -1,6 +1,7 @@
 """`tadp-d2 <command>`: a thin layer over the package's functions."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,8 @@ COMMANDS = (
     study,
     report,
 )
+# Those that go on where they were stopped, and do not say so themselves.
+_CONTINUED = (caption.run, predict.run, study.run)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with exit_on_user_error():
             args.run(args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted: finished work is kept, the same command goes on", file=sys.stderr)
+        kept = ": finished work is kept, the same command goes on" * (args.run in _CONTINUED)
+        print(f"interrupted{kept}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever reads, such as head, has seen enough. Python flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,7 +1,6 @@
 """Files that are written whole or not at all, and their fingerprints."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -10,10 +9,33 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tadp_d2.errors import UserError
+from safetensors import SafetensorError
+
+from tadp_d2.errors import UserError, reason
 
 # How the temporary files end that stand for a file that is being written.
 _PARTIAL = ".partial"
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what the disk refuses into a message.
+
+    Args:
+        path: the file or folder that the block writes, or keeps as it is if it fails.
+
+    Raises:
+        UserError: the block could not write; the cause is the system's error.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's own writer raises a RuntimeError after the system's.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError | SafetensorError):
+            raise
+        message = f"{path}: cannot be written ({reason(cause)}); what stood there is intact"
+        raise UserError(message) from cause
 
 
 @contextlib.contextmanager
@@ -23,27 +45,23 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     A block that fails, or a process that dies, leaves what stood at `path` as it was.
 
     Raises:
-        UserError: the disk is full.
+        UserError: it cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp creates private files; results are as readable as any other file of the user.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        message = f"{path}: cannot be written, the disk is full; what stood there is intact"
-        raise UserError(message) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            # mkstemp creates private files; results are as readable as any other file of the user.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
@@ -60,21 +78,22 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` if the block succeeds, and vanishes if not.
 
     Raises:
-        UserError: `path` exists and is not an empty folder.
+        UserError: `path` exists and is not an empty folder, or it cannot be written.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} exists already: choose another folder or remove it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            path.rmdir()
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with writing(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists already: choose another folder or remove it first")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            if path.exists():
+                path.rmdir()
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sha256(path: str | os.PathLike) -> str:

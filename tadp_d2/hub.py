@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from tadp_d2.errors import UserError, reason
 
@@ -31,7 +31,9 @@ def fetch(name: str, revision: str, patterns: Sequence[str], what: str, advice: 
         return Path(
             snapshot_download(name, revision=revision or None, allow_patterns=list(patterns))
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+    # Besides the hub's errors there are those of its transports: a transfer that is cut off, a
+    # proxy that answers with a page of its own.
+    except Exception as error:
         raise UserError(
             f"no {what} {name!r}: it is not a folder, and the hub does not give it "
             f"({reason(error)}). {advice}"

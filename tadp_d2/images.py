@@ -1,7 +1,7 @@
 """Picture files, whatever they are: found and read. Preparing them for a model is not done here."""
 
+import math
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +26,11 @@ class UnreadablePicture(UserError):
         self.why = why
 
 
-def find_pictures(sources: Sequence[str | Path]) -> dict[Path, str]:
+def find_pictures(sources: Sequence[str | Path], output: Path | None = None) -> dict[Path, str]:
     """The files among `sources`, and all pictures in and below the folders, each once, by name.
+
+    Args:
+        output: the folder of --output: what an earlier run drew into it is left out.
 
     Returns:
         Picture -> its path below the folder in which it was found, or its name.
@@ -46,6 +49,11 @@ def find_pictures(sources: Sequence[str | Path]) -> dict[Path, str]:
     if not found:
         names = ", ".join(map(str, sources))
         raise UserError(f"{names}: no picture; expected files that end in {', '.join(SUFFIXES)}")
+    if output:
+        drawn = output.resolve()
+        found = {file: entry for file, entry in found.items() if drawn not in file.parents}
+        if not found:
+            raise UserError(f"the pictures lie in {output}: choose another folder with --output")
     return dict(found.values())
 
 
@@ -65,10 +73,12 @@ def read_rgb(path: Path) -> tuple[Image.Image, str]:
         UnreadablePicture: the file cannot be read, or is no picture.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=READABLE) as image:
-                return _to_rgb(image), sha256(path)
+        with Image.open(path, formats=READABLE) as image:
+            # Pillow would warn only. To make its warning an error is not safe among threads.
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                size = f"{image.width} x {image.height}"
+                raise ValueError(f"{size} are more than {Image.MAX_IMAGE_PIXELS} pixels")
+            return _to_rgb(image), sha256(path)
     # Pillow's readers raise many kinds for damaged files.
     except Exception as error:
         raise UnreadablePicture(path, reason(error)) from None

@@ -1,5 +1,6 @@
 """`tadp-d2` as a user runs it."""
 
+import os
 import subprocess
 import sys
 
@@ -41,3 +42,37 @@ def test_text_and_captions_work_without_detectron2():
         "import tadp_d2.modeling.stable_diffusion, tadp_d2.cli"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "command, where, continues",
+    [
+        ("caption", "tadp_d2.captioning.sets.find_images", True),
+        ("synth", "tadp_d2.synthetic.world.write_world", False),
+    ],
+)
+def test_an_interruption_promises_only_what_holds(command, where, continues, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "folder"])
+    assert stop.value.code == 130
+    kept = ": finished work is kept, the same command goes on" * continues
+    assert capsys.readouterr().err == f"interrupted{kept}\n"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path):
+    """As head does."""
+    (tmp_path / "1.png").touch()
+    command = ("caption", tmp_path, "--source", "text", "--text", "a dog")
+    command += ("--caption-dir", tmp_path)
+    code = "import sys; from tadp_d2.cli import main; main(sys.argv[1:])"
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert process.returncode == 1 and b"Error" not in process.stderr

@@ -124,3 +124,9 @@ def test_wrong_arguments_are_errors():
                 *("MODEL.DEVICE", "cpu"),
             ],
         )
+
+
+def test_no_two_configs_write_into_one_folder():
+    files = [*CONFIGS.glob("*2*.yaml"), *CONFIGS.glob("quick_schedules/*.yaml")]
+    folders = [load_config(str(file)).OUTPUT_DIR for file in files]
+    assert len(files) == 27 and len(set(folders)) == 27

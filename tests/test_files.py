@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import errno
 import hashlib
 
 import pytest
@@ -44,6 +45,19 @@ def test_an_empty_folder_is_filled(tmp_path):
     with new_folder(tmp_path / "new") as temporary:
         (temporary / "file").write_text("x")
     assert (tmp_path / "new" / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("write", [replacing, new_folder])
+def test_what_the_disk_refuses_is_a_message(tmp_path, write):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UserError, match=r"deep/new: cannot be written \(.*file"):
+        write(tmp_path / "file" / "deep" / "new").__enter__()
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        match = "new: cannot be written .*intact"
+        with pytest.raises(UserError, match=match), write(tmp_path / "new"):
+            raise OSError(code, "refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_sha256(tmp_path):

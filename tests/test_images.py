@@ -47,3 +47,24 @@ def test_files_and_folders_are_found_once_in_order_and_named_below_their_folder(
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no picture; expected files that end in .jpg"):
         find_pictures([tmp_path / "empty"])
+
+
+def test_what_lies_in_the_output_is_no_source(tmp_path):
+    for name in ("a.png", "out/samples/b.png", "outside.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_pictures([tmp_path], tmp_path / "deep" / ".." / "out")
+    assert list(found.values()) == ["a.png", "outside.png"]
+    with pytest.raises(UserError, match="the pictures lie in .*out: choose another folder"):
+        find_pictures([tmp_path / "out"], tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_beyond_pillows_limit_is_refused(tmp_path, monkeypatch):
+    Image.new("L", (100, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9_999)
+    with pytest.raises(UnreadablePicture, match="100 x 100 are more than 9999 pixels"):
+        read_rgb(tmp_path / "a.png")
+    for limit in (10_000, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert read_rgb(tmp_path / "a.png")[0].size == (100, 100)

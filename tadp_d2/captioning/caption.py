@@ -4,21 +4,20 @@ Where texts come from is not known here, nor how they are kept.
 """
 
 import contextlib
-import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.sources import Source
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.data.captions import Caption, read_captions
 from tadp_d2.errors import UserError, reason
-from tadp_d2.images import READABLE
+from tadp_d2.files import sha256
+from tadp_d2.images import UnreadablePicture, read_rgb
 
 
 @dataclass
@@ -153,14 +152,9 @@ def _read_ahead(
 
 def _read(image: CaptionImage, decode: bool) -> _Read:
     try:
-        data = image.path.read_bytes()
-        picture = read_picture(data) if decode else None
-    except Exception as error:  # PIL's readers raise many kinds for a damaged file
+        picture, digest = read_rgb(image.path) if decode else (None, sha256(image.path))
+    except UnreadablePicture as error:
+        return _Read(image, error=error.why)
+    except OSError as error:
         return _Read(image, error=reason(error))
-    return _Read(image, hashlib.sha256(data).hexdigest(), picture)
-
-
-def read_picture(data: bytes) -> Image.Image:
-    """A picture as a captioner sees it, and as Detectron2 reads it: upright and RGB."""
-    with Image.open(io.BytesIO(data), formats=READABLE) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+    return _Read(image, digest, picture)

@@ -3,6 +3,7 @@
 Making captions is not done here, and no picture is opened.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,7 @@ from PIL import Image
 
 from tadp_d2.data.root import datasets_root
 from tadp_d2.errors import UserError
-
-# How the names of pictures in a folder end, in lower case.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from tadp_d2.images import find_pictures
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,8 @@ def caption_path(dataset: str, folder: Path | None = None) -> Path:
     if path.suffix == ".jsonl":
         return path
     if path.is_dir():
-        return (folder or path.parent) / f"{path.resolve().name}.jsonl"
+        # Of "." and ".." the parent is not known before they are resolved.
+        return (folder or Path(os.path.abspath(path)).parent) / f"{path.resolve().name}.jsonl"
     return (folder or datasets_root() / "captions") / f"{dataset}.jsonl"
 
 
@@ -98,21 +98,8 @@ def find_images(dataset: str) -> list[CaptionImage]:
         UserError: it is neither, it is absent or malformed, or it holds no picture.
     """
     if Path(dataset).is_dir():
-        return _in_folder(Path(dataset))
+        return [CaptionImage(name, path) for path, name in find_pictures([dataset]).items()]
     return _registered(dataset)
-
-
-def _in_folder(folder: Path) -> list[CaptionImage]:
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        # Some systems leave hidden companions such as ._picture.jpg.
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
-    if not paths:
-        endings = ", ".join(SUFFIXES)
-        raise UserError(f"{folder}: holds no picture; expected files that end in {endings}")
-    return [CaptionImage(path.relative_to(folder).as_posix(), path) for path in paths]
 
 
 def _registered(dataset: str) -> list[CaptionImage]:

@@ -4,6 +4,7 @@ import datetime
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from tadp_d2.data.captions import Caption, header, read_captions
 from tadp_d2.errors import UserError
-from tadp_d2.files import complete_lines, replacing
+from tadp_d2.files import complete_lines, writing
 
 
 class CaptionStore:
@@ -34,21 +35,22 @@ class CaptionStore:
                 it may differ from what made those that are there.
 
         Raises:
-            UserError: the file is malformed, was made otherwise, or is open in another process.
+            UserError: the file is malformed, was made otherwise, is open in another process, or
+                cannot be written.
         """
-        if not path.exists():
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(header(dataset, made_by)) + "\n", encoding="utf-8")
         self.path = path
-        self._file = open(path, "r+b")  # noqa: SIM115 (closed by __exit__)
-        try:
-            self._lock()
-            self._drop_cut_off_line()
-            existing = read_captions(path)
-            _check_same(existing.made_by, made_by, path)
-        except BaseException:
-            self._file.close()
-            raise
+        with writing(path):
+            if not path.exists():
+                _begin(path, json.dumps(header(dataset, made_by)))
+            self._file = open(path, "r+b")  # noqa: SIM115 (closed by __exit__)
+            try:
+                self._lock()
+                self._drop_cut_off_line()
+                existing = read_captions(path)
+                _check_same(existing.made_by, made_by, path)
+            except BaseException:
+                self._file.close()
+                raise
         self.records: dict[str, Caption] = dict(existing.records)
 
     @classmethod
@@ -64,10 +66,16 @@ class CaptionStore:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._file.close()
+        # What could not be appended is tried once more.
+        with writing(self.path):
+            self._file.close()
 
     def add_captions(self, captions: Mapping[str, Caption]) -> None:
-        """Appends captions of images that have none yet, with the present date."""
+        """Appends captions of images that have none yet, with the present date.
+
+        Raises:
+            UserError: the disk is full.
+        """
         doubles = captions.keys() & self.records.keys()
         if doubles:
             raise ValueError(f"{min(doubles)} has a caption already")
@@ -84,6 +92,9 @@ class CaptionStore:
 
         Args:
             cleaned: image id -> text and its provenance, to which the present date is added.
+
+        Raises:
+            UserError: the disk is full.
         """
         date = _now()
         done = {
@@ -98,10 +109,11 @@ class CaptionStore:
 
     def _append(self, rows: Iterable[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(lines.encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(lines.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def _lock(self) -> None:
         try:
@@ -119,6 +131,21 @@ class CaptionStore:
         self._file.seek(len(data))
         self._file.write(complete[len(data) :])
         self._file.flush()
+
+
+def _begin(path: Path, first_line: str) -> None:
+    """Begins a file, whole or not at all, unless another process begins it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        begun = Path(folder, path.name)
+        begun.write_text(first_line + "\n", encoding="utf-8")
+        try:
+            # To rename it would replace what the other process began, and has perhaps filled.
+            os.link(begun, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            begun.replace(path)
 
 
 def _check_same(existing: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:

@@ -73,16 +73,17 @@ def _parts(model: str) -> tuple[str, str, str]:
     """Name, config file and weights of a run's folder or CONFIG=WEIGHTS."""
     from tadp_d2.errors import UserError
 
-    if "=" in model:
-        file, weights = model.split("=", 1)
-        return Path(file).stem, file, weights
     folder = Path(model)
-    if not (folder / "config.yaml").is_file():
+    # First, because the name of a folder may hold the sign.
+    if (folder / "config.yaml").is_file():
+        return folder.resolve().name, str(folder / "config.yaml"), str(folder / "model_final.pth")
+    file, sign, weights = model.partition("=")
+    if not sign:
         raise UserError(
             f"{model}: expected a run's output folder, with config.yaml and model_final.pth, or "
             "CONFIG=WEIGHTS"
         )
-    return folder.resolve().name, str(folder / "config.yaml"), str(folder / "model_final.pth")
+    return Path(file).stem, file, weights
 
 
 def _read(file: str, weights: str, output: Path, opts: list[str]) -> "CfgNode":

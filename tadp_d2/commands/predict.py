@@ -47,12 +47,7 @@ def run(args: argparse.Namespace) -> None:
     hide_library_bars()
     cfg = read_config(args)
     check_checkpoint(cfg.MODEL.WEIGHTS)
-    output = args.output.resolve()
-    found = find_pictures(args.image)
-    # The drawings of an earlier run are no pictures to predict.
-    pictures = {p: name for p, name in found.items() if output not in p.resolve().parents}
-    if not pictures:
-        raise UserError(f"the pictures lie in {args.output}: choose another folder with --output")
+    pictures = find_pictures(args.image, args.output)
     check_names(pictures)
     folder = PredictionFolder(args.output, cfg)
     captions, unreadable = _captions(args, cfg, pictures)

@@ -32,7 +32,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="default: output/study",
     )
     study.add_argument(
-        "--world", type=Path, metavar="FOLDER", help="default: one that it writes in the output"
+        "--world",
+        type=Path,
+        metavar="FOLDER",
+        help="as tadp-d2 synth writes it; written first where there is no such folder (default: "
+        "world in the output)",
     )
     study.add_argument("--seeds", type=int, default=5, metavar="N", help="default: 5")
     study.add_argument(
@@ -67,11 +71,8 @@ def run(args: argparse.Namespace) -> None:
     for name in ("seeds", "processes"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: expected at least 1")
-    if args.part == "words" and not (args.detector and (args.detector / "config.yaml").is_file()):
-        raise UserError(
-            "words needs --detector: the output folder of a detector's training on the world, such "
-            "as that of make demo"
-        )
+    if args.part == "words":
+        _check_detector(args)
     if args.part != "adaptation" and (args.question or args.results):
         raise UserError("--question and --results are for adaptation")
     if args.part == "adaptation":
@@ -91,15 +92,34 @@ def run(args: argparse.Namespace) -> None:
     _show(make[args.part](args, _world(args), folder), folder)
 
 
+def _check_detector(args: argparse.Namespace) -> None:
+    from tadp_d2.errors import UserError
+    from tadp_d2.study.words import check_detector
+
+    if not args.detector:
+        raise UserError(
+            "words needs --detector: the output folder of a detector's training on the world, such "
+            "as that of make demo"
+        )
+    check_detector(args.detector)
+
+
 def _world(args: argparse.Namespace) -> Path:
     """The world, written if there is none, in the place where Detectron2 looks for data sets."""
+    from tadp_d2.errors import UserError
     from tadp_d2.progress import hide_library_bars, progress_line
-    from tadp_d2.synthetic.world import write_world
+    from tadp_d2.synthetic.world import MODEL_FOLDER, write_world
 
     hide_library_bars()
     world = args.world or args.output / "world"
     if not world.exists():
         write_world(world, seed=0, progress=progress_line("pictures"))
+    for name in ("captions", MODEL_FOLDER):
+        if not (world / name).is_dir():
+            raise UserError(
+                f"{world}: is no built-in world, there is no folder {name}; tadp-d2 synth writes "
+                "one into a new folder"
+            )
     # The processes that run the jobs read it when they import Detectron2.
     os.environ["DETECTRON2_DATASETS"] = str(world)
     return world

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from tadp_d2.errors import reason
 _TRAINED, _SAVED = 16, 12
 _FROZEN = 4
 _GIB = 2**30
+# Linux has it; other systems do not tell how much memory programs can have.
+_MEMORY = Path("/proc/meminfo")
 
 
 def check_environment() -> Iterator[Finding]:
@@ -30,9 +33,19 @@ def check_environment() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         name, memory = torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)
         yield Finding(Kind.GOOD, f"cuda:{index} {name}, {_of(*memory)} free")
-    pages = os.sysconf("SC_PAGE_SIZE")
-    free, total = os.sysconf("SC_AVPHYS_PAGES") * pages, os.sysconf("SC_PHYS_PAGES") * pages
-    yield Finding(Kind.GOOD, f"memory: {_of(free, total)} free; {os.cpu_count()} cores")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = _free_memory()
+    memory = f"{total / _GIB:.1f} GiB" if free is None else f"{_of(free, total)} free"
+    yield Finding(Kind.GOOD, f"memory: {memory}; {os.cpu_count()} cores")
+
+
+def _free_memory() -> int | None:
+    """Bytes, with those of the page cache, which gives way; None if the system does not tell."""
+    try:
+        available = re.search(r"^MemAvailable: +(\d+) kB", _MEMORY.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(available[1]) * 1024 if available else None
 
 
 def _versions() -> str:

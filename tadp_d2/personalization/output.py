@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from tadp_d2.errors import UserError, reason
-from tadp_d2.files import remove_leftovers, replacing
+from tadp_d2.files import remove_leftovers, replacing, writing
 from tadp_d2.personalization.artifact import read_metadata, write_metadata
 
 # What must be equal for a run to be continued.
@@ -135,26 +134,18 @@ class OutputFolder:
 
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a message.
+    """As `tadp_d2.files.writing`, and says how a run goes on.
 
     Raises:
         UserError: the block could not write.
     """
     try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise UserError(_refused(path, error)) from error
-    except RuntimeError as error:  # torch's own writer, when a file ends too early
-        if not isinstance(error.__context__, OSError):
+        with writing(path):
+            yield
+    except UserError as error:
+        if error.__cause__ is None:
             raise
-        raise UserError(_refused(path, error.__context__)) from error
-
-
-def _refused(path: Path, error: Exception) -> str:
-    return (
-        f"{path}: cannot be written ({error}); what was saved before is unharmed: make room, then "
-        "run the same command with --resume"
-    )
+        raise UserError(f"{error}: make room, then run the same command with --resume") from None
 
 
 def _difference(key: str, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

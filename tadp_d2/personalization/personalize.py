@@ -33,7 +33,7 @@ class Run:
     """What a run works on, besides its settings.
 
     Attributes:
-        images: files and folders.
+        images: files and folders; what lies in `output` is left out.
         output: folder of the artifact.
         weights, revision: the base model, as for `tadp_d2.weights.find_weights`.
         device: such as cpu or cuda:1; empty for a GPU if there is one.
@@ -59,7 +59,7 @@ def invert(run: Run, settings: InversionSettings, watch: Watch | None = None) ->
         `learned_embeds.safetensors`, with `learned_embeds.json` beside it.
 
     Raises:
-        UserError: the input is wrong, the loss is no number, or the disk is full.
+        UserError: the input is wrong, the loss is no number, or the disk refuses a file.
     """
     artifact = run.output / textual_inversion.FILE
     output = OutputFolder(run.output, token_metadata_path(artifact).name)
@@ -75,7 +75,7 @@ def dreambooth(run: Run, settings: DreamBoothSettings, watch: Watch | None = Non
         whole diffusion model around it.
 
     Raises:
-        UserError: the input is wrong, the loss is no number, or the disk is full.
+        UserError: the input is wrong, the loss is no number, or the disk refuses a file.
     """
     output = OutputFolder(run.output, DREAMBOOTH_FILE)
     _personalize("dreambooth", DreamBooth, run, settings, watch or Watch(save=250), output)
@@ -96,7 +96,7 @@ def _personalize(
     device = find_device(run.device)
     if settings.precision == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16 needs a GPU, this run is on {device.type}: use bf16")
-    paths = list(find_pictures(run.images))
+    paths = list(find_pictures(run.images, run.output))
     model = DiffusionModel.load(run.weights, run.revision)
     _check_size(settings, model)
     pictures, skipped = read_pictures(paths, settings.size, run.skip_unreadable)

@@ -1,5 +1,6 @@
 """What the model draws while it learns, on one sheet that grows by a row at a time."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -39,7 +40,8 @@ def draw_sample(
 class SampleSheet:
     """Rows of pictures, one row for each step at which samples were drawn.
 
-    The pictures are kept as `samples/<step>_<column>.png`, the sheet is `samples.png`.
+    The pictures are kept as `samples/<step>_<column>_<hash>.png`, the sheet is `samples.png`. The
+    hash is of prompt and sampler, so that a sheet shows no rows of others.
     """
 
     def __init__(self, folder: Path, prompts: Sequence[str], steps: int, settings: Settings):
@@ -52,6 +54,8 @@ class SampleSheet:
         self._folder = folder
         self._prompts = prompts
         self._steps = steps
+        drawn = (hashlib.sha256(f"{steps} {prompt}".encode()).hexdigest() for prompt in prompts)
+        self._columns = [f"{column}_{digest[:8]}" for column, digest in enumerate(drawn)]
         self._settings = settings
 
     def add_row(self, model: DiffusionModel, step: int) -> None:
@@ -74,7 +78,7 @@ class SampleSheet:
 
     def _write(self, last: int) -> None:
         columns = range(len(self._prompts))
-        first = (self._folder / "samples").glob("*_0.png")
+        first = (self._folder / "samples").glob(f"*_{self._columns[0]}.png")
         steps = sorted(int(path.stem.split("_")[0]) for path in first)
         rows = {step: [self._path(step, c) for c in columns] for step in steps if step <= last}
         whole = {step: row for step, row in rows.items() if all(path.exists() for path in row)}
@@ -86,7 +90,7 @@ class SampleSheet:
             sheet.save(temporary, format="PNG")
 
     def _path(self, step: int, column: int) -> Path:
-        return self._folder / "samples" / f"{step:06}_{column}.png"
+        return self._folder / "samples" / f"{step:06}_{self._columns[column]}.png"
 
 
 def _read(path: Path) -> Image.Image:

@@ -21,11 +21,11 @@ from tadp_d2.data.cross_domain_voc import SHARED_CLASSES
 from tadp_d2.engine.result_files import read_results
 from tadp_d2.engine.setup import PRESETS, load_config
 from tadp_d2.engine.trainer import Trainer
-from tadp_d2.files import sha256
 from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
 from tadp_d2.randomness import seeded
 from tadp_d2.study import texts
 from tadp_d2.study.class_embeddings import ClassEmbeddings
+from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.study.personalization import SETTINGS, learn
 from tadp_d2.study.questions import PRETRAINED, RANDOM, Question, Reading, Training, plan
@@ -97,9 +97,9 @@ def jobs(
         One job for each learned token and fine-tuned UNet of a training without a result; one for
         each training and seed.
     """
-    identity = _identity(world)
+    of_world = identity(world)
     trainings = [
-        _training_job(world, folder, training, tested, seed, identity)
+        _training_job(world, folder, training, tested, seed, of_world)
         for training, tested in plan(questions).items()
         for seed in seeds
     ]
@@ -114,39 +114,25 @@ def jobs(
             folder / "learned" / f"{method}_{style}_{seed}.json",
             _learn,
             {"world": world, "folder": folder, "method": method, "style": style, "seed": seed},
-            {**identity, "settings": SETTINGS[method], "seed": seed},
+            {**of_world, "settings": SETTINGS[method], "seed": seed},
         )
         for method, style, seed in needed
     ]
     return learning, trainings
 
 
-def _identity(world: Path) -> dict[str, str]:
-    """Fingerprints of a world's captions, which tell of its pictures, and its diffusion model."""
-    captions = sorted((world / "captions").iterdir())
-    model = [f for part in ("unet", "vae", "text_encoder") for f in _weights(world, part)]
-    return {"captions": _sha256_of_all(captions), "model": _sha256_of_all(model)}
-
-
-def _weights(world: Path, part: str) -> list[Path]:
-    return sorted((world / MODEL_FOLDER / part).glob("*.safetensors"))
-
-
-def _sha256_of_all(files: Iterable[Path]) -> str:
-    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
-
-
 Tested = Mapping[str, Sequence[Reading]]
 
 
 def _training_job(
-    world: Path, folder: Path, training: Training, tested: Tested, seed: int, identity: Mapping
+    world: Path, folder: Path, training: Training, tested: Tested, seed: int, of_world: Mapping
 ) -> Job:
     schedule = SCHEDULES[training.task]
     config = CfgNode.load_yaml_with_base(str(schedule.config))
+    config.pop("OUTPUT_DIR", None)
     settings = json.dumps([config, schedule.overrides], sort_keys=True)
     made_of = {
-        **identity,
+        **of_world,
         "schedule": hashlib.sha256(settings.encode()).hexdigest(),
         "training": asdict(training),
         "tested": {dataset: [r.name for r in own] for dataset, own in tested.items()},

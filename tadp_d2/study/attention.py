@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from tadp_d2.data.build import load_captions, read_entries
 from tadp_d2.engine.setup import PRESETS, load_config
-from tadp_d2.files import sha256
 from tadp_d2.images import read_rgb
 from tadp_d2.inference.attention import (
     AttentionProbe,
@@ -27,10 +26,11 @@ from tadp_d2.inference.attention import (
     load_untrained,
     make_prompts,
 )
+from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.synthetic.samples import STYLE_TEMPLATES
 from tadp_d2.synthetic.sentences import plural
-from tadp_d2.synthetic.world import MODEL_FOLDER, unet_file
+from tadp_d2.synthetic.world import MODEL_FOLDER
 from tadp_d2.text.words import Word
 
 DATASETS = {"photo": "voc_2007_test", "watercolor": "watercolor_test", "comic": "comic_test"}
@@ -46,9 +46,9 @@ def jobs(world: Path, folder: Path) -> list[Job]:
         world: as `tadp-d2 synth` writes it, and as `DETECTRON2_DATASETS` names it.
         folder: of the results.
     """
-    model = sha256(unet_file(world))
+    made_of = identity(world)
     return [
-        Job(folder / f"{style}.json", look, {"world": world, "style": style}, {"model": model})
+        Job(folder / f"{style}.json", look, {"world": world, "style": style}, made_of)
         for style in DATASETS
     ]
 

@@ -14,7 +14,6 @@ import torch
 
 from tadp_d2.data.captions import find_caption_file, read_captions
 from tadp_d2.data.pascal_voc import read_split
-from tadp_d2.files import sha256
 from tadp_d2.modeling.stable_diffusion import load_unet
 from tadp_d2.personalization.images import Crops, read_pictures
 from tadp_d2.personalization.model import DiffusionModel
@@ -22,8 +21,9 @@ from tadp_d2.personalization.objective import held_out_loss
 from tadp_d2.personalization.personalize import Run, dreambooth, invert
 from tadp_d2.personalization.settings import resolve
 from tadp_d2.personalization.training import Watch
+from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
-from tadp_d2.synthetic.world import MODEL_FOLDER, unet_file
+from tadp_d2.synthetic.world import MODEL_FOLDER
 from tadp_d2.text.modifiers import MODIFIERS, SLOT
 from tadp_d2.text.tokens import add_token, read_tokens
 
@@ -48,13 +48,13 @@ def jobs(world: Path, folder: Path, seeds: Sequence[int]) -> list[Job]:
         world: as `tadp-d2 synth` writes it.
         folder: of the results.
     """
-    model = sha256(unet_file(world))
+    of_world = identity(world)
     return [
         Job(
             folder / f"{method}_{style}_{seed}.json",
             learn_and_measure,
             {"world": world, "folder": folder, "method": method, "style": style, "seed": seed},
-            {"model": model, "settings": SETTINGS[method], "seed": seed},
+            {**of_world, "settings": SETTINGS[method], "seed": seed},
         )
         for seed in seeds
         for method in METHODS

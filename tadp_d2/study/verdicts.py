@@ -58,15 +58,24 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """The results in the files of a folder.
 
     Raises:
-        UserError: there are none, or a file is no result.
+        UserError: there are none, or a file is none of `adaptation.train_and_test`.
     """
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise UserError(f"{folder}: no results there; expected the folder results/ of a study")
+        raise UserError(f"{folder}: no results there; expected results/ of the study adaptation")
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        return [json.loads(file.read_text("utf-8"))["result"] for file in files]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder}: not all of its .json files are results of a study") from None
+        result = json.loads(file.read_text("utf-8"))["result"]
+        # Those of the other parts lack some.
+        complete = {"training", "seed", "tests"} <= result.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise UserError(f"{file}: is no result of the study adaptation; move it away")
+    return result
 
 
 def answer(questions: Iterable[Question], results: Iterable[Mapping[str, Any]]) -> list[Answer]:

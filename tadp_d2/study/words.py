@@ -17,14 +17,16 @@ from PIL import Image
 from tadp_d2.data.cross_domain_voc import SHARED_CLASSES
 from tadp_d2.data.pascal_voc import read_annotation, read_split
 from tadp_d2.engine.setup import load_config
+from tadp_d2.errors import UserError
 from tadp_d2.files import replacing, sha256
 from tadp_d2.images import read_rgb
 from tadp_d2.inference.predictor import Predictor
 from tadp_d2.personalization.model import DiffusionModel
 from tadp_d2.personalization.samples import draw_sample
+from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.synthetic.samples import STYLE_TEMPLATES
-from tadp_d2.synthetic.world import MODEL_FOLDER, unet_file
+from tadp_d2.synthetic.world import MODEL_FOLDER
 from tadp_d2.text.modifiers import SLOT
 from tadp_d2.visualization.sheet import contact_sheet
 
@@ -41,6 +43,22 @@ _SIZE, _STEPS = 192, 25
 _NO_CAPTION = ""
 # Pictures of a style by which its judges are made, and as many by which they are judged.
 _JUDGED = 60
+# What a finished training leaves, of which the detector is made.
+_CONFIG, _CHECKPOINT = "config.yaml", "model_final.pth"
+
+
+def check_detector(run: Path) -> None:
+    """
+    Raises:
+        UserError: the folder is not that of a detector's finished training.
+    """
+    expected = "expected the output of a detector's finished training, such as that of make demo"
+    for name in (_CONFIG, _CHECKPOINT):
+        if not (run / name).is_file():
+            raise UserError(f"--detector {run}: there is no {name}; {expected}")
+    architecture = load_config(str(run / _CONFIG)).MODEL.META_ARCHITECTURE
+    if architecture != "CaptionedRCNN":
+        raise UserError(f"--detector {run}: is a {architecture}; {expected}")
 
 
 def jobs(world: Path, folder: Path, seeds: Sequence[int], run: Path) -> list[Job]:
@@ -53,8 +71,8 @@ def jobs(world: Path, folder: Path, seeds: Sequence[int], run: Path) -> list[Job
         run: output folder of a detector's training on the world.
     """
     made_of = {
-        "model": sha256(unet_file(world)),
-        "detector": sha256(run / "model_final.pth"),
+        **identity(world),
+        "detector": sha256(run / _CHECKPOINT),
         "seeds": list(seeds),
     }
     shared = {"world": world, "folder": folder, "seeds": list(seeds), "run": run}
@@ -105,7 +123,7 @@ def draw_and_judge(
 def _judge(world: Path, run: Path) -> CfgNode:
     """The config of a run, for one that reads nothing about a picture."""
     overrides = {
-        "MODEL.WEIGHTS": str(run / "model_final.pth"),
+        "MODEL.WEIGHTS": str(run / _CHECKPOINT),
         "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER),
         "MODEL.DEVICE": "cpu",
         "TEXT.MODIFIER": "null",
@@ -113,7 +131,7 @@ def _judge(world: Path, run: Path) -> CfgNode:
         "TEXT.TOKENS": (),
     }
     pairs = [item for pair in overrides.items() for item in pair]
-    return load_config(str(run / "config.yaml"), overrides=pairs)
+    return load_config(str(run / _CONFIG), overrides=pairs)
 
 
 def _class(detector: Predictor, pixels: np.ndarray) -> str:

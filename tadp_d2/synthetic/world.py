@@ -13,11 +13,6 @@ MODEL_FOLDER = "stable-diffusion-tiny"
 CAPTIONER_FOLDER = "blip2-tiny"
 
 
-def unet_file(world: Path) -> Path:
-    """The UNet's weights in a world: by them its diffusion models are told apart."""
-    return world / MODEL_FOLDER / "unet" / "diffusion_pytorch_model.safetensors"
-
-
 def write_world(
     folder: Path,
     seed: int = 0,

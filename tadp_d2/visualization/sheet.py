@@ -16,7 +16,7 @@ def contact_sheet(
     legend: tuple[tuple[str, tuple[int, int, int]], ...] = (),
     rows: tuple[str, ...] = (),
 ) -> Image.Image:
-    """Pictures in rows on white, each fitted into 360 x 270 pixels.
+    """Pictures in rows on white, each fitted into 360 x 270 pixels, at least 1 each way.
 
     Args:
         titles: above the columns.
@@ -28,7 +28,7 @@ def contact_sheet(
     indent = MARGIN + LABEL if rows else MARGIN
     scales = [min(CELL[0] / p.width, CELL[1] / p.height) for p in pictures]
     cells = [
-        p.resize((round(p.width * scale), round(p.height * scale)))
+        p.resize((max(1, round(p.width * scale)), max(1, round(p.height * scale))))
         for p, scale in zip(pictures, scales, strict=True)
     ]
     width, height = CELL[0] + MARGIN, max(cell.height for cell in cells) + MARGIN

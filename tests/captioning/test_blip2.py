@@ -1,19 +1,18 @@
 """Captions by a tiny BLIP-2: each depends on its picture alone, and is what the model says."""
 
-import io
 import shutil
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import AutoProcessor
 
 from tadp_d2.captioning.blip2 import Captioner, Settings, blip2, find_captioner
-from tadp_d2.captioning.caption import read_picture
 from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
+from tadp_d2.images import read_rgb
 from tadp_d2.synthetic.captioning_model import NEWLINE, write_captioning_model
 
 
@@ -34,14 +33,8 @@ def copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
-def _file(array, mode="RGB", format="PNG", **options):
-    file = io.BytesIO()
-    Image.fromarray(array).convert(mode).save(file, format, **options)
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
-def pictures():
+def pictures(tmp_path_factory):
     """Pictures of many sizes and modes, read as the command reads them."""
     rng = np.random.default_rng(0)
     arrays = [
@@ -50,11 +43,13 @@ def pictures():
     ]
     rotated = Image.Exif()
     rotated[0x0112] = 6
-    files = [_file(array) for array in arrays[:6]]
-    files += [_file(arrays[6], "RGBA"), _file(arrays[7], "L"), _file(arrays[8], "P")]
-    files += [_file(arrays[9], "CMYK", "JPEG"), _file(arrays[10], "RGB", "JPEG", exif=rotated)]
-    files += [_file(arrays[11], "1")]
-    return [read_picture(file) for file in files]
+    modes = (*("RGB",) * 6, "RGBA", "L", "P", "CMYK", "RGB", "1")
+    folder, pictures = tmp_path_factory.mktemp("pictures"), []
+    for i, (array, mode) in enumerate(zip(arrays, modes, strict=True)):
+        path = folder / f"{i}.{'jpg' if i in (9, 10) else 'png'}"
+        Image.fromarray(array).convert(mode).save(path, exif=rotated if i == 10 else b"")
+        pictures.append(read_rgb(path)[0])
+    return pictures
 
 
 @pytest.fixture(scope="module")
@@ -132,20 +127,6 @@ def test_a_text_is_put_on_one_line_and_not_changed_otherwise(captioner, pictures
         "A dog on a mat.",
         "",
     ]
-
-
-def test_pictures_are_upright_and_rgb():
-    array = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    upright = read_picture(_file(array, exif=exif))
-    assert upright.size == (2, 4)
-    assert np.array_equal(np.array(upright), np.rot90(array, -1))
-    for mode in ("RGBA", "L", "P", "1"):
-        picture = read_picture(_file(array, mode))
-        assert picture.mode == "RGB"
-        plain = ImageOps.exif_transpose(Image.fromarray(array).convert(mode)).convert("RGB")
-        assert np.array_equal(np.array(picture), np.array(plain))
 
 
 def test_the_same_seed_writes_the_same_model(folder, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tadp_d2.captioning.blip2 import Captioner
-from tadp_d2.captioning.caption import caption_images, read_picture
+from tadp_d2.captioning.caption import caption_images
 from tadp_d2.captioning.sets import find_images
 from tadp_d2.captioning.shards import Shard
 from tadp_d2.captioning.sources import Source, fixed_text
@@ -20,6 +20,7 @@ from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.cli import main
 from tadp_d2.commands.caption import OPTIONS
 from tadp_d2.data.captions import complete_lines, find_caption_file, read_captions
+from tadp_d2.images import read_rgb
 from tadp_d2.synthetic.captioning_model import write_captioning_model
 
 
@@ -69,7 +70,7 @@ def test_a_data_set_is_captioned_as_the_model_says(world, model, tmp_path, capsy
     for image in images:
         data = image.path.read_bytes()
         record = file.records[image.image_id]
-        assert record.raw == captioner.captions([read_picture(data)])[0]
+        assert record.raw == captioner.captions([read_rgb(image.path)[0]])[0]
         assert record.image_sha256 == hashlib.sha256(data).hexdigest()
         assert record.date.startswith("20")
     assert list(file.records) == [image.image_id for image in images]
@@ -82,6 +83,23 @@ def test_a_data_set_is_captioned_as_the_model_says(world, model, tmp_path, capsy
     message = _fails(capsys, "caption", "watercolor_test", *arguments, "--min-new-tokens", 20)
     assert "made with min_new_tokens 0, these would be with 20" in message
     assert file.path.read_bytes() == before
+
+
+def test_a_captioner_sees_all_bits_and_what_is_transparent_on_white(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(np.full((2, 3), 100 * 257, np.uint16)).save(folder / "16-bit.png")
+    Image.new("RGBA", (3, 2), (9, 9, 9, 0)).save(folder / "clear.png")
+    seen = {}
+
+    def texts(images, pictures):
+        for image, picture in zip(images, pictures, strict=True):
+            seen[image.image_id] = picture.getcolors()
+        return [""] * len(images)
+
+    source = Source(fixed_text("").made_by, texts, needs_pictures=True)
+    caption_images(find_images(str(folder)), source, tmp_path / "d.jsonl", "d")
+    assert seen == {"16-bit.png": [(6, (100,) * 3)], "clear.png": [(6, (255,) * 3)]}
 
 
 def test_pictures_that_are_new_get_their_captions(pictures, tmp_path, capsys):

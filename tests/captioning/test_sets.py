@@ -65,7 +65,7 @@ def test_without_an_annotation_there_are_no_classes_to_know(world):
 
 
 def test_pictures_of_a_folder_go_by_their_path_below_it(tmp_path):
-    names = ("b.JPG", "a.png", "deep/er/c.WebP", "deep/d.jpeg", "e.bmp")
+    names = ("b.JPG", "a.png", "deep/er/c.WebP", "deep/d.jpeg", "e.bmp", "f.tif", "g.gif", "h.TIFF")
     for name in (*names, "notes.txt", "._a.png", "deep/f.jpg.part"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -76,7 +76,7 @@ def test_pictures_of_a_folder_go_by_their_path_below_it(tmp_path):
 
 def test_what_is_no_data_set_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match="holds no picture; expected files that end in .jpg, "):
+    with pytest.raises(UserError, match="no picture; expected files that end in .jpg, "):
         find_images(str(tmp_path))
     with pytest.raises(UserError, match="'voc_2007_tets' is neither a folder of pictures nor"):
         find_images("voc_2007_tets")
@@ -90,5 +90,10 @@ def test_the_file_of_a_data_set(world, tmp_path, monkeypatch):
     assert caption_path(str(pictures)) == tmp_path / "pictures.jsonl"
     assert caption_path(f"{pictures}/", tmp_path / "new") == tmp_path / "new" / "pictures.jsonl"
     assert caption_path("some/file.jsonl", tmp_path) == Path("some/file.jsonl")
+    monkeypatch.chdir(pictures)
+    assert caption_path(".") == tmp_path / "pictures.jsonl"
+    (pictures / "deep").mkdir()
+    monkeypatch.chdir(pictures / "deep")
+    assert caption_path("..") == tmp_path / "pictures.jsonl"
     monkeypatch.chdir(pictures)
     assert dataset_name(".") == "pictures" and dataset_name("voc_2007_test") == "voc_2007_test"

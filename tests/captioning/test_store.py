@@ -1,12 +1,14 @@
 """The store loses nothing, doubles nothing, and mixes nothing."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from tadp_d2.captioning import store as module
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.data.captions import Caption, read_captions
 from tadp_d2.errors import UserError
@@ -58,6 +60,50 @@ def test_two_processes_do_not_write_at_once(tmp_path):
     with CaptionStore(path, "d", {}), pytest.raises(UserError, match="another process is writing"):
         CaptionStore(path, "d", {})
     CaptionStore(path, "d", {}).__exit__()
+
+
+def test_of_two_that_begin_a_file_at_once_none_loses_captions(tmp_path, monkeypatch):
+    path = tmp_path / "d.jsonl"
+    header = module.header
+
+    def overtaken(*arguments):
+        """The other one begins, fills and closes the file after this one saw that there is none."""
+        monkeypatch.setattr(module, "header", header)
+        with CaptionStore(path, "d", {}) as other:
+            other.add_captions({"1": Caption("a dog")})
+        return header(*arguments)
+
+    monkeypatch.setattr(module, "header", overtaken)
+    with CaptionStore(path, "d", {}) as store:
+        assert set(store.records) == {"1"}
+        store.add_captions({"2": Caption("a cat")})
+    assert read_captions(path).captions == {"1": "a dog", "2": "a cat"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_a_message_and_takes_nothing(tmp_path):
+    path = tmp_path / "d.jsonl"
+    with CaptionStore(path, "d", {}) as store:
+        store.add_captions({"1": Caption("a dog")})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The kernel refuses what makes the file longer, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 9, limits[1]))
+    try:
+        match = "d.jsonl: cannot be written .*too large"
+        with pytest.raises(UserError, match=match), CaptionStore(path, "d", {}) as store:
+            store.add_captions({"2": Caption("a cat")})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with CaptionStore(path, "d", {}) as store:
+        assert set(store.records) == {"1"}
+        store.add_captions({"2": Caption("a cat")})
+    assert read_captions(path).captions == {"1": "a dog", "2": "a cat"}
+
+
+def test_a_file_in_the_place_of_its_folder_is_a_message(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/d.jsonl: cannot be written"):
+        CaptionStore(tmp_path / "file" / "d.jsonl", "d", {})
 
 
 def test_a_killed_process_leaves_all_that_it_added(tmp_path):

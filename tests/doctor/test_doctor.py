@@ -57,6 +57,16 @@ def test_all_is_well_with_the_world_and_its_model(world, model_folder, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+def test_memory_that_caches_hold_counts_as_free(tmp_path, monkeypatch):
+    def memory():
+        return next(f.text for f in environment.check_environment() if "memory: " in f.text)
+
+    monkeypatch.setattr(environment, "_MEMORY", tmp_path / "meminfo")
+    assert "free" not in memory()
+    (tmp_path / "meminfo").write_text("MemFree:  1048576 kB\nMemAvailable:   3145728 kB\n")
+    assert memory().startswith("memory: 3.0 of ")
+
+
 def test_a_line_per_finding_and_the_published_number_as_a_note(world, model_folder, capsys):
     settings = ("MODEL.DIFFUSION.WEIGHTS", model_folder)
     assert run("--config-file", QUICK, "--opts", *settings) == 0

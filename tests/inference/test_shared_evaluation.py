@@ -158,3 +158,13 @@ def test_what_is_no_run_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", str(tmp_path)])
     assert f"{tmp_path}: expected a run's output folder" in capsys.readouterr().err
+
+
+def test_the_name_of_a_runs_folder_may_hold_an_equals_sign(tmp_path, capsys):
+    run = tmp_path / "lr=1e-4"
+    run.mkdir()
+    (run / "config.yaml").write_text("NO_SUCH_KEY: 1")
+    with pytest.raises(SystemExit):
+        main(["benchmark", str(run), "--output", str(tmp_path / "out")])
+    message = capsys.readouterr().err
+    assert f"{run}/config.yaml" in message and "NO_SUCH_KEY" in message

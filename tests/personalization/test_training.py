@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,6 +249,17 @@ def test_pictures_that_cannot_be_read(fails, run, pictures, tmp_path, capsys):
     assert "1 pictures cannot be read and are left out:" in capsys.readouterr().err
 
 
+def test_a_run_does_not_learn_from_what_it_draws(fails, run, pictures, tmp_path, capsys):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    flags = ("--steps", 1, "--sample-every", 1, "--sample-steps", 1)
+    run("invert", folder / "out", *flags, images=folder)
+    assert list((folder / "out" / "samples").iterdir())
+    run("invert", folder / "out", *flags, "--resume", images=folder)
+    assert "says that this run is finished" in capsys.readouterr().err
+    message = fails("invert", folder / "out", *flags, "--resume", images=folder / "out")
+    assert "the pictures lie in" in message and "--output" in message
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -262,13 +274,20 @@ def test_wrong_flags(fails, tmp_path, flags, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_no_diffusion_model(fails, pictures, model_folder, tmp_path):
+def test_a_folder_that_is_no_diffusion_model(fails, pictures, model_folder, tmp_path, monkeypatch):
     assert "lacks tokenizer/" in fails("invert", tmp_path / "out", "--weights", pictures)
     copy = tmp_path / "model"
     copy.mkdir()
     for part in ("tokenizer", "text_encoder", "vae", "unet"):
         (copy / part).symlink_to(model_folder / part)
     message = fails("invert", tmp_path / "out", "--weights", copy)
+    assert "lacks scheduler/scheduler_config.json, the noise schedule" in message
+    # The hub is asked for it, and fails in a way of its own.
+    with monkeypatch.context() as patch:
+        patch.setattr("tadp_d2.personalization.model.find_weights", lambda *_: copy)
+        patch.setattr("tadp_d2.personalization.model.hf_hub_download", lambda: None)
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        message = fails("invert", tmp_path / "out", "--weights", "owner/name")
     assert "lacks scheduler/scheduler_config.json, the noise schedule" in message
     (copy / "scheduler").mkdir()
     config = json.loads((model_folder / "scheduler" / "scheduler_config.json").read_text())

@@ -87,7 +87,8 @@ def test_help_names_all_questions(capsys):
 def test_unknown_questions_are_refused(tmp_path, capsys):
     for options, message in (
         (["adaptation", "--question", "colour"], "--question colour: there is none of that name"),
-        (["words", "--detector", str(tmp_path)], "words needs --detector"),
+        (["words"], "words needs --detector"),
+        (["words", "--detector", str(tmp_path)], "there is no config.yaml"),
         (["personalization", "--question", "text"], "--question and --results are for adaptation"),
     ):
         with pytest.raises(SystemExit) as exit_:
@@ -95,3 +96,16 @@ def test_unknown_questions_are_refused(tmp_path, capsys):
         assert exit_.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_world_is_refused_and_left_alone(world, tmp_path, capsys):
+    (tmp_path / "captions").symlink_to(world / "captions")
+    for folder in (world / "VOC2007", tmp_path):
+        before = sorted(folder.iterdir())
+        with pytest.raises(SystemExit) as exit_:
+            main(["study", "attention", "--world", str(folder), "--output", str(tmp_path / "out")])
+        assert exit_.value.code == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: {folder}: is no built-in world")
+        assert "tadp-d2 synth" in message and message.count("\n") == 1
+        assert sorted(folder.iterdir()) == before

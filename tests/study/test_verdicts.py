@@ -34,8 +34,10 @@ def test_results_are_read_from_a_folder_of_files(tmp_path):
         file = tmp_path / f"{result['training']}_{result['seed']}.json"
         file.write_text(json.dumps({"made_of": {}, "result": result}))
     assert read(tmp_path) == made
-    (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(UserError, match="results of a study"):
-        read(tmp_path)
+    # Damaged, or of another part of the study.
+    for text in ("[]", '{"result": []}', '{"result": {"style": "comic", "seed": 0}}'):
+        (tmp_path / "other.json").write_text(text)
+        with pytest.raises(UserError, match="other.json: is no result of the study adaptation"):
+            read(tmp_path)
     with pytest.raises(UserError, match="no results there"):
         read(tmp_path / "absent")

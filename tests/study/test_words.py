@@ -1,11 +1,13 @@
+import pytest
 import torch
 
 from tadp_d2.data.cross_domain_voc import SHARED_CLASSES
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.trainer import Trainer
+from tadp_d2.errors import UserError
 from tadp_d2.study import words
-from tadp_d2.study.words import draw_and_judge, table
+from tadp_d2.study.words import check_detector, draw_and_judge, table
 
 
 def test_every_class_is_drawn_and_judged_without_its_name(
@@ -53,3 +55,19 @@ def test_the_table_counts_what_was_asked_for():
     expected = "| photo | 50% | 100% | 50% | 100% | 0% | 0% | 50% | 90% | 75% | 100% |"
     assert lines[2] == expected
     assert lines[-1] == "12 pictures in each style; by chance 17% for a class, 33% for a style."
+
+
+def test_only_a_detector_that_is_trained_to_the_end_is_a_judge(
+    make_config, make_segmentation_config, tmp_path
+):
+    def refused(message):
+        with pytest.raises(UserError, match=f"^--detector {tmp_path}: {message}.*make demo$"):
+            check_detector(tmp_path)
+
+    refused("there is no config.yaml")
+    (tmp_path / "config.yaml").write_text(make_config().dump())
+    refused("there is no model_final.pth")
+    (tmp_path / "model_final.pth").touch()
+    check_detector(tmp_path)
+    (tmp_path / "config.yaml").write_text(make_segmentation_config().dump())
+    refused("is a CaptionedSegmentor")

@@ -51,6 +51,12 @@ def test_pictures_of_all_shapes_fit_in_rows_of_four():
     assert (sheet[6, 6] == (255, 0, 0)).all()
 
 
+def test_a_picture_of_any_shape_has_a_place_on_a_sheet():
+    for size in ((2000, 2), (2, 2000), (1, 1)):
+        sheet = np.asarray(contact_sheet([Image.new("RGB", size, "red")]))
+        assert (sheet == (255, 0, 0)).all(axis=2).any()
+
+
 def test_each_class_has_its_colour_and_no_class_is_black():
     pixels = np.full((2, 3, 3), 100, np.uint8)
     classes = np.array([[0, 1, 255], [1, 1, 0]])
