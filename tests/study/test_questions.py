@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from tadp_d2.study import texts
@@ -23,6 +25,24 @@ def test_arms_exist_and_claims_are_about_arms(domain, arms):
         assert {claim.against for claim in arm.claims} <= set(names) - {arm.name}
         assert {arm.training.reading.captions, arm.test.captions} <= texts.KINDS.keys()
         assert arm.training.task in SCHEDULES
+
+
+def test_claims_are_about_what_the_tables_compare():
+    for question in QUESTIONS.values():
+        for arm in itertools.chain(*question.arms().values()):
+            for claim in arm.claims:
+                if "table S2" in claim.source:
+                    # Its models are trained and tested under the same captions.
+                    as_there = arm.training.reading == arm.test
+                    assert as_there != claim.source.endswith("trained so")
+    # VPD knows no captions.
+    claims = {
+        (arm.name, claim.against)
+        for arm in itertools.chain(*QUESTIONS["text"].arms().values())
+        for claim in arm.claims
+        if claim.source == "VPD table 5"
+    }
+    assert claims == {(texts.CLASS_EMBEDDINGS, "empty")}
 
 
 def test_what_questions_share_is_trained_once_and_tested_on_all():
