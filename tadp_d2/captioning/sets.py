@@ -79,7 +79,8 @@ def caption_path(dataset: str, folder: Path | None = None) -> Path:
         return path
     if path.is_dir():
         # Of "." and ".." the parent is not known before they are resolved.
-        return (folder or Path(os.path.abspath(path)).parent) / f"{path.resolve().name}.jsonl"
+        beside = Path(os.path.abspath(path)).parent if path.name in ("", "..") else path.parent
+        return (folder or beside) / f"{path.resolve().name}.jsonl"
     return (folder or datasets_root() / "captions") / f"{dataset}.jsonl"
 
 

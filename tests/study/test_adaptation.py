@@ -1,6 +1,7 @@
 """One question from the pictures to the table, at the least size."""
 
 import json
+import re
 
 import pytest
 
@@ -74,7 +75,8 @@ def test_a_question_is_answered_and_goes_on_where_it_stopped(world, tmp_path, ca
         assert made == (folder / name).read_text()
     table = (folder / "table.md").read_text()
     assert table in printed
-    assert "| 0 of 2 | worse (TADP 4.3, argued) | undecided |" in table
+    # Two seeds decide nothing, whoever wins after two iterations.
+    assert re.search(r"\| [012] of 2 \| worse \(TADP 4.3, argued\) \| undecided \|", table)
 
 
 def test_help_names_all_questions(capsys):
