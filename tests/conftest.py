@@ -24,6 +24,11 @@ from tadp_d2.synthetic.world import MODEL_FOLDER, write_world  # noqa: E402
 hide_library_bars()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that no worker waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_tutorial.py")
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(ROOT, ignore_errors=True)
 

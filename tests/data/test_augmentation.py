@@ -29,10 +29,16 @@ def agree(image, label):
 
 
 @pytest.fixture
-def night(make_config):
+def night(make_segmentation_config):
+    """night("KEY", value, ...): mirrored only, but for what is asked for."""
+
     def make(*overrides):
-        settings = ("INPUT.FIXED_SIZE_TRAIN", (320, 180), "INPUT.FIXED_SIZE_TEST", (256, 128))
-        return make_config(*settings, *overrides)
+        settings = (
+            *("INPUT.FIXED_SIZE_TRAIN", (320, 180), "INPUT.FIXED_SIZE_TEST", (256, 128)),
+            *("INPUT.COLOR_AUG_SSD", False, "INPUT.CROP.ENABLED", False),
+            *("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", 1.0),
+        )
+        return make_segmentation_config(*settings, *overrides)
 
     return make
 
