@@ -11,6 +11,7 @@ alike; how far half precision moves their features is said first.
 
 import argparse
 import functools
+import itertools
 import os
 import shlex
 import sys
@@ -41,14 +42,16 @@ def make_sides(args: argparse.Namespace, folder: str) -> tuple:
     model = Trainer.build_model(cfg).train()
     entries = load_dataset(cfg, "voc_2007_trainval", filter_empty=True)[: args.pictures]
 
-    def batches(mapper):
-        batch = []
-        for number, entry in enumerate(entries, start=1):
+    def mapped(mapper):
+        for number, entry in enumerate(entries):
             with seeded("benchmark", number):
-                batch.append(mapper(entry))
-            if number % cfg.SOLVER.IMS_PER_BATCH == 0 or number == len(entries):
-                yield batch
-                batch = []
+                inputs = mapper(entry)
+            yield inputs
+
+    def batches(mapper):
+        inputs = mapped(mapper)
+        while batch := list(itertools.islice(inputs, cfg.SOLVER.IMS_PER_BATCH)):
+            yield batch
 
     sides = {}
     for name, cache in (("no cache", ""), ("cache", folder)):

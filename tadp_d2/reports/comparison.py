@@ -137,11 +137,11 @@ def _compare(dataset: str, runs: Sequence[Run]) -> Comparison:
         by_group.setdefault((letters[_key(setting)], run.modifier.template), []).append(run)
     first = runs[0].results[dataset]
     titles = _titles({run.modifier.template: run.modifier for run in runs}, first.benchmark)
-    notes: list[str] = []
-    groups = [
-        Group(dataset, found[0].modifier, titles[template], letter, _by_seed(found, dataset, notes))
-        for (letter, template), found in by_group.items()
-    ]
+    groups, notes = [], []
+    for (letter, template), found in by_group.items():
+        by_seed, left_out = _by_seed(found, dataset)
+        groups.append(Group(dataset, found[0].modifier, titles[template], letter, by_seed))
+        notes += left_out
     groups.sort(key=lambda group: (_rank(group.title), group.setting))
     told = _differences({letters[_key(setting)]: setting for setting in settings})
     images = [run.results[dataset].images for run in runs]
@@ -179,13 +179,14 @@ def _rank(title: str) -> tuple[int, str]:
     return (order.index(title), "") if title in order else (len(order), title)
 
 
-def _by_seed(runs: Sequence[Run], dataset: str, notes: list[str]) -> dict[int, Run]:
-    """One run for each seed; what is left out is noted.
+def _by_seed(runs: Sequence[Run], dataset: str) -> tuple[dict[int, Run], list[str]]:
+    """One run for each seed, and notes on those that are left out.
 
     An evaluation may repeat what the run itself found, with more metrics. Trainings for two targets
     are one training as far as their source is concerned, but not to the last digit on a GPU.
     """
     found: dict[int, Run] = {}
+    notes = []
     for run in runs:
         first = found.setdefault(run.seed, run)
         theirs, ours = (r.results[dataset].metrics for r in (first, run))
@@ -196,7 +197,7 @@ def _by_seed(runs: Sequence[Run], dataset: str, notes: list[str]) -> dict[int, R
             )
         elif len(ours) > len(theirs):
             found[run.seed] = run
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())), notes
 
 
 def _differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -51,18 +51,11 @@ def figure(answers: Iterable[Answer]) -> str:
 
 def _block(answer: Answer) -> tuple[str, int]:
     """A question, and its height."""
-    lines = list(
-        dict.fromkeys(
-            (finding.arm, finding.claim.against)
-            for findings in answer.findings.values()
-            for finding in findings
-            if finding.claim
-        )
-    )
     found = {
         domain: {(f.arm, f.claim.against): f for f in findings if f.claim}
         for domain, findings in answer.findings.items()
     }
+    lines = list(dict.fromkeys(line for own in found.values() for line in own))
     scale = _scale([f for own in found.values() for f in own.values()])
     parts = [f'<g font-weight="bold">{_text(0, _HEAD - 18, answer.question.title)}</g>']
     parts += [
