@@ -27,7 +27,7 @@ setup(
     install_requires=[
         "torch>=2.6",
         "torchvision",
-        "diffusers>=0.32",
+        "diffusers>=0.42",
         "transformers>=5",
         "tokenizers",
         "huggingface_hub",

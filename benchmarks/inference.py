@@ -1,7 +1,8 @@
 """Pictures a second of `--eval-only`, for detection and for segmentation.
 
 The sides of a task are one model: with and without cached prompts and latents, whole pictures and
-windows. Nothing is trained, so the metrics say only how far the sides are apart.
+windows, full and mixed precision. Nothing is trained, so the metrics say only how far the sides are
+apart.
 
     tadp-d2 synth world
     python benchmarks/inference.py --world world
@@ -25,6 +26,7 @@ CONFIGS = {"detection": "voc2watercolor_simple", "segmentation": "cityscapes2dar
 TARGETS = {"detection": "watercolor_test", "segmentation": "dark_zurich_val"}
 NO_PROMPTS = ("TEXT.CACHE_SIZE", 0)
 WHOLE = ("TEST.WINDOW_SIZE", 0)
+BF16 = ("TEST.PRECISION", "bf16")
 
 
 def sides(task: str, cache: str) -> dict[str, tuple]:
@@ -34,13 +36,16 @@ def sides(task: str, cache: str) -> dict[str, tuple]:
         return {
             "prompts encoded anew": NO_PROMPTS,
             "prompts cached": (),
+            "prompts cached, bf16": BF16,
             "prompts and latents cached": latents,
+            "prompts and latents cached, bf16": (*latents, *BF16),
         }
     return {
         "whole picture": WHOLE,
         "whole picture, latents cached": (*WHOLE, *latents),
         "windows one by one": ("TEST.WINDOW_BATCH", 1),
         "windows together": (),
+        "windows together, bf16": BF16,
     }
 
 
@@ -48,6 +53,7 @@ def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str,
     """The device, and side -> a function that evaluates and returns the metrics."""
     from tadp_d2.engine.setup import load_config
     from tadp_d2.engine.trainer import Trainer
+    from tadp_d2.modeling.backbone import find_diffusion_backbone
     from tadp_d2.modeling.meta_arch import CaptionConditioning
 
     quick = "" if args.weights else "quick_schedules/"
@@ -65,6 +71,7 @@ def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str,
 
     def evaluate(cfg: Any, conditioning: CaptionConditioning) -> dict:
         model.conditioning = conditioning
+        find_diffusion_backbone(model).test_precision = cfg.TEST.PRECISION
         if task == "segmentation":
             model.window_size, model.window_batch = cfg.TEST.WINDOW_SIZE, cfg.TEST.WINDOW_BATCH
         return Trainer.test(cfg, model)

@@ -85,6 +85,8 @@ def add_tadp_config(cfg: CN) -> None:
 
     # Besides the two VOC metrics, COCO's AP (mean over classes with ground truth).
     cfg.TEST.COCO_METRICS = False
+    # "fp32", or a mixed precision of the diffusion model: "bf16", and on a GPU "fp16".
+    cfg.TEST.PRECISION = "fp32"
     # Segmentation in windows of this size, pixels, whose logits are averaged where they overlap;
     # 0: the whole image at once. Stride, and how many windows are computed together.
     cfg.TEST.WINDOW_SIZE = 0

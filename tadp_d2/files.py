@@ -39,6 +39,18 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def saving(path: str | os.PathLike) -> Iterator[None]:
+    """As `writing`, for what goes on with --resume, and says so."""
+    try:
+        with writing(path):
+            yield
+    except UserError as error:
+        if error.__cause__ is None:
+            raise
+        raise UserError(f"{error}: make room, then run the same command with --resume") from None
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path` and renames it to `path` if the block succeeds.
 

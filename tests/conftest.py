@@ -1,8 +1,12 @@
 """A small built-in world for all tests, in the place where Detectron2 looks for data sets."""
 
+import contextlib
 import os
+import resource
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 # Detectron2 reads the place of the data sets when it is imported, and the hub client its mode.
@@ -51,6 +55,22 @@ STREET_SIZES = StreetWorldSizes(
     nighttime_driving_test=2,
 )
 QUICK = Path(__file__).parents[1] / "configs" / "quick_schedules"
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager]:
+    """`with full_disk(size)`: the kernel refuses what makes a file larger, as on a full disk."""
+
+    @contextlib.contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture(scope="session")

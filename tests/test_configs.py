@@ -94,6 +94,10 @@ def test_overrides_come_last():
         ("INPUT:\n  FIXED_SIZE_TEST: (512,)\n", "FIXED_SIZE_TEST is (512,): expected width and"),
         ("TEST:\n  WINDOW_SIZE: 64\n  WINDOW_STRIDE: 65\n", "expected 1 to WINDOW_SIZE, 64"),
         ("TEST:\n  SUBMISSION: True\n", "TEST.SUBMISSION is for a segmentor"),
+        (
+            "TEST:\n  PRECISION: half\n",
+            "TEST.PRECISION is 'half': expected one of fp32",
+        ),
         ("TEST:\n  WINDOW_BATCH: 0\n", "TEST.WINDOW_BATCH is 0: expected 1 or more"),
         ("SOLVER:\n  CHECKPOINTS_KEPT: 0\n", "SOLVER.CHECKPOINTS_KEPT is 0"),
         ("SOLVER:\n  GRADIENT_ACCUMULATION: 0\n", "GRADIENT_ACCUMULATION is 0"),
@@ -116,14 +120,10 @@ def test_wrong_arguments_are_errors():
         load_config(file, overrides=["SEED"])
     with pytest.raises(UserError, match="DATASETS.TRAIN names no data set"):
         load_config()
-    with pytest.raises(UserError, match="fp16 needs a GPU"):
-        load_config(
-            file,
-            overrides=[
-                *("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "fp16"),
-                *("MODEL.DEVICE", "cpu"),
-            ],
-        )
+    training = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "fp16")
+    for half in (training, ("TEST.PRECISION", "fp16")):
+        with pytest.raises(UserError, match="fp16 needs a GPU"):
+            load_config(file, overrides=[*half, "MODEL.DEVICE", "cpu"])
 
 
 def test_no_two_configs_write_into_one_folder():

@@ -99,7 +99,7 @@ def prepare(path: Path, vae_folder: Path, count: int, seed: int) -> list[dict]:
     """Each picture's style, words and latents; kept in a file because it takes minutes."""
     if not path.exists():
         samples = make_samples(count, seed, STYLES)
-        vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
+        vae = AutoencoderKL.from_pretrained(vae_folder, dtype=torch.float32).eval()
         pictures = [
             {
                 "style": sample.style,
@@ -214,7 +214,7 @@ class Learner:
         """The model with averaged weights."""
         self.average.copy_to(self.parameters)
         pipeline = StableDiffusionPipeline(
-            vae=AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32),
+            vae=AutoencoderKL.from_pretrained(vae_folder, dtype=torch.float32),
             text_encoder=self.text_encoder.eval(),
             tokenizer=self.tokenizer,
             unet=self.unet.eval(),

@@ -26,11 +26,11 @@ from tadp_d2.device import find_device
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import sha256
 from tadp_d2.hub import fetch, local_copy
+from tadp_d2.precision import DTYPES
 from tadp_d2.weights import check_complete, loading
 
 # The paper's captioner (TADP, section 3.3).
 DEFAULT_MODEL = "Salesforce/blip2-opt-2.7b"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # What a checkpoint must hold, each under one of several names.
 _CONFIG = ("config.json",)

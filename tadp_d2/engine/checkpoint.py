@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.errors import UserError, reason
-from tadp_d2.files import replacing
+from tadp_d2.files import replacing, saving
 
 
 class DamagedCheckpoint(UserError):
@@ -53,16 +53,9 @@ class RunCheckpointer(DetectionCheckpointer):
         }
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        try:
-            with replacing(path) as temporary:
-                torch.save(data, temporary)
-        except RuntimeError as error:  # so does torch report a full disk
-            if "PytorchStreamWriter" not in str(error):
-                raise
-            raise UserError(
-                f"{path}: cannot be written ({reason(error)}). Earlier checkpoints "
-                "are intact: make room, and continue with --resume"
-            ) from None
+        # Given a file and not a path, torch passes errors of the disk on as they are.
+        with saving(path), replacing(path) as temporary, open(temporary, "wb") as file:
+            torch.save(data, file)
         self.tag_last_checkpoint(os.path.basename(path))
         others = [other for other in self._numbered() if other != path]
         for old in others[self._keep - (name != "model_final") :]:

@@ -15,10 +15,10 @@ from tadp_d2.data.cross_domain_voc import is_voc
 from tadp_d2.data.street_scenes import has_labels, is_sem_seg
 from tadp_d2.device import find_device
 from tadp_d2.engine.checkpoint import check_checkpoint
-from tadp_d2.engine.train_step import PRECISIONS
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.meta_arch import get_modifiers
 from tadp_d2.modeling.stable_diffusion import check_unet_folder
+from tadp_d2.precision import DTYPES
 from tadp_d2.text.tokens import read_tokens
 from tadp_d2.weights import find_weights
 
@@ -38,12 +38,17 @@ def check_config(cfg: CfgNode) -> None:
         ("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, ("horizontal", "vertical", "none")),
         ("INPUT.CROP.TYPE", cfg.INPUT.CROP.TYPE, _CROPS),
         ("TEXT.CAPTION_TEXT", cfg.TEXT.CAPTION_TEXT, ("clean", "raw")),
-        ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, tuple(PRECISIONS)),
+        ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("bf16", "fp16")),
+        ("TEST.PRECISION", cfg.TEST.PRECISION, tuple(DTYPES)),
     ):
         if value not in allowed:
             raise UserError(f"{key} is {value!r}: expected one of {', '.join(allowed)}")
-    if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "fp16" and cfg.MODEL.DEVICE == "cpu":
-        raise UserError("SOLVER.AMP.DTYPE fp16 needs a GPU: use bf16 on a CPU")
+    for key, precision, used in (
+        ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, cfg.SOLVER.AMP.ENABLED),
+        ("TEST.PRECISION", cfg.TEST.PRECISION, True),
+    ):
+        if used and precision == "fp16" and cfg.MODEL.DEVICE == "cpu":
+            raise UserError(f"{key} fp16 needs a GPU: use bf16 on a CPU")
     for key, value, least in (
         ("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, 0),
         ("SOLVER.UNET_LR_FACTOR", cfg.SOLVER.UNET_LR_FACTOR, 0),

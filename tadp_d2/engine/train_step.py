@@ -11,9 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from tadp_d2.precision import autocast
 from tadp_d2.randomness import derive_seed
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLoss(Exception):
@@ -46,14 +45,14 @@ class AccumulatingTrainer(SimpleTrainer):
         data_loader: DataLoader,
         optimizer: Optimizer,
         accumulation: int = 1,
-        precision: torch.dtype | None = None,
+        precision: str = "fp32",
         seed: int = 0,
     ):
         """
         Args:
             data_loader: read from the first iteration on; may be replaced before it.
             accumulation: batches whose gradients are averaged into one step of the optimizer.
-            precision: of the forward pass; None for the weights' own. fp16 scales the loss.
+            precision: of the forward pass: "fp32", "bf16", or "fp16", which scales the loss.
         """
         # Detectron2 would start the loader's workers at once.
         super().__init__(model, [], optimizer)
@@ -63,7 +62,7 @@ class AccumulatingTrainer(SimpleTrainer):
         self._accumulation = accumulation
         self._device = next(model.parameters()).device.type
         self._precision = precision
-        self.grad_scaler = torch.amp.GradScaler(self._device, enabled=precision == torch.float16)
+        self.grad_scaler = torch.amp.GradScaler(self._device, enabled=precision == "fp16")
 
     def run_step(self) -> None:
         """Runs one iteration and logs the mean losses of its batches.
@@ -112,9 +111,7 @@ class AccumulatingTrainer(SimpleTrainer):
         # Gradients are exchanged between processes once, with the last batch.
         wait = self.model.no_sync() if distributed and not last else contextlib.nullcontext()
         with wait:
-            with torch.autocast(
-                self._device, dtype=self._precision, enabled=self._precision is not None
-            ):
+            with autocast(self._device, self._precision):
                 losses = self.model(batch)
             losses = {name: loss / self._accumulation for name, loss in losses.items()}
             self.grad_scaler.scale(sum(losses.values())).backward()

@@ -25,7 +25,7 @@ from tadp_d2.engine.interruption import CatchUpEvaluation, SaveOnSignal
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.results import drop_later_lines, has_metrics, log_table, write_results
-from tadp_d2.engine.train_step import PRECISIONS, AccumulatingTrainer, NonFiniteLoss
+from tadp_d2.engine.train_step import AccumulatingTrainer, NonFiniteLoss
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.coco import NamedCOCOEvaluator
 from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
@@ -52,7 +52,7 @@ class Trainer(DefaultTrainer):
             [],  # the loader depends on where the run begins: `train`
             optimizer,
             accumulation=cfg.SOLVER.GRADIENT_ACCUMULATION,
-            precision=PRECISIONS[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None,
+            precision=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "fp32",
             seed=cfg.SEED,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)

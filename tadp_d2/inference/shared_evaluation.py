@@ -73,7 +73,7 @@ def load_contestants(cfgs: Mapping[str, CfgNode]) -> list[Contestant]:
     for name, cfg in cfgs.items():
         _check_same_inputs(name, cfg, first_name, first)
     built: dict[tuple[str, str], nn.Module] = {}
-    encoders: dict[tuple[str, float], EncodeOnce] = {}
+    encoders: dict[tuple, EncodeOnce] = {}
     contestants = []
     for name, cfg in cfgs.items():
         # MODEL holds the path of the weights too; of TEST, too, a model keeps keys for itself.
@@ -106,10 +106,10 @@ def _with_other_prompts(model: nn.Module, cfg: CfgNode) -> nn.Module:
     return twin
 
 
-def _share_encoder(model: nn.Module, encoders: dict[tuple[str, float], EncodeOnce]) -> None:
+def _share_encoder(model: nn.Module, encoders: dict[tuple, EncodeOnce]) -> None:
     backbone = find_diffusion_backbone(model)
     encoder = backbone.latent_encoder.module
-    key = (fingerprint(encoder), encoder.factor)
+    key = (fingerprint(encoder), encoder.factor, backbone.test_precision)
     backbone.latent_encoder = encoders.setdefault(key, EncodeOnce(encoder))
 
 

@@ -15,6 +15,7 @@ from tadp_d2.data.latent_cache import CachedLatents
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen
 from tadp_d2.modeling.stable_diffusion import LatentEncoder, UNetFeatures, load_unet, load_vae
+from tadp_d2.precision import autocast
 from tadp_d2.text.conditioning import Context
 from tadp_d2.weights import find_weights
 
@@ -25,11 +26,24 @@ class DiffusionBackbone(Backbone):
     It must be told the context of the images: `with backbone.conditioned(context): ...`.
     """
 
-    def __init__(self, latent_encoder: LatentEncoder, unet: UNetFeatures, timestep: float = 0):
+    def __init__(
+        self,
+        latent_encoder: LatentEncoder,
+        unet: UNetFeatures,
+        timestep: float = 0,
+        test_precision: str = "fp32",
+    ):
+        """
+        Args:
+            timestep: that the UNet is told.
+            test_precision: of a pass in eval mode, a key of `precision.DTYPES`; "fp32" leaves that
+                to the caller, as in training.
+        """
         super().__init__()
         self.latent_encoder = Frozen(latent_encoder)
         self.unet = unet
         self.timestep = timestep
+        self.test_precision = test_precision
         self._context: Context | None = None
         self._cached: Sequence[CachedLatents] | None = None
 
@@ -62,6 +76,14 @@ class DiffusionBackbone(Backbone):
                 "the diffusion backbone needs a context: call it inside conditioned(context), or "
                 "use a meta-architecture that does, such as CaptionedRCNN"
             )
+        if self.training or self.test_precision == "fp32":
+            return self._features(images)
+        # Here and not around the model: boxes and logits keep their digits, and cost little.
+        with autocast(images.device.type, self.test_precision):
+            features = self._features(images)
+        return {level: maps.float() for level, maps in features.items()}
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
         latents = self.latent_encoder(images) if self._cached is None else self._recall(images)
         return self.unet(latents, self._context, self.timestep)
 
@@ -134,7 +156,7 @@ def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionB
         map_paths=options.ATTENTION_MAPS.PATHS,
         map_gradient=options.ATTENTION_MAPS.GRADIENT,
     )
-    return DiffusionBackbone(latent_encoder, features, options.TIMESTEP)
+    return DiffusionBackbone(latent_encoder, features, options.TIMESTEP, cfg.TEST.PRECISION)
 
 
 @BACKBONE_REGISTRY.register()

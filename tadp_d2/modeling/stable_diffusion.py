@@ -259,8 +259,6 @@ def load_vae(folder: Path) -> AutoencoderKL:
 
 def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
     with loading(folder):
-        model, report = kind.from_pretrained(
-            folder, torch_dtype=torch.float32, output_loading_info=True
-        )
+        model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     check_complete(folder, report)
     return model

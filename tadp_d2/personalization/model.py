@@ -21,6 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 from tadp_d2.modeling.stable_diffusion import load_unet, load_vae, unet_fingerprint
+from tadp_d2.precision import autocast
 from tadp_d2.text.conditioning import TextConditioner
 from tadp_d2.text.tokens import expand_tokens
 from tadp_d2.weights import find_weights, loading
@@ -28,7 +29,6 @@ from tadp_d2.weights import find_weights, loading
 # That of MODEL.DIFFUSION.WEIGHTS, which lives where Detectron2 does.
 DEFAULT_WEIGHTS = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SCHEDULER = Path("scheduler", "scheduler_config.json")
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PREDICTIONS = ("epsilon", "v_prediction")
 
 
@@ -99,8 +99,7 @@ class DiffusionModel:
 
     def autocast(self, precision: str) -> contextlib.AbstractContextManager:
         """Inside it one computes in a precision; "fp32" switches an outer one off."""
-        dtype = _DTYPES.get(precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        return autocast(self.device.type, precision)
 
     def fingerprints(self) -> dict[str, str]:
         """Those of the base model's parts, as checkpoints of `train_net.py` record them."""

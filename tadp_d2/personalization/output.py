@@ -4,16 +4,15 @@ A run that is not finished has `run.json`, which says what it makes of what, and
 save on `checkpoint.pt`. A finished one has the artifact and its metadata instead.
 """
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tadp_d2.errors import UserError, reason
-from tadp_d2.files import remove_leftovers, replacing, writing
+from tadp_d2.files import remove_leftovers, replacing, saving
 from tadp_d2.personalization.artifact import read_metadata, write_metadata
 
 # What must be equal for a run to be continued.
@@ -130,22 +129,6 @@ class OutputFolder:
             write_metadata(self.metadata, metadata)
         self._run.unlink()
         self.checkpoint.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def saving(path: Path) -> Iterator[None]:
-    """As `tadp_d2.files.writing`, and says how a run goes on.
-
-    Raises:
-        UserError: the block could not write.
-    """
-    try:
-        with writing(path):
-            yield
-    except UserError as error:
-        if error.__cause__ is None:
-            raise
-        raise UserError(f"{error}: make room, then run the same command with --resume") from None
 
 
 def _difference(key: str, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

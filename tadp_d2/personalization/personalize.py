@@ -11,6 +11,7 @@ from typing import Any
 import tadp_d2
 from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
+from tadp_d2.files import saving
 from tadp_d2.images import find_pictures
 from tadp_d2.personalization import textual_inversion
 from tadp_d2.personalization.artifact import DREAMBOOTH_FILE, token_metadata_path
@@ -19,7 +20,7 @@ from tadp_d2.personalization.images import Crops, Picture, read_pictures
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.model import DEFAULT_WEIGHTS, DiffusionModel
 from tadp_d2.personalization.objective import Objective
-from tadp_d2.personalization.output import OutputFolder, saving
+from tadp_d2.personalization.output import OutputFolder
 from tadp_d2.personalization.settings import DreamBoothSettings, InversionSettings, Settings
 from tadp_d2.personalization.textual_inversion import TextualInversion
 from tadp_d2.personalization.training import Training, Watch, train

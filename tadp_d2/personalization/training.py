@@ -11,8 +11,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from tadp_d2.errors import UserError
+from tadp_d2.files import saving
 from tadp_d2.personalization.objective import Objective
-from tadp_d2.personalization.output import OutputFolder, saving
+from tadp_d2.personalization.output import OutputFolder
 from tadp_d2.personalization.samples import SampleSheet
 
 

@@ -15,7 +15,7 @@ _SHIPPED = Path(__file__).parent / "stable_diffusion"
 
 def write_diffusion_model(folder: Path) -> None:
     """Writes the folder of the model, `unet/ vae/ text_encoder/ ...`, in single precision."""
-    pipeline = StableDiffusionPipeline.from_pretrained(_SHIPPED, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(_SHIPPED, dtype=torch.float32)
     pipeline.save_pretrained(folder)
     # As Stable Diffusion 1.5 comes, without the tokenizer.json that transformers adds.
     shutil.rmtree(folder / "tokenizer")

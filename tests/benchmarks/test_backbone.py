@@ -84,7 +84,9 @@ def test_inference_is_measured_on_the_first_pictures(scripts, world):
     assert [row[2].strip() for row in rows] == [
         "prompts encoded anew",
         "prompts cached",
+        "prompts cached, bf16",
         "prompts and latents cached",
+        "prompts and latents cached, bf16",
     ]
     # The same prompts give the same metrics.
     assert float(rows[1][5]) == 0

@@ -1,7 +1,6 @@
 """The store loses nothing, doubles nothing, and mixes nothing."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -81,19 +80,14 @@ def test_of_two_that_begin_a_file_at_once_none_loses_captions(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_a_message_and_takes_nothing(tmp_path):
+def test_a_full_disk_is_a_message_and_takes_nothing(tmp_path, full_disk):
     path = tmp_path / "d.jsonl"
     with CaptionStore(path, "d", {}) as store:
         store.add_captions({"1": Caption("a dog")})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # The kernel refuses what makes the file longer, as on a full disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 9, limits[1]))
-    try:
+    with full_disk(path.stat().st_size + 9):
         match = "d.jsonl: cannot be written .*too large"
         with pytest.raises(UserError, match=match), CaptionStore(path, "d", {}) as store:
             store.add_captions({"2": Caption("a cat")})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     with CaptionStore(path, "d", {}) as store:
         assert set(store.records) == {"1"}
         store.add_captions({"2": Caption("a cat")})

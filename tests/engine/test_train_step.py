@@ -84,7 +84,7 @@ def test_accumulated_batches_equal_one_large_batch():
 
 
 def test_bf16_on_the_cpu_keeps_weights_in_fp32():
-    model, losses = train([data(), data(1)], precision=torch.bfloat16)
+    model, losses = train([data(), data(1)], precision="bf16")
     assert model.dtypes == [torch.bfloat16] * 2
     assert model.layer.weight.dtype == torch.float32
     _, full = train([data(), data(1)])
@@ -105,7 +105,7 @@ def test_fp16_clips_the_true_gradients_and_not_the_scaled_ones():
             super().step(closure)
 
     # A small loss, so that its gradients are below the clip and do not overflow when scaled.
-    reduced, _ = train([data(), data(1)], Clipped, weight=1e-3, precision=torch.float16)
+    reduced, _ = train([data(), data(1)], Clipped, weight=1e-3, precision="fp16")
     full, _ = train([data(), data(1)], Clipped, weight=1e-3)
     torch.testing.assert_close(reduced.layer.weight, full.layer.weight, rtol=0.02, atol=0.02)
 

@@ -100,6 +100,22 @@ def test_the_command_gives_the_metrics_of_single_evaluations(cfgs, tmp_path, wei
         assert (tmp_path / "out" / name / "gallery" / "watercolor_test.png").exists()
 
 
+def test_models_of_several_precisions_share_no_latents(make_config, weights):
+    cfgs = {
+        precision: make_config(*SMALL, "MODEL.WEIGHTS", weights[0], "TEST.PRECISION", precision)
+        for precision in ("fp32", "bf16")
+    }
+    contestants = load_contestants(cfgs)
+    inputs = next(iter(build_test_loader(cfgs["fp32"], "watercolor_test")))
+    with torch.no_grad():
+        together = _Contest(contestants, "watercolor_test").eval()(inputs)
+        for precision, cfg in cfgs.items():
+            (expected,), (found,) = load_model(cfg)(inputs), together[precision][1]
+            assert torch.equal(expected["instances"].scores, found["instances"].scores)
+    scores = [outputs[0]["instances"].scores for _, outputs in together.values()]
+    assert not torch.equal(*scores)
+
+
 def test_models_of_several_normalisations_share_no_latent_cache(make_config, weights, tmp_path):
     def cfg(name, **options):
         own = {"MODEL.WEIGHTS": weights[0], "OUTPUT_DIR": str(tmp_path / name), **options}

@@ -143,6 +143,28 @@ def test_bf16_autocast_stays_close(backbone):
         assert error < 0.1, (level, error)
 
 
+def test_the_precision_of_testing_is_not_that_of_training(make_config):
+    full, reduced = (
+        build_backbone(make_config("TEST.PRECISION", precision)).bottom_up
+        for precision in ("fp32", "bf16")
+    )
+    reduced.load_state_dict(full.state_dict())
+    batch = images(1, 3, 64, 64)
+
+    @torch.no_grad()
+    def features(backbone):
+        with backbone.conditioned(context(1)):
+            return backbone(batch)
+
+    for level, expected in features(full.train()).items():
+        assert torch.equal(features(reduced.train())[level], expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = features(full.eval())
+    for level, maps in features(reduced.eval()).items():
+        assert maps.dtype == torch.float32
+        assert torch.equal(maps, expected[level].float())
+
+
 def test_is_one_graph_for_any_length_of_text(backbone):
     compiled = torch.compile(backbone, fullgraph=True, backend="eager")
     picture, texts = images(1, 3, 64, 64), context(1)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -193,19 +192,8 @@ def test_a_gradient_that_is_no_number(fails, tmp_path, monkeypatch):
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 0
 
 
-class _SmallDisk:
-    """No file may grow beyond a megabyte, which the kernel refuses as it does on a full disk."""
-
-    def __enter__(self):
-        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, self.limits[1]))
-
-    def __exit__(self, *_):
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
-
-
 @pytest.mark.parametrize("target, step", [("save", 2), ("export", 8)])
-def test_a_full_disk(target, step, fails, run, uninterrupted, tmp_path, monkeypatch):
+def test_a_full_disk(target, step, fails, run, uninterrupted, full_disk, tmp_path, monkeypatch):
     """From the second save on, or in the export, no large file can be written."""
     owner, method = (OutputFolder, "save") if target == "save" else (DreamBooth, "export")
     original, calls = getattr(owner, method), []
@@ -214,7 +202,7 @@ def test_a_full_disk(target, step, fails, run, uninterrupted, tmp_path, monkeypa
         calls.append(1)
         if target == "save" and len(calls) == 1:
             return original(*args)
-        with _SmallDisk():
+        with full_disk(1 << 20):
             return original(*args)
 
     with monkeypatch.context() as patch:
