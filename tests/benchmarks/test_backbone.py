@@ -71,7 +71,8 @@ def test_hours_are_products_traffic_and_exchange_over_their_rates(scripts):
     assert Work("", 3600, **step).hours(card, 0.5) == pytest.approx(0.1 + 0.1)
     # On four, 1.5 times 100 GB at 100 GB/s besides.
     assert Work("", 3600, **step).hours(card, 0.5, gpus=4) == pytest.approx(0.425)
-    assert Work("", 3600, 5e12, fp32=True).hours(card, 0.5) == pytest.approx(1.0)
+    assert Work("", 3600, 5e12, fp32=5e12).hours(card, 0.5) == pytest.approx(1.0)
+    assert Work("", 3600, 6e12, fp32=1e12).hours(card, 0.5) == pytest.approx(0.1 + 0.2)
 
 
 def test_inference_is_measured_on_the_first_pictures(scripts, world):
