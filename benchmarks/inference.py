@@ -30,7 +30,7 @@ BF16 = ("TEST.PRECISION", "bf16")
 
 
 def sides(task: str, cache: str) -> dict[str, tuple]:
-    """Side -> the overrides that make it; sides of one first word compute the same."""
+    """Side -> the overrides that make it; sides of one first word are compared with its first."""
     latents = ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", cache)
     if task == "detection":
         return {

@@ -40,7 +40,11 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def saving(path: str | os.PathLike) -> Iterator[None]:
-    """As `writing`, for what goes on with --resume, and says so."""
+    """As `writing`, for what goes on with --resume, and says so.
+
+    Raises:
+        UserError: the block could not write.
+    """
     try:
         with writing(path):
             yield

@@ -39,7 +39,6 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.utils.logger import setup_logger
 
     from tadp_d2.data.pictures import set_pixel_limit
-    from tadp_d2.device import keep_freed_memory
     from tadp_d2.engine.checks import check_inputs
     from tadp_d2.engine.results import log_table
     from tadp_d2.errors import UserError
@@ -54,7 +53,6 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"two models are called {name}: results need names of their own")
         cfg = _read(file, weights, args.output / name, args.opts)
         set_pixel_limit(cfg.INPUT.MAX_PIXELS)
-        keep_freed_memory(cfg.MODEL.DEVICE)
         check_inputs(cfg, evaluation=True, resume=False)
         cfgs[name] = cfg
     args.output.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,8 @@ class RunCheckpointer(DetectionCheckpointer):
             os.remove(old)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        with saving(path), replacing(path) as temporary:
             temporary.write_text(last_filename_basename)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:

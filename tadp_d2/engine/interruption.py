@@ -8,7 +8,10 @@ from collections.abc import Callable
 from types import FrameType
 
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
+
+from tadp_d2.files import saving
 
 _logger = logging.getLogger(__name__)
 
@@ -75,3 +78,15 @@ class CatchUpEvaluation(HookBase):
         self.trainer.iter = self.trainer.storage.iter = start - 1
         self._evaluation.after_step()  # evaluates if the iteration is one to evaluate after
         self.trainer.iter = self.trainer.storage.iter = start
+
+
+class ResumableWriter(PeriodicWriter):
+    """Detectron2's writing of metrics; a full disk is a message that says how to go on."""
+
+    def after_step(self) -> None:
+        with saving(self.trainer.cfg.OUTPUT_DIR):
+            super().after_step()
+
+    def after_train(self) -> None:
+        with saving(self.trainer.cfg.OUTPUT_DIR):
+            super().after_train()

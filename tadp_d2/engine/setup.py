@@ -17,7 +17,6 @@ from detectron2.utils.logger import setup_logger
 
 from tadp_d2.config import add_tadp_config
 from tadp_d2.data.pictures import set_pixel_limit
-from tadp_d2.device import keep_freed_memory
 from tadp_d2.engine.checks import check_config, check_inputs
 from tadp_d2.engine.config_file import check_config_file
 from tadp_d2.engine.launch import is_first_failure
@@ -39,7 +38,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     hide_library_bars()
     cfg = load_config(args.config_file, args.preset, args.opts)
     set_pixel_limit(cfg.INPUT.MAX_PIXELS)
-    keep_freed_memory(cfg.MODEL.DEVICE)
     check_inputs(cfg, args.eval_only, args.resume)
     cfg.defrost()
     if cfg.SEED < 0:

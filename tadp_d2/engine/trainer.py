@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
-from detectron2.engine.hooks import EvalHook, PeriodicWriter
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
@@ -21,7 +21,7 @@ from tadp_d2.data.build import build_test_loader, build_train_loader, model_clas
 from tadp_d2.data.cross_domain_voc import is_voc
 from tadp_d2.data.street_scenes import has_labels, is_sem_seg
 from tadp_d2.engine.checkpoint import RunCheckpointer
-from tadp_d2.engine.interruption import CatchUpEvaluation, SaveOnSignal
+from tadp_d2.engine.interruption import CatchUpEvaluation, ResumableWriter, SaveOnSignal
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.results import drop_later_lines, has_metrics, log_table, write_results
@@ -116,7 +116,7 @@ class Trainer(DefaultTrainer):
             drop_later_lines(self._metrics_file, self.start_iter)
             # Every 20 iterations as Detectron2, and with every evaluation.
             period = math.gcd(20, self.cfg.TEST.EVAL_PERIOD)
-            self.register_hooks([PeriodicWriter(super().build_writers(), period)])
+            self.register_hooks([ResumableWriter(super().build_writers(), period)])
         return super().train() if self.start_iter < self.max_iter else self._finish()
 
     def _finish(self) -> None:

@@ -44,7 +44,6 @@ def read_config(args: argparse.Namespace, *overrides: str) -> "CfgNode":
         UserError: as `load_config` and `config_file`.
     """
     from tadp_d2.data.pictures import set_pixel_limit
-    from tadp_d2.device import keep_freed_memory
     from tadp_d2.engine.setup import load_config
 
     pairs = [*overrides]
@@ -54,7 +53,6 @@ def read_config(args: argparse.Namespace, *overrides: str) -> "CfgNode":
         pairs += ["TEXT.MODIFIER", args.modifier]
     cfg = load_config(config_file(args), overrides=[*pairs, *args.opts])
     set_pixel_limit(cfg.INPUT.MAX_PIXELS)
-    keep_freed_memory(cfg.MODEL.DEVICE)
     return cfg
 
 

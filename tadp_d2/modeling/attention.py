@@ -4,10 +4,11 @@ The recorder of the maps is an argument of the pass that makes them, so nothing 
 around between passes.
 """
 
-import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn import functional as F
+
+from tadp_d2.precision import autocast
 
 
 class AttentionMaps:
@@ -101,7 +102,7 @@ def _scores(attn: Attention, query: Tensor, key: Tensor) -> Tensor:
     """
     if not attn.upcast_attention:
         return (query * attn.scale) @ key.transpose(-1, -2)
-    with torch.autocast(query.device.type, enabled=False):
+    with autocast(query.device.type, "fp32"):
         return (query.float() * attn.scale) @ key.float().transpose(-1, -2)
 
 

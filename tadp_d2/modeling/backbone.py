@@ -93,7 +93,7 @@ class DiffusionBackbone(Backbone):
             value = cached.value if cached else None
             if value is None:
                 # One by one and in full precision: independent of the batch and of autocast.
-                with torch.autocast(images.device.type, enabled=False):
+                with autocast(images.device.type, "fp32"):
                     value = self.latent_encoder(image[None].float())[0].half()
                 if cached:
                     cached.keep(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tadp_d2
-from tadp_d2.device import find_device, keep_freed_memory
+from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
 from tadp_d2.files import saving
 from tadp_d2.images import find_pictures
@@ -97,7 +97,6 @@ def _personalize(
     device = find_device(run.device)
     if settings.precision == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16 needs a GPU, this run is on {device.type}: use bf16")
-    keep_freed_memory(device)
     paths = list(find_pictures(run.images, run.output))
     model = DiffusionModel.load(run.weights, run.revision)
     _check_size(settings, model)

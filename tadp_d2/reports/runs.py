@@ -148,7 +148,8 @@ def _iterations(file: Path, record: Mapping[str, Any]) -> int | None:
 
 def _setting(file: Path, record: Mapping[str, Any], modifier: Modifier) -> dict[str, Any]:
     """What a run's results on all data sets share, besides the modifier and what it needs."""
-    config = _flat(_get(file, record, "config", dict))
+    # Earlier versions had nothing else and no key.
+    config = {"TEST.PRECISION": "fp32", **_flat(_get(file, record, "config", dict))}
     captions = _get(file, record, "provenance.captions", dict)
     unet = {}
     # One that no modifier asks for, as a random one.

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from tadp_d2.device import find_device, keep_freed_memory
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing
 
@@ -72,7 +71,6 @@ def run_jobs(
 def _prepare() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    keep_freed_memory(find_device())
     # What each says of its own progress would be one muddle; errors come back as exceptions.
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115, open as long as the process
 

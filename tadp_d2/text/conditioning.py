@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
+from tadp_d2.precision import autocast
 from tadp_d2.text.modifiers import PLACEHOLDER, SLOT, Modifier
 from tadp_d2.text.tokens import add_token, expand_tokens, read_tokens
 from tadp_d2.weights import check_complete, loading
@@ -138,5 +139,5 @@ class TextConditioner(nn.Module):
         ).input_ids
         # One prompt at a time and never in reduced precision: the context of a prompt depends
         # neither on its neighbours in a batch nor on whether it was first met in training.
-        with torch.autocast(device.type, enabled=False):
+        with autocast(device.type, "fp32"):
             return self.text_encoder(ids.to(device)).last_hidden_state[0]

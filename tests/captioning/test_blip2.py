@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from tadp_d2.captioning.blip2 import Captioner, Settings, blip2, find_captioner
+from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
 from tadp_d2.images import read_rgb
 from tadp_d2.synthetic.captioning_model import NEWLINE, write_captioning_model
@@ -214,5 +215,7 @@ def test_settings_out_of_range_are_errors(folder):
         blip2(str(folder), settings=Settings("fp32", 9, 8))
     with pytest.raises(UserError, match="--dtype fp8: expected one of fp32, bf16, fp16"):
         blip2(str(folder), settings=Settings("fp8"))
+    with pytest.raises(UserError, match="--device tpu99: cannot be used"):
+        find_device("tpu99")
     with pytest.raises(UserError, match="--revision main: the folder .* has no revisions"):
         blip2(str(folder), revision="main")

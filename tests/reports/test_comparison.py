@@ -50,6 +50,18 @@ def test_another_unet_is_another_setting_unless_the_modifier_brings_it(make_run,
     assert found == {("null", "A"): {1: 40}, ("DreamBooth", "A"): {1: 44}, ("null", "B"): {1: 20}}
 
 
+def test_results_before_there_was_a_precision_of_testing_are_of_fp32(make_run, voc):
+    def precise(precision):
+        return lambda record: record["config"].update(TEST={"PRECISION": precision})
+
+    make_run("old", "null", seed=1, watercolor_test=voc(40, 70))
+    make_run("new", "null", seed=2, edit=precise("fp32"), watercolor_test=voc(42, 72))
+    folder = make_run("bf16", "null", seed=3, edit=precise("bf16"), watercolor_test=voc(10, 20))
+    (comparison,) = compare(find_runs([folder.parent]))
+    values = [group.values("voc07", "AP") for group in comparison.groups]
+    assert values == [{1: 40, 2: 42}, {3: 10}]
+
+
 def test_results_of_another_setting_are_not_averaged(make_run, voc):
     folders = [
         make_run("a", "simple", 1, watercolor_test=voc(43, 72), edit=learning_rate(1e-4)),
