@@ -29,7 +29,7 @@ lint: setup
 	@$(RUN) -m ruff format --check .
 
 test: setup
-	@$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile
+	@$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 $(WORLD): | setup
 	@$(VENV)/bin/tadp-d2 synth $(WORLD)

@@ -28,9 +28,17 @@ from tadp_d2.synthetic.world import MODEL_FOLDER, write_world  # noqa: E402
 hide_library_bars()
 
 
+# The files that take a minute and more, the longest first.
+LONGEST = (
+    *("test_train_net.py", "test_kill.py", "test_two_processes.py"),
+    *("test_tutorial.py", "test_malformed.py"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that no worker waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_tutorial.py")
+    """The longest files first, so that no worker waits for one at the end."""
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 def pytest_unconfigure() -> None:
