@@ -20,8 +20,8 @@ from reference import ReferenceFeatures
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tadp_d2.modeling.stable_diffusion import UNetFeatures
-from tadp_d2.text.conditioning import Context
+from tadp_d2.diffusion.clip_text import Context
+from tadp_d2.diffusion.stable_diffusion import UNetFeatures
 
 SIZES = {
     "small": (dict(block_out_channels=(32, 64, 96, 96), cross_attention_dim=32), 32),

@@ -36,9 +36,9 @@ def make_configs(args: argparse.Namespace, folder: Path) -> dict:
     # Detectron2 reads it when it registers data sets.
     os.environ["DETECTRON2_DATASETS"] = str(world)
     from tadp_d2.engine.checkpoint import RunCheckpointer
-    from tadp_d2.engine.provenance import Provenance
     from tadp_d2.engine.setup import load_config
     from tadp_d2.engine.trainer import Trainer
+    from tadp_d2.records.provenance import Provenance
 
     base = [
         *("MODEL.DIFFUSION.WEIGHTS", args.weights or str(args.world / "stable-diffusion-tiny")),

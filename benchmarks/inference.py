@@ -54,7 +54,7 @@ def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str,
     from tadp_d2.engine.setup import load_config
     from tadp_d2.engine.trainer import Trainer
     from tadp_d2.modeling.backbone import find_diffusion_backbone
-    from tadp_d2.modeling.meta_arch import CaptionConditioning
+    from tadp_d2.modeling.conditioned import CaptionConditioning
 
     quick = "" if args.weights else "quick_schedules/"
     base = (

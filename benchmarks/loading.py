@@ -46,8 +46,8 @@ def write_checkpoint(args: argparse.Namespace, folder: str) -> None:
 
     cfg = read(args, folder)
     from tadp_d2.engine.checkpoint import RunCheckpointer
-    from tadp_d2.engine.provenance import Provenance
     from tadp_d2.engine.trainer import Trainer
+    from tadp_d2.records.provenance import Provenance
 
     model = Trainer.build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)

@@ -21,11 +21,11 @@ from full_size import make_text_encoder, make_unet, make_vae
 from torch import Tensor, nn
 from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
 
+from tadp_d2.diffusion.clip_text import Context
+from tadp_d2.diffusion.stable_diffusion import LatentEncoder, UNetFeatures
 from tadp_d2.engine.setup import load_config
 from tadp_d2.modeling.backbone import DiffusionBackbone, FullPrecisionFPN
-from tadp_d2.modeling.stable_diffusion import LatentEncoder, UNetFeatures
 from tadp_d2.personalization.settings import resolve
-from tadp_d2.text.conditioning import Context
 
 GIB = 2**30
 # Data sheets: peaks in bf16 without sparsity and in fp32, memory, NVLink in one direction.

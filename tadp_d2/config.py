@@ -7,9 +7,9 @@ released code do instead.
 # Imported for what they register in Detectron2: a program that has the keys has the parts.
 from detectron2.config import CfgNode as CN
 
-import tadp_d2.data.cross_domain_voc
-import tadp_d2.data.street_scenes
-import tadp_d2.modeling.meta_arch  # noqa: F401
+import tadp_d2.data.datasets.cross_domain_voc
+import tadp_d2.data.datasets.street_scenes
+import tadp_d2.modeling.conditioned  # noqa: F401
 
 
 def add_tadp_config(cfg: CN) -> None:

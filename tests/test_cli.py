@@ -38,8 +38,8 @@ def test_synth_does_not_touch_a_folder_in_use(tmp_path, capsys):
 def test_text_and_captions_work_without_detectron2():
     code = (
         "import sys; sys.modules['detectron2'] = None\n"
-        "import tadp_d2.text.conditioning, tadp_d2.data.captions, tadp_d2.synthetic.world\n"
-        "import tadp_d2.modeling.stable_diffusion, tadp_d2.cli"
+        "import tadp_d2.diffusion.clip_text, tadp_d2.data.texts, tadp_d2.synthetic.world\n"
+        "import tadp_d2.diffusion.stable_diffusion, tadp_d2.cli"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tadp_d2.engine.setup import load_config
 from tadp_d2.errors import UserError
-from tadp_d2.modeling.meta_arch import get_modifiers
+from tadp_d2.modeling.conditioned import get_modifiers
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = ("null", "simple", "ti", "dreambooth", "nearby", "unrelated")

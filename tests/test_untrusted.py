@@ -21,20 +21,20 @@ from transformers import AutoConfig
 
 from tadp_d2.captioning.blip2 import Captioner
 from tadp_d2.captioning.store import CaptionStore
-from tadp_d2.data.captions import Caption
-from tadp_d2.data.cross_domain_voc import load_voc
-from tadp_d2.data.pascal_voc import read_annotation
-from tadp_d2.data.pictures import check_decodes, read_header, set_pixel_limit
+from tadp_d2.data.datasets.cross_domain_voc import load_voc
+from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import check_decodes, read_header, set_pixel_limit
+from tadp_d2.data.readers.pascal_voc import read_annotation
+from tadp_d2.data.texts import Caption
+from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.model_folder import find_weights
+from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
+from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.setup import load_config
 from tadp_d2.errors import UserError
 from tadp_d2.hub import fetch
-from tadp_d2.images import read_rgb
-from tadp_d2.modeling.stable_diffusion import load_unet, load_vae
 from tadp_d2.personalization.output import OutputFolder
-from tadp_d2.text.conditioning import TextConditioner
-from tadp_d2.text.tokens import read_tokens
-from tadp_d2.weights import find_weights
 
 CONFIG = Path(__file__).parents[1] / "configs" / "voc2watercolor_null.yaml"
 
@@ -221,9 +221,9 @@ def test_hub_models_can_be_pinned_and_come_without_pickles(model_folder, tmp_pat
 
     asked = {}
     monkeypatch.setattr("tadp_d2.hub.snapshot_download", lambda *_, **how: asked.update(how) or "")
-    monkeypatch.setattr("tadp_d2.weights.local_copy", lambda *_: None)
+    monkeypatch.setattr("tadp_d2.diffusion.model_folder.local_copy", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("tadp_d2.weights.fetch", fetch)
+    monkeypatch.setattr("tadp_d2.diffusion.model_folder.fetch", fetch)
     with pytest.raises(UserError, match="lacks"):
         find_weights("owner/name", "c" * 40)
     assert asked["revision"] == "c" * 40

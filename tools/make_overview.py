@@ -14,20 +14,20 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from tadp_d2.data.build import load_captions
+from tadp_d2.data.catalog import load_captions
+from tadp_d2.data.image_files import read_rgb
 from tadp_d2.engine.setup import load_config
 from tadp_d2.files import replacing
-from tadp_d2.images import read_rgb
-from tadp_d2.inference.attention import (
+from tadp_d2.inference.predictor import Predictor
+from tadp_d2.inference.word_maps import (
     AttentionProbe,
     end_of_text,
     load_trained,
     load_untrained,
     make_prompts,
 )
-from tadp_d2.inference.predictor import Predictor
 from tadp_d2.progress import hide_library_bars
-from tadp_d2.visualization.attention import draw_heat
+from tadp_d2.visualization.attention_sheet import draw_heat
 from tadp_d2.visualization.gallery import draw_detections
 from tadp_d2.visualization.sheet import contact_sheet
 

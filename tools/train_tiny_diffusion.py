@@ -26,11 +26,11 @@ from tiny_pictures import make_samples, to_input
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from tadp_d2.conditioning.domains import MODIFIERS, SLOT
 from tadp_d2.files import new_folder, replacing
 from tadp_d2.progress import hide_library_bars, progress_line
 from tadp_d2.synthetic.samples import STYLE_TEMPLATES, Sample
 from tadp_d2.synthetic.tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
-from tadp_d2.text.modifiers import MODIFIERS, SLOT
 
 TEXT_WIDTH = 64
 # Styles take turns, those of scenes twice as often: they have more to say.

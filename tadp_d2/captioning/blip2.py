@@ -23,11 +23,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.sources import Source, provenance
 from tadp_d2.device import find_device
+from tadp_d2.diffusion.model_folder import check_complete, loading
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import sha256
 from tadp_d2.hub import fetch, local_copy
 from tadp_d2.precision import DTYPES
-from tadp_d2.weights import check_complete, loading
 
 # The paper's captioner (TADP, section 3.3).
 DEFAULT_MODEL = "Salesforce/blip2-opt-2.7b"

@@ -14,10 +14,10 @@ from PIL import Image
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.sources import Source
 from tadp_d2.captioning.store import CaptionStore
-from tadp_d2.data.captions import Caption, read_captions
+from tadp_d2.data.image_files import UnreadablePicture, read_rgb
+from tadp_d2.data.texts import Caption, read_captions
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import sha256
-from tadp_d2.images import UnreadablePicture, read_rgb
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 import tadp_d2
 from tadp_d2.captioning import llm, rules
 from tadp_d2.captioning.store import CaptionStore
-from tadp_d2.data.captions import Caption
+from tadp_d2.data.texts import Caption
 
 Progress = Callable[[int, int], None]
 

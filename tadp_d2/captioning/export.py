@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tadp_d2.data.captions import CaptionFile
+from tadp_d2.data.texts import CaptionFile
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing
 

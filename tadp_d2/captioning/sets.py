@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
+from tadp_d2.data.image_files import find_pictures
 from tadp_d2.data.root import datasets_root
 from tadp_d2.errors import UserError
-from tadp_d2.images import find_pictures
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _registered(dataset: str) -> list[CaptionImage]:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     import tadp_d2.config  # noqa: F401 (registers the data sets)
-    from tadp_d2.data.cross_domain_voc import is_voc, read_voc
+    from tadp_d2.data.datasets.cross_domain_voc import is_voc, read_voc
 
     if dataset not in DatasetCatalog.list():
         raise UserError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tadp_d2.captioning.sets import CaptionImage
-from tadp_d2.data.captions import Caption, CaptionFile, header, read_captions
+from tadp_d2.data.texts import Caption, CaptionFile, header, read_captions
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing
 

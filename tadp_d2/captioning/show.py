@@ -12,9 +12,9 @@ from typing import Any
 
 from tadp_d2.captioning.sets import caption_path
 from tadp_d2.captioning.shards import find_shards
-from tadp_d2.data.captions import CaptionFile, find_caption_file
+from tadp_d2.conditioning.domains import MODIFIERS, PLACEHOLDER, SLOT
+from tadp_d2.data.texts import CaptionFile, find_caption_file
 from tadp_d2.errors import UserError
-from tadp_d2.text.modifiers import MODIFIERS, PLACEHOLDER, SLOT
 
 # A phrase that is said so often in a row is a loop of the captioner.
 REPEATS = 3
@@ -136,7 +136,7 @@ def find_tokenizer(weights: str, revision: str = "") -> Any:
     from huggingface_hub import try_to_load_from_cache
     from transformers import CLIPTokenizer
 
-    from tadp_d2.weights import find_weights, loading
+    from tadp_d2.diffusion.model_folder import find_weights, loading
 
     if Path(weights).is_dir():
         folder = find_weights(weights) / "tokenizer"

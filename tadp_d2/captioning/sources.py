@@ -14,7 +14,7 @@ from PIL import Image
 
 import tadp_d2
 from tadp_d2.captioning.sets import CaptionImage
-from tadp_d2.data.captions import CaptionFile
+from tadp_d2.data.texts import CaptionFile
 from tadp_d2.errors import UserError
 
 

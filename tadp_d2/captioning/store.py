@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tadp_d2.data.captions import Caption, header, read_captions
+from tadp_d2.data.texts import Caption, header, read_captions
 from tadp_d2.errors import UserError
 from tadp_d2.files import complete_lines, writing
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tadp_d2.inference.arguments import add_model_options, config_file, read_config
+from tadp_d2.inference.model_options import add_model_options, config_file, read_config
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -39,11 +39,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from tadp_d2.data.build import model_classes
+    from tadp_d2.data.catalog import model_classes
+    from tadp_d2.data.image_files import read_rgb
     from tadp_d2.engine.checkpoint import check_checkpoint
-    from tadp_d2.images import read_rgb
-    from tadp_d2.inference.attention import compare, load_conditioning, make_prompts
-    from tadp_d2.inference.attention_files import check_new, write_attention
+    from tadp_d2.inference.word_map_files import check_new, write_attention
+    from tadp_d2.inference.word_maps import compare, load_conditioning, make_prompts
     from tadp_d2.progress import hide_library_bars
 
     hide_library_bars()

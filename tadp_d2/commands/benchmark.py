@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tadp_d2.inference.arguments import add_opts
+from tadp_d2.inference.model_options import add_opts
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -38,12 +38,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     from detectron2.utils.logger import setup_logger
 
-    from tadp_d2.data.pictures import set_pixel_limit
+    from tadp_d2.data.images import set_pixel_limit
     from tadp_d2.engine.checks import check_inputs
-    from tadp_d2.engine.results import log_table
     from tadp_d2.errors import UserError
     from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
     from tadp_d2.progress import hide_library_bars
+    from tadp_d2.records.results import log_table
 
     hide_library_bars()
     cfgs: dict[str, CfgNode] = {}

@@ -187,7 +187,7 @@ def make_source(source: str, options: dict, images: "list[CaptionImage]", path: 
 
 def _read_from(name: str, path: Path):
     from tadp_d2.captioning.show import find_captions
-    from tadp_d2.data.captions import read_captions
+    from tadp_d2.data.texts import read_captions
     from tadp_d2.errors import UserError
 
     found = find_captions(name)

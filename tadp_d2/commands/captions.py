@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tadp_d2.data.captions import CaptionFile
+    from tadp_d2.data.texts import CaptionFile
 
 # How many images are named where many are concerned.
 EXAMPLES = 5
@@ -71,7 +71,7 @@ def run_merge(args: argparse.Namespace) -> None:
 def run_export(args: argparse.Namespace) -> None:
     from tadp_d2.captioning.export import export_captions
     from tadp_d2.captioning.show import find_captions
-    from tadp_d2.data.captions import read_captions
+    from tadp_d2.data.texts import read_captions
 
     captions = read_captions(
         find_captions(args.dataset, args.caption_dir), "raw" if args.raw else "clean"
@@ -82,7 +82,7 @@ def run_export(args: argparse.Namespace) -> None:
 
 def run_show(args: argparse.Namespace) -> None:
     from tadp_d2.captioning.show import find_captions
-    from tadp_d2.data.captions import read_captions
+    from tadp_d2.data.texts import read_captions
     from tadp_d2.progress import hide_library_bars
 
     hide_library_bars()
@@ -99,8 +99,8 @@ def run_show(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from tadp_d2.conditioning.domains import MODIFIERS, get_modifier
     from tadp_d2.errors import UserError
-    from tadp_d2.text.modifiers import MODIFIERS, get_modifier
 
     if args.domain and args.domain not in MODIFIERS:
         raise UserError(f"--domain {args.domain}: expected one of {', '.join(MODIFIERS)}")
@@ -166,8 +166,8 @@ def _print_some(what: str, items: Sequence[str]) -> None:
 
 def _show_lengths(captions: "CaptionFile", args: argparse.Namespace) -> None:
     from tadp_d2.captioning.show import find_tokenizer, token_lengths
+    from tadp_d2.conditioning.domains import MODIFIERS
     from tadp_d2.errors import UserError
-    from tadp_d2.text.modifiers import MODIFIERS
 
     if not captions.records:
         return
@@ -221,9 +221,9 @@ def _show_images(args: argparse.Namespace, captions: "CaptionFile") -> None:
 
 def _prompts(args: argparse.Namespace, texts: Sequence[str]) -> list[str]:
     """The prompts as the model reads them: cut to what the text encoder takes."""
-    from tadp_d2.text.conditioning import TextConditioner
-    from tadp_d2.text.modifiers import get_modifier
-    from tadp_d2.weights import find_weights
+    from tadp_d2.conditioning.domains import get_modifier
+    from tadp_d2.diffusion.clip_text import TextConditioner
+    from tadp_d2.diffusion.model_folder import find_weights
 
     modifier = get_modifier(args.domain or "", args.prompt)
     conditioner = TextConditioner.from_pretrained(find_weights(*_weights(args)), args.token)

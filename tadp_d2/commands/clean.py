@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tadp_d2.captioning.rules import DOMAINS, remove_style
-from tadp_d2.data.captions import Caption, read_captions
+from tadp_d2.data.texts import Caption, read_captions
 from tadp_d2.errors import UserError
 
 # The default of tadp_d2.captioning.llm, which is slow to import.

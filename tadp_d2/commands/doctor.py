@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from tadp_d2.inference.arguments import add_opts
+from tadp_d2.inference.model_options import add_opts
 
 # Problems per data set that are shown.
 _MOST = 20

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tadp_d2.inference.arguments import add_model_options, config_file, read_config
+from tadp_d2.inference.model_options import add_model_options, config_file, read_config
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -37,9 +37,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from tadp_d2.data.image_files import find_pictures
     from tadp_d2.engine.checkpoint import check_checkpoint
     from tadp_d2.errors import UserError
-    from tadp_d2.images import find_pictures
     from tadp_d2.inference.predictions import PredictionFolder, check_names, predict_pictures
     from tadp_d2.inference.predictor import Predictor
     from tadp_d2.progress import hide_library_bars
@@ -75,14 +75,14 @@ def _captions(
     if args.caption is not None:
         return dict.fromkeys(pictures, args.caption), {}
     from tadp_d2.captioning.show import find_captions
-    from tadp_d2.data.captions import read_captions
-    from tadp_d2.inference import captions
+    from tadp_d2.data.texts import read_captions
+    from tadp_d2.inference import image_captions
     from tadp_d2.inference.predictions import CAPTIONS
 
     kind = cfg.TEXT.CAPTION_TEXT
     if args.captions:
         file = read_captions(find_captions(args.captions), kind)
-        return captions.look_up(pictures, file), {}
-    return captions.make(
+        return image_captions.look_up(pictures, file), {}
+    return image_captions.make(
         pictures, args.captioner, cfg.MODEL.DEVICE, args.output / CAPTIONS, cfg.TEXT.DOMAIN, kind
     )

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_detector(args: argparse.Namespace) -> None:
     from tadp_d2.errors import UserError
-    from tadp_d2.study.words import check_detector
+    from tadp_d2.study.named_styles import check_detector
 
     if not args.detector:
         raise UserError(
@@ -138,23 +138,23 @@ def _write(text: str, file: Path) -> None:
 
 
 def _words(args: argparse.Namespace, world: Path, folder: Path) -> str:
-    from tadp_d2.study import words
+    from tadp_d2.study import named_styles
 
-    jobs = words.jobs(world, folder, range(args.seeds), args.detector)
-    return words.table(_run(args, jobs, "runs"))
+    jobs = named_styles.jobs(world, folder, range(args.seeds), args.detector)
+    return named_styles.table(_run(args, jobs, "runs"))
 
 
 def _attention(args: argparse.Namespace, world: Path, folder: Path) -> str:
-    from tadp_d2.study import attention
+    from tadp_d2.study import attention_shares
 
-    return attention.table(_run(args, attention.jobs(world, folder), "styles"))
+    return attention_shares.table(_run(args, attention_shares.jobs(world, folder), "styles"))
 
 
 def _personalization(args: argparse.Namespace, world: Path, folder: Path) -> str:
-    from tadp_d2.study import personalization
+    from tadp_d2.study import personalized
 
-    jobs = personalization.jobs(world, folder, range(args.seeds))
-    return personalization.table(_run(args, jobs, "runs"))
+    jobs = personalized.jobs(world, folder, range(args.seeds))
+    return personalized.table(_run(args, jobs, "runs"))
 
 
 def _adaptation(args: argparse.Namespace, world: Path, folder: Path) -> str:
@@ -167,8 +167,8 @@ def _adaptation(args: argparse.Namespace, world: Path, folder: Path) -> str:
 
 def _answers(args: argparse.Namespace, results: list[Any], folder: Path) -> str:
     """The tables of the questions; draws them, too."""
-    from tadp_d2.study.figure import figure
-    from tadp_d2.study.tables import tables
+    from tadp_d2.study.differences_figure import figure
+    from tadp_d2.study.verdict_tables import tables
     from tadp_d2.study.verdicts import answer
 
     answers = answer(_questions(args), results)

@@ -11,9 +11,9 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from tadp_d2.engine.provenance import Provenance
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import replacing, saving
+from tadp_d2.records.provenance import Provenance
 
 
 class DamagedCheckpoint(UserError):

@@ -10,17 +10,17 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 
-from tadp_d2.data.build import check_registered, load_dataset, model_classes
-from tadp_d2.data.cross_domain_voc import is_voc
-from tadp_d2.data.street_scenes import has_labels, is_sem_seg
+from tadp_d2.data.catalog import check_registered, load_dataset, model_classes
+from tadp_d2.data.datasets.cross_domain_voc import is_voc
+from tadp_d2.data.datasets.street_scenes import has_labels, is_sem_seg
 from tadp_d2.device import find_device
+from tadp_d2.diffusion.model_folder import find_weights
+from tadp_d2.diffusion.stable_diffusion import check_unet_folder
+from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.errors import UserError
-from tadp_d2.modeling.meta_arch import get_modifiers
-from tadp_d2.modeling.stable_diffusion import check_unet_folder
+from tadp_d2.modeling.conditioned import get_modifiers
 from tadp_d2.precision import DTYPES
-from tadp_d2.text.tokens import read_tokens
-from tadp_d2.weights import find_weights
 
 _CROPS = ("relative", "relative_range", "absolute", "absolute_range")
 # Seeds of NumPy have 32 bits, and processes count on from this one.

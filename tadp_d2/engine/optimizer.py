@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from tadp_d2.diffusion.stable_diffusion import UNetFeatures
 from tadp_d2.errors import UserError, reason
-from tadp_d2.modeling.stable_diffusion import UNetFeatures
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:

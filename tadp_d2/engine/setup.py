@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from tadp_d2.config import add_tadp_config
-from tadp_d2.data.pictures import set_pixel_limit
+from tadp_d2.data.images import set_pixel_limit
 from tadp_d2.engine.checks import check_config, check_inputs
 from tadp_d2.engine.config_file import check_config_file
 from tadp_d2.engine.launch import is_first_failure

@@ -17,14 +17,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from tadp_d2.data.build import build_test_loader, build_train_loader, model_classes
-from tadp_d2.data.cross_domain_voc import is_voc
-from tadp_d2.data.street_scenes import has_labels, is_sem_seg
+from tadp_d2.data.catalog import build_test_loader, build_train_loader, model_classes
+from tadp_d2.data.datasets.cross_domain_voc import is_voc
+from tadp_d2.data.datasets.street_scenes import has_labels, is_sem_seg
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.interruption import CatchUpEvaluation, ResumableWriter, SaveOnSignal
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
-from tadp_d2.engine.provenance import Provenance
-from tadp_d2.engine.results import drop_later_lines, has_metrics, log_table, write_results
 from tadp_d2.engine.train_step import AccumulatingTrainer, NonFiniteLoss
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.coco import NamedCOCOEvaluator
@@ -32,6 +30,8 @@ from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
 from tadp_d2.evaluation.submission import SubmissionWriter
 from tadp_d2.evaluation.voc import ClassSubsetVOCEvaluator
 from tadp_d2.files import remove_leftovers
+from tadp_d2.records.provenance import Provenance
+from tadp_d2.records.results import drop_later_lines, has_metrics, log_table, write_results
 from tadp_d2.visualization.gallery import DetectionGallery, SegmentationGallery
 
 

@@ -21,7 +21,7 @@ from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from tadp_d2.data.pascal_voc import SIDES, VOCAnnotation, read_annotation, read_split
+from tadp_d2.data.readers.pascal_voc import SIDES, VOCAnnotation, read_annotation, read_split
 from tadp_d2.errors import UserError
 
 _logger = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from PIL import Image
 
+from tadp_d2.data.image_files import UnreadablePicture, read_rgb
 from tadp_d2.errors import UserError
 from tadp_d2.files import remove_leftovers, replacing, sha256
-from tadp_d2.images import UnreadablePicture, read_rgb
 from tadp_d2.inference.predictor import Predictor
 from tadp_d2.visualization.gallery import draw_detections, draw_named_segments
 

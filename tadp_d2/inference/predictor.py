@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tadp_d2.data.augmentation import build_augmentations
-from tadp_d2.data.build import model_classes
+from tadp_d2.data.catalog import model_classes
 from tadp_d2.engine.checkpoint import RunCheckpointer, check_checkpoint
-from tadp_d2.engine.provenance import Provenance
 from tadp_d2.errors import UserError
+from tadp_d2.records.provenance import Provenance
 
 
 class Predictor:

@@ -11,16 +11,16 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import Tensor, nn
 
-from tadp_d2.data.build import build_test_loader, load_captions
-from tadp_d2.data.captions import CaptionFile
-from tadp_d2.data.latent_cache import LatentCache
-from tadp_d2.engine.results import write_results
+from tadp_d2.data.catalog import build_test_loader, load_captions
+from tadp_d2.data.texts import CaptionFile
+from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
 from tadp_d2.inference.predictor import load_model
 from tadp_d2.modeling.backbone import find_diffusion_backbone
-from tadp_d2.modeling.meta_arch import CaptionConditioning
+from tadp_d2.modeling.conditioned import CaptionConditioning
+from tadp_d2.records.results import write_results
 
 # What must be equal for several models to look at the same inputs.
 _SHARED_KEYS = {

@@ -11,13 +11,13 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import Tensor, nn
 from transformers import CLIPTextConfig
 
-from tadp_d2.data.latent_cache import CachedLatents
+from tadp_d2.diffusion.clip_text import Context
+from tadp_d2.diffusion.latent_cache import CachedLatents
+from tadp_d2.diffusion.model_folder import find_weights
+from tadp_d2.diffusion.stable_diffusion import LatentEncoder, UNetFeatures, load_unet, load_vae
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen
-from tadp_d2.modeling.stable_diffusion import LatentEncoder, UNetFeatures, load_unet, load_vae
 from tadp_d2.precision import autocast
-from tadp_d2.text.conditioning import Context
-from tadp_d2.weights import find_weights
 
 
 class DiffusionBackbone(Backbone):

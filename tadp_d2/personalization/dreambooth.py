@@ -8,16 +8,16 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from tadp_d2.diffusion.stable_diffusion import unet_fingerprint
 from tadp_d2.errors import UserError
 from tadp_d2.files import new_folder, replacing
 from tadp_d2.frozen import fingerprint
-from tadp_d2.modeling.stable_diffusion import unet_fingerprint
-from tadp_d2.personalization.images import Crops, read_pictures
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.model import DiffusionModel
 from tadp_d2.personalization.objective import Objective, denoising_loss, draw_noise
 from tadp_d2.personalization.samples import draw_sample
 from tadp_d2.personalization.settings import DreamBoothSettings
+from tadp_d2.personalization.training_images import Crops, read_pictures
 from tadp_d2.progress import progress_line
 
 # The cross-attention and self-attention layers that low-rank updates are added to.

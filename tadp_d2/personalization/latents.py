@@ -5,8 +5,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 
-from tadp_d2.personalization.images import Crop, Crops
 from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.training_images import Crop, Crops
 
 
 class LatentSource:

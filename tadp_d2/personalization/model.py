@@ -18,13 +18,13 @@ from huggingface_hub import constants, hf_hub_download
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.model_folder import find_weights, loading
+from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae, unet_fingerprint
+from tadp_d2.diffusion.tokens import expand_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
-from tadp_d2.modeling.stable_diffusion import load_unet, load_vae, unet_fingerprint
 from tadp_d2.precision import autocast
-from tadp_d2.text.conditioning import TextConditioner
-from tadp_d2.text.tokens import expand_tokens
-from tadp_d2.weights import find_weights, loading
 
 # That of MODEL.DIFFUSION.WEIGHTS, which lives where Detectron2 does.
 DEFAULT_WEIGHTS = "stable-diffusion-v1-5/stable-diffusion-v1-5"

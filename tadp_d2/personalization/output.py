@@ -13,7 +13,7 @@ import torch
 
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import remove_leftovers, replacing, saving
-from tadp_d2.personalization.artifact import read_metadata, write_metadata
+from tadp_d2.records.artifacts import read_metadata, write_metadata
 
 # What must be equal for a run to be continued.
 _IDENTITY = ("method", "base", "images", "settings")

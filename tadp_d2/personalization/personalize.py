@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import tadp_d2
+from tadp_d2.data.image_files import find_pictures
 from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
 from tadp_d2.files import saving
-from tadp_d2.images import find_pictures
 from tadp_d2.personalization import textual_inversion
-from tadp_d2.personalization.artifact import DREAMBOOTH_FILE, token_metadata_path
 from tadp_d2.personalization.dreambooth import DreamBooth
-from tadp_d2.personalization.images import Crops, Picture, read_pictures
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.model import DEFAULT_WEIGHTS, DiffusionModel
 from tadp_d2.personalization.objective import Objective
@@ -24,7 +22,9 @@ from tadp_d2.personalization.output import OutputFolder
 from tadp_d2.personalization.settings import DreamBoothSettings, InversionSettings, Settings
 from tadp_d2.personalization.textual_inversion import TextualInversion
 from tadp_d2.personalization.training import Training, Watch, train
+from tadp_d2.personalization.training_images import Crops, Picture, read_pictures
 from tadp_d2.progress import progress_line
+from tadp_d2.records.artifacts import DREAMBOOTH_FILE, token_metadata_path
 
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes")
 
@@ -36,7 +36,7 @@ class Run:
     Attributes:
         images: files and folders; what lies in `output` is left out.
         output: folder of the artifact.
-        weights, revision: the base model, as for `tadp_d2.weights.find_weights`.
+        weights, revision: the base model, as for `tadp_d2.diffusion.model_folder.find_weights`.
         device: such as cpu or cuda:1; empty for a GPU if there is one.
         preset: what the settings were derived from, for the metadata.
         resume: continue the run in `output`.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tadp_d2.diffusion.tokens import add_token
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing
 from tadp_d2.frozen import fingerprint
@@ -16,7 +17,6 @@ from tadp_d2.personalization.model import DiffusionModel
 from tadp_d2.personalization.objective import Objective, denoising_loss, draw_noise
 from tadp_d2.personalization.settings import InversionSettings
 from tadp_d2.personalization.templates import SAMPLES, SLOT, TEMPLATES
-from tadp_d2.text.tokens import add_token
 
 FILE = "learned_embeds.safetensors"
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tadp_d2.conditioning.domains import MODIFIERS, Modifier
 from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark
 from tadp_d2.reports.runs import Result, Run
 from tadp_d2.reports.spread import Difference, paired_difference
-from tadp_d2.text.modifiers import MODIFIERS, Modifier
 
 # Metric sets by their worth for a comparison, with their means: the paper's first.
 MEANS = {

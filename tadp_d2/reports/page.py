@@ -11,12 +11,12 @@ from string import Template
 
 import yaml
 
+from tadp_d2.reports.charts import bars, learning_curves
 from tadp_d2.reports.comparison import Comparison, modifier_title
-from tadp_d2.reports.figures import bars, learning_curves
-from tadp_d2.reports.gallery import attention_sheet, gallery
 from tadp_d2.reports.markup import escape, filtered
 from tadp_d2.reports.published import MODIFIER_TITLES
 from tadp_d2.reports.runs import Run
+from tadp_d2.reports.shown_images import attention_sheet, gallery
 from tadp_d2.reports.tables import (
     DASH,
     Cell,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tadp_d2.engine.result_files import read_results
+from tadp_d2.conditioning.domains import MODIFIERS, Modifier, get_modifier
 from tadp_d2.errors import UserError
+from tadp_d2.records.result_files import read_results
 from tadp_d2.reports.published import Benchmark, find_benchmark
-from tadp_d2.text.modifiers import MODIFIERS, Modifier, get_modifier
 
 # Metric set -> metric -> value in 0..100; None where there was nothing to measure.
 Metrics = Mapping[str, Mapping[str, float | None]]

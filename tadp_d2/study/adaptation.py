@@ -17,20 +17,20 @@ from detectron2.utils.env import seed_all_rng
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from tadp_d2.data.cross_domain_voc import SHARED_CLASSES
-from tadp_d2.engine.result_files import read_results
+from tadp_d2.conditioning.class_embeddings import ClassEmbeddings
+from tadp_d2.conditioning.domains import SLOT
+from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES
 from tadp_d2.engine.setup import PRESETS, load_config
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
 from tadp_d2.randomness import seeded
-from tadp_d2.study import texts
-from tadp_d2.study.class_embeddings import ClassEmbeddings
+from tadp_d2.records.result_files import read_results
+from tadp_d2.study import caption_kinds
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
-from tadp_d2.study.personalization import SETTINGS, learn
+from tadp_d2.study.personalized import SETTINGS, learn
 from tadp_d2.study.questions import PRETRAINED, RANDOM, Question, Reading, Training, plan
 from tadp_d2.synthetic.world import MODEL_FOLDER
-from tadp_d2.text.modifiers import SLOT
 
 _METRICS = {"voc07": ("AP", "AP50"), "sem_seg": ("mIoU",)}
 
@@ -241,7 +241,7 @@ class _Run:
         return {name: _means(results[dataset]) for name, results in found.items()}
 
     def _set_text(self, model: nn.Module) -> None:
-        if self._training.reading.captions == texts.CLASS_EMBEDDINGS:
+        if self._training.reading.captions == caption_kinds.CLASS_EMBEDDINGS:
             text = model.conditioning.text
             model.conditioning.text = ClassEmbeddings(text, SHARED_CLASSES)
 
@@ -253,7 +253,7 @@ class _Run:
     def _config(
         self, output: Path, dataset: str, reading: Reading, weights: Path | str = ""
     ) -> CfgNode:
-        """The config of a test on a data set, in an output folder with the texts."""
+        """The config of a test on a data set, in an output folder with the caption_kinds."""
         schedule, training = self._schedule, self._training
         overrides = {
             **schedule.overrides,
@@ -272,7 +272,7 @@ class _Run:
         cfg = load_config(str(schedule.config), overrides=pairs)
         kinds = dict.fromkeys(cfg.DATASETS.TRAIN, training.reading.captions)
         for name, kind in {**kinds, dataset: reading.captions}.items():
-            texts.write_texts(output / "captions" / f"{name}.jsonl", name, kind, self._seed)
+            caption_kinds.write_texts(output / "captions" / f"{name}.jsonl", name, kind, self._seed)
         return cfg
 
     def _text(self, reading: Reading) -> dict[str, Any]:

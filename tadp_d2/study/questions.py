@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from tadp_d2.conditioning.domains import MODIFIERS, PLACEHOLDER, SLOT
 from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark
-from tadp_d2.study import texts
-from tadp_d2.text.modifiers import MODIFIERS, PLACEHOLDER, SLOT
+from tadp_d2.study import caption_kinds
 
 PRETRAINED, RANDOM = "pretrained", "random"
 
@@ -19,11 +19,11 @@ class Reading:
     """What a model is told of a picture.
 
     Attributes:
-        captions: one of `texts.KINDS`.
+        captions: one of `caption_kinds.KINDS`.
         template: around them. A placeholder `<style>` is a token learned from pictures in it.
     """
 
-    captions: str = texts.OWN
+    captions: str = caption_kinds.OWN
     template: str = SLOT
 
     @property
@@ -143,7 +143,7 @@ def _pretraining(target: Benchmark) -> list[Arm]:
 
 def _text(target: Benchmark) -> list[Arm]:
     arms = [
-        _arm(target, "empty", reading=Reading(texts.EMPTY)),
+        _arm(target, "empty", reading=Reading(caption_kinds.EMPTY)),
         _arm(target, "captions", Claim("empty")),
     ]
     if _task(target) == "segmentation":
@@ -156,20 +156,20 @@ def _text(target: Benchmark) -> list[Arm]:
     return [
         *arms,
         told(
-            texts.CLASS_EMBEDDINGS,
+            caption_kinds.CLASS_EMBEDDINGS,
             Claim("empty", 1, "VPD table 5"),
             Claim("captions", -1, "TADP table 1"),
         ),
         told(
-            texts.CLASS_NAMES,
-            Claim(texts.CLASS_EMBEDDINGS, 1, "TADP table 1"),
+            caption_kinds.CLASS_NAMES,
+            Claim(caption_kinds.CLASS_EMBEDDINGS, 1, "TADP table 1"),
             Claim("captions", -1, "TADP table 1"),
         ),
-        told(texts.ORACLE, Claim("captions", 1, "TADP table 1")),
+        told(caption_kinds.ORACLE, Claim("captions", 1, "TADP table 1")),
         *(
-            told(f"oracle, {what} {rate}", Claim(texts.ORACLE, -1, "TADP table S2"))
+            told(f"oracle, {what} {rate}", Claim(caption_kinds.ORACLE, -1, "TADP table S2"))
             for what in ("precision", "recall")
-            for rate in texts.ORACLE_RATES
+            for rate in caption_kinds.ORACLE_RATES
         ),
     ]
 
@@ -263,7 +263,9 @@ def _cleaning(target: Benchmark) -> list[Arm]:
 def _caption_quality(target: Benchmark) -> list[Arm]:
     # There the models are trained on such captions, too.
     claim = Claim("captions", -1, "TADP table S2, trained so")
-    spoiled = [f"words {how}: {rate}" for how in ("dropped", "wrong") for rate in texts.RATES]
+    spoiled = [
+        f"words {how}: {rate}" for how in ("dropped", "wrong") for rate in caption_kinds.RATES
+    ]
     return [
         _arm(target, "captions"),
         *(_arm(target, kind, claim, test=Reading(kind)) for kind in spoiled),

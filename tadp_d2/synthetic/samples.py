@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from tadp_d2.conditioning.domains import MODIFIERS, SLOT
 from tadp_d2.synthetic import street_styles, styles
 from tadp_d2.synthetic.scenes import Scene, describe, largest_first, sample_scene
 from tadp_d2.synthetic.streets import describe as describe_street
 from tadp_d2.synthetic.streets import sample_street
-from tadp_d2.text.modifiers import MODIFIERS, SLOT
 
 # How a picture in each style is captioned when the caption names the style: in the targets' styles
 # in the words of the simple modifier.

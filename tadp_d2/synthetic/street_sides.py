@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tadp_d2.data.cityscapes import IDS
+from tadp_d2.data.datasets.cityscapes import IDS
 from tadp_d2.synthetic.backdrops import tree
 from tadp_d2.synthetic.drawing import (
     UNIT_CIRCLE,

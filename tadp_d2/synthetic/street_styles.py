@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from tadp_d2.data.cityscapes import IDS, IGNORE_LABEL
+from tadp_d2.data.datasets.cityscapes import IDS, IGNORE_LABEL
 from tadp_d2.synthetic.backdrops import SKIES
 from tadp_d2.synthetic.drawing import SUPERSAMPLING, Shape, fill, rasterise, soft_pen
 from tadp_d2.synthetic.pixels import (

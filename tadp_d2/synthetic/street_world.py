@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tadp_d2.data.captions import write_captions
-from tadp_d2.data.cityscapes import CLASSES
+from tadp_d2.data.datasets.cityscapes import CLASSES
+from tadp_d2.data.texts import write_captions
 from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.street_styles import render_street
 from tadp_d2.synthetic.streets import Street, describe, sample_street

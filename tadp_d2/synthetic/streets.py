@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tadp_d2.data.cityscapes import IDS, IGNORE_LABEL
+from tadp_d2.data.datasets.cityscapes import IDS, IGNORE_LABEL
 from tadp_d2.synthetic.drawing import Shape, bounds, pick, polygon
 from tadp_d2.synthetic.perspective import SKY, Camera, Part, rectangle
 from tadp_d2.synthetic.sentences import counted, listed

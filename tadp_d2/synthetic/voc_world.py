@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from tadp_d2.data.captions import write_captions
-from tadp_d2.data.pascal_voc import SIDES
+from tadp_d2.data.readers.pascal_voc import SIDES
+from tadp_d2.data.texts import write_captions
 from tadp_d2.synthetic.figures import CLASSES
 from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.scenes import Scene, describe, sample_scene

@@ -17,7 +17,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
-from tadp_d2.data.build import model_classes
+from tadp_d2.data.catalog import model_classes
 from tadp_d2.files import replacing
 from tadp_d2.visualization.sheet import contact_sheet
 

@@ -19,8 +19,8 @@ from tadp_d2.captioning.sources import Source, fixed_text
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.cli import main
 from tadp_d2.commands.caption import OPTIONS
-from tadp_d2.data.captions import complete_lines, find_caption_file, read_captions
-from tadp_d2.images import read_rgb
+from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.texts import complete_lines, find_caption_file, read_captions
 from tadp_d2.synthetic.captioning_model import write_captioning_model
 
 

@@ -5,7 +5,7 @@ import pytest
 from tadp_d2 import cli
 from tadp_d2.captioning import llm, rules
 from tadp_d2.captioning.store import CaptionStore
-from tadp_d2.data.captions import Caption, read_captions, write_captions
+from tadp_d2.data.texts import Caption, read_captions, write_captions
 
 CAPTIONS = {
     "1": "a watercolor painting of a dog and a bird",

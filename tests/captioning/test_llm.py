@@ -24,7 +24,7 @@ from tadp_d2 import cli
 from tadp_d2.captioning import llm, rules
 from tadp_d2.captioning.llm import Answer, Server, Settings
 from tadp_d2.commands import clean
-from tadp_d2.data.captions import read_captions, write_captions
+from tadp_d2.data.texts import read_captions, write_captions
 from tadp_d2.errors import UserError
 
 KEY = "0123456789-no-usual-form-of-a-key"

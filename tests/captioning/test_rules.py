@@ -14,9 +14,9 @@ from tadp_d2.captioning.rules import (
     remove_style,
     style_words_left,
 )
-from tadp_d2.data.captions import read_captions
+from tadp_d2.conditioning.domains import MODIFIERS
+from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
-from tadp_d2.text.modifiers import MODIFIERS
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "tadp_captions"
 

@@ -11,9 +11,9 @@ from transformers import CLIPTokenizer
 from tadp_d2.captioning.show import coverage, find_loop, find_loops, style_words, token_lengths
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.cli import main
-from tadp_d2.data.captions import Caption, read_captions, write_captions
-from tadp_d2.text.conditioning import TextConditioner
-from tadp_d2.text.modifiers import MODIFIERS
+from tadp_d2.conditioning.domains import MODIFIERS
+from tadp_d2.data.texts import Caption, read_captions, write_captions
+from tadp_d2.diffusion.clip_text import TextConditioner
 
 LONG = "a dog and a cat and a bird in a park near a street with a car and a bicycle "
 

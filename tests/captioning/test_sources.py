@@ -9,7 +9,7 @@ import pytest
 from tadp_d2.captioning.export import export_captions
 from tadp_d2.captioning.sets import CaptionImage, find_images
 from tadp_d2.captioning.sources import class_names, fixed_text, nouns, oracle, published
-from tadp_d2.data.captions import read_captions, write_captions
+from tadp_d2.data.texts import read_captions, write_captions
 from tadp_d2.errors import UserError
 
 VOCABULARY = tuple(f"class{i}" for i in range(20))

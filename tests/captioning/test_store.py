@@ -9,7 +9,7 @@ import pytest
 
 from tadp_d2.captioning import store as module
 from tadp_d2.captioning.store import CaptionStore
-from tadp_d2.data.captions import Caption, read_captions
+from tadp_d2.data.texts import Caption, read_captions
 from tadp_d2.errors import UserError
 
 
@@ -106,7 +106,7 @@ def test_a_killed_process_leaves_all_that_it_added(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from tadp_d2.captioning.store import CaptionStore\n"
-        "from tadp_d2.data.captions import Caption\n"
+        "from tadp_d2.data.texts import Caption\n"
         "with CaptionStore(Path(sys.argv[1]), 'd', {}) as store:\n"
         "    for i in range(400):\n"
         "        if str(i) not in store.records:\n"

@@ -11,10 +11,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tadp_d2.data.build import build_test_loader, build_train_loader, load_dataset, model_classes
-from tadp_d2.data.captions import read_captions
-from tadp_d2.data.cityscapes import CLASSES, COLORS
-from tadp_d2.data.street_scenes import FOLDERS, has_labels, is_sem_seg, load_street_scenes
+from tadp_d2.data.catalog import build_test_loader, build_train_loader, load_dataset, model_classes
+from tadp_d2.data.datasets.cityscapes import CLASSES, COLORS
+from tadp_d2.data.datasets.street_scenes import FOLDERS, has_labels, is_sem_seg, load_street_scenes
+from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "tadp_captions"

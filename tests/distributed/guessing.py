@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
 from tadp_d2.engine.launch import launch
-from tadp_d2.modeling.meta_arch import CaptionedRCNN
+from tadp_d2.modeling.conditioned import CaptionedRCNN
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from tadp_d2.cli import main
-from tadp_d2.data.captions import read_captions
+from tadp_d2.data.texts import read_captions
 
 DATASET = "watercolor_test"
 CLEAN = ("--domain", "watercolor", "--method", "rules")

@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tadp_d2.data.build import build_train_loader
+from tadp_d2.data.catalog import build_train_loader
 from tadp_d2.engine.trainer import Trainer
-from tadp_d2.modeling.meta_arch import CaptionedRCNN
+from tadp_d2.modeling.conditioned import CaptionedRCNN
 
 ROOT = Path(__file__).parents[2]
 OBSERVED = Path(__file__).with_name("observed.py")

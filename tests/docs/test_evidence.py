@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tadp_d2.study.figure import figure
+from tadp_d2.study.differences_figure import figure
 from tadp_d2.study.questions import QUESTIONS
-from tadp_d2.study.tables import tables
+from tadp_d2.study.verdict_tables import tables
 from tadp_d2.study.verdicts import answer, read
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"

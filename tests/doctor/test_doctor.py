@@ -11,9 +11,9 @@ import torch
 
 from tadp_d2 import cli
 from tadp_d2.commands import doctor
-from tadp_d2.data.captions import write_captions
+from tadp_d2.data.texts import write_captions
 from tadp_d2.doctor import environment
-from tadp_d2.doctor.datasets import PUBLISHED
+from tadp_d2.doctor.dataset_check import PUBLISHED
 from tadp_d2.doctor.findings import Finding, Kind, Printout
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def test_nothing_is_downloaded(world, capsys, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr("tadp_d2.weights.fetch", refuse)
+    monkeypatch.setattr("tadp_d2.diffusion.model_folder.fetch", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     assert run("--config-file", QUICK) == 0
     assert "stable-diffusion-v1-5: not here yet" in capsys.readouterr().out

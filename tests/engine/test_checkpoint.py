@@ -8,8 +8,8 @@ import torch
 from detectron2.modeling import build_model
 
 from tadp_d2.engine.checkpoint import RunCheckpointer
-from tadp_d2.engine.provenance import Provenance
 from tadp_d2.errors import UserError
+from tadp_d2.records.provenance import Provenance
 
 
 def checkpointer(cfg, folder):

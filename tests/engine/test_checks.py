@@ -5,7 +5,7 @@ import shutil
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from tadp_d2.data.captions import write_captions
+from tadp_d2.data.texts import write_captions
 from tadp_d2.engine.checks import check_inputs
 from tadp_d2.errors import UserError
 

@@ -7,8 +7,8 @@ import torch
 from detectron2.modeling import build_model
 
 from tadp_d2.engine.checkpoint import RunCheckpointer
-from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.setup import load_config
+from tadp_d2.records.provenance import Provenance
 
 QUICK = Path(__file__).parents[2] / "configs" / "quick_schedules"
 

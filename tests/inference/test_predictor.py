@@ -7,9 +7,9 @@ import pytest
 import torch
 from detectron2.evaluation import DatasetEvaluator
 
+from tadp_d2.data.image_files import read_rgb
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError
-from tadp_d2.images import read_rgb
 from tadp_d2.inference.predictor import Predictor, load_model
 
 
@@ -45,7 +45,7 @@ def predicted(predictor, inputs):
 def test_boxes_are_those_of_an_evaluation(detector, trained_config, tmp_path, order, monkeypatch):
     cfg = trained_config(detector, "INPUT.FORMAT", order)
     if order == "BGR":  # the checkpoint says that it was trained on RGB
-        monkeypatch.setattr("tadp_d2.engine.provenance.Provenance.check", lambda *_: None)
+        monkeypatch.setattr("tadp_d2.records.provenance.Provenance.check", lambda *_: None)
     predictor = Predictor(cfg)
     seen = evaluated(cfg, tmp_path)
     assert len(seen) == 6

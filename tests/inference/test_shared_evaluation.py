@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tadp_d2.cli import main
-from tadp_d2.data.build import build_test_loader
+from tadp_d2.data.catalog import build_test_loader
 from tadp_d2.engine.checkpoint import RunCheckpointer
-from tadp_d2.engine.provenance import Provenance
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.inference.predictor import load_model
 from tadp_d2.inference.shared_evaluation import _Contest, evaluate_together, load_contestants
+from tadp_d2.records.provenance import Provenance
 
 SMALL = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "DATASETS.TEST", ("watercolor_test",))
 

@@ -6,9 +6,9 @@ import torch
 from detectron2.modeling import build_backbone
 from diffusers import UNet2DConditionModel
 
+from tadp_d2.diffusion.clip_text import Context
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import DiffusionBackbone
-from tadp_d2.text.conditioning import Context
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.utils.events import EventStorage
 
 from tadp_d2.errors import UserError
-from tadp_d2.modeling.meta_arch import CaptionedSegmentor
+from tadp_d2.modeling.conditioned import CaptionedSegmentor
 
 
 def image(caption="a street", height=64, width=128, seed=0, output=(96, 200)):

@@ -9,17 +9,17 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
+from tadp_d2.data.image_files import find_pictures
+from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.model_folder import find_weights
+from tadp_d2.diffusion.stable_diffusion import load_unet, unet_fingerprint
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
-from tadp_d2.images import find_pictures
-from tadp_d2.modeling.stable_diffusion import load_unet, unet_fingerprint
 from tadp_d2.personalization.dreambooth import DreamBooth
-from tadp_d2.personalization.images import Crops, read_pictures
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.settings import resolve
 from tadp_d2.personalization.training import Training
-from tadp_d2.text.conditioning import TextConditioner
-from tadp_d2.weights import find_weights
+from tadp_d2.personalization.training_images import Crops, read_pictures
 
 
 def make_training(model, pictures, folder=None, **given):

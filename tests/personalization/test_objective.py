@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from tadp_d2.modeling.stable_diffusion import LatentEncoder
-from tadp_d2.personalization.images import Crops, Picture
+from tadp_d2.diffusion.stable_diffusion import LatentEncoder
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.objective import denoising_loss, draw_noise, held_out_loss
+from tadp_d2.personalization.training_images import Crops, Picture
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -8,11 +8,13 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
+from tadp_d2.conditioning.domains import Modifier
+from tadp_d2.data.image_files import find_pictures
+from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.files import sha256
 from tadp_d2.frozen import fingerprint
-from tadp_d2.images import find_pictures
-from tadp_d2.personalization.images import Crops, read_pictures
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.settings import KINDS, resolve
 from tadp_d2.personalization.templates import SAMPLES, SLOT, TEMPLATES
@@ -22,9 +24,7 @@ from tadp_d2.personalization.textual_inversion import (
     add_learnable_token,
 )
 from tadp_d2.personalization.training import Training
-from tadp_d2.text.conditioning import TextConditioner
-from tadp_d2.text.modifiers import Modifier
-from tadp_d2.text.tokens import read_tokens
+from tadp_d2.personalization.training_images import Crops, read_pictures
 
 
 def make_training(model, pictures, **given):

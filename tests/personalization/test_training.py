@@ -14,10 +14,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tadp_d2.personalization import dreambooth, textual_inversion
-from tadp_d2.personalization.artifact import read_metadata
 from tadp_d2.personalization.dreambooth import DreamBooth
 from tadp_d2.personalization.output import OutputFolder
 from tadp_d2.personalization.training import Training
+from tadp_d2.records.artifacts import read_metadata
 
 ARTIFACT = {
     "invert": "learned_embeds.safetensors",

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tadp_d2.engine.result_files import FORMAT, VERSION
+from tadp_d2.records.result_files import FORMAT, VERSION
 from tadp_d2.reports.published import find_benchmark
 
 _RECORD = {

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tadp_d2.conditioning.domains import MODIFIERS
 from tadp_d2.reports.formats import markdown
 from tadp_d2.reports.published import BENCHMARKS
 from tadp_d2.reports.tables import overview
-from tadp_d2.text.modifiers import MODIFIERS
 
 ROOT = Path(__file__).parents[2]
 

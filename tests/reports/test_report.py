@@ -12,7 +12,7 @@ from PIL import Image
 from tadp_d2.cli import main
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.files import sha256
-from tadp_d2.reports.pictures import find_captions
+from tadp_d2.reports.drawn import find_captions
 from tadp_d2.reports.runs import find_runs
 
 NAMES = {"report.html", "MODEL_ZOO.md", "tables.tex", "results.csv"}

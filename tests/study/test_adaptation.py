@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tadp_d2.cli import main
-from tadp_d2.engine.result_files import read_metrics
+from tadp_d2.records.result_files import read_metrics
 from tadp_d2.reports.comparison import compare
 from tadp_d2.reports.runs import find_runs
 from tadp_d2.study import adaptation, questions

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from tadp_d2.study import adaptation, attention, personalization, words
+from tadp_d2.study import adaptation, attention_shares, named_styles, personalized
 from tadp_d2.study.questions import QUESTIONS
 from tadp_d2.synthetic.world import MODEL_FOLDER
 
@@ -15,15 +15,15 @@ def adaptation_jobs(world, folder):
 
 def words_jobs(world, folder):
     (folder / "model_final.pth").write_text("a detector")
-    return words.jobs(world, folder, [0], run=folder)
+    return named_styles.jobs(world, folder, [0], run=folder)
 
 
 @pytest.mark.parametrize(
     "make_jobs",
     [
         adaptation_jobs,
-        attention.jobs,
-        lambda world, folder: personalization.jobs(world, folder, [0]),
+        attention_shares.jobs,
+        lambda world, folder: personalized.jobs(world, folder, [0]),
         words_jobs,
     ],
     ids=["adaptation", "attention", "personalization", "words"],

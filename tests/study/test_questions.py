@@ -2,10 +2,10 @@ import itertools
 
 import pytest
 
-from tadp_d2.study import texts
+from tadp_d2.conditioning.domains import MODIFIERS
+from tadp_d2.study import caption_kinds
 from tadp_d2.study.adaptation import SCHEDULES, jobs
 from tadp_d2.study.questions import PRETRAINED, QUESTIONS, TARGETS, Reading, Training, plan
-from tadp_d2.text.modifiers import MODIFIERS
 
 ALL_ARMS = [
     pytest.param(domain, arms, id=f"{name}-{domain}")
@@ -23,7 +23,7 @@ def test_arms_exist_and_claims_are_about_arms(domain, arms):
     assert any(arm.claims for arm in arms)
     for arm in arms:
         assert {claim.against for claim in arm.claims} <= set(names) - {arm.name}
-        assert {arm.training.reading.captions, arm.test.captions} <= texts.KINDS.keys()
+        assert {arm.training.reading.captions, arm.test.captions} <= caption_kinds.KINDS.keys()
         assert arm.training.task in SCHEDULES
 
 
@@ -42,7 +42,7 @@ def test_claims_are_about_what_the_tables_compare():
         for claim in arm.claims
         if claim.source == "VPD table 5"
     }
-    assert claims == {(texts.CLASS_EMBEDDINGS, "empty")}
+    assert claims == {(caption_kinds.CLASS_EMBEDDINGS, "empty")}
 
 
 def test_what_questions_share_is_trained_once_and_tested_on_all():
@@ -57,9 +57,10 @@ def test_what_questions_share_is_trained_once_and_tested_on_all():
     tested = [(t, dataset, r) for t, own in found.items() for dataset in own for r in own[dataset]]
     assert len(tested) == len(set(tested)) and set(tested) == sides
     # The plain model serves most questions.
-    assert {Reading(), Reading(texts.OWN, "a watercolor style painting of {caption}")} <= set(
-        found[CAPTIONS]["watercolor_test"]
-    )
+    assert {
+        Reading(),
+        Reading(caption_kinds.OWN, "a watercolor style painting of {caption}"),
+    } <= set(found[CAPTIONS]["watercolor_test"])
     assert "dark_zurich_val" not in found[CAPTIONS]
 
 

@@ -8,11 +8,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from tadp_d2.data.captions import read_captions
+from tadp_d2.data.texts import read_captions
+from tadp_d2.diffusion.model_folder import missing_parts
 from tadp_d2.synthetic.figures import CLASSES
 from tadp_d2.synthetic.samples import STYLE_TEMPLATES, draw_sample
 from tadp_d2.synthetic.tokenizer import make_tokenizer
-from tadp_d2.weights import missing_parts
 
 SENTENCES = {"a dog and two cars in a park", "a watercolor style painting of a bird"}
 

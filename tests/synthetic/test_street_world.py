@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tadp_d2.data.captions import read_captions
+from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic import world as whole
 from tadp_d2.synthetic.parallel import in_processes

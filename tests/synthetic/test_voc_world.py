@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tadp_d2.data.captions import read_captions
+from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic.figures import CLASSES
 from tadp_d2.synthetic.scenes import Scene, describe, sample_scene

@@ -1,0 +1,105 @@
+"""Detectron2's dataset mapper with the paper's augmentations and errors that name the picture."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import SizeMismatchError
+
+from tadp_d2.data.augmentation import build_augmentations
+from tadp_d2.data.images import check_decodes
+from tadp_d2.diffusion.latent_cache import LatentCache
+from tadp_d2.errors import UserError
+
+
+class CaptionedDatasetMapper(DatasetMapper):
+    """Maps a dict with "caption" to the model's input, which keeps it.
+
+    With a cache, the input also has "latents" (`CachedLatents`). Where the cache knows the picture,
+    its file is not decoded, and "image" is black and of the right size.
+    """
+
+    @configurable
+    def __init__(self, *, cache: LatentCache | None, **options: Any):
+        """
+        Args:
+            cache: for pictures of which nothing is decided at random but the mirroring.
+        """
+        super().__init__(**options)
+        self.cache = cache
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        return {
+            **super().from_config(cfg, is_train),
+            "augmentations": build_augmentations(cfg, is_train),
+            "cache": LatentCache.from_config(cfg) if is_cacheable(cfg, is_train) else None,
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: the picture is unreadable, or of another size than annotated.
+        """
+        try:
+            return self._map(dataset_dict)
+        except SizeMismatchError as error:
+            raise UserError(
+                f"{dataset_dict['file_name']}: the picture has another size than its annotation "
+                f"says ({error})"
+            ) from None
+        except Exception:
+            # Pillow raises many kinds for damaged files: whether one is to blame shows again.
+            for key in ("file_name", "sem_seg_file_name"):
+                if key in dataset_dict:
+                    check_decodes(dataset_dict[key])
+            raise
+
+    def _map(self, entry: dict[str, Any]) -> dict[str, Any]:
+        known_size = {"width", "height"} <= entry.keys()
+        labels_to_read = self.is_train and "sem_seg_file_name" in entry
+        if self.cache is None or not known_size or labels_to_read:
+            return super().__call__(entry)
+        return self._map_with_cache(copy.deepcopy(entry))
+
+    def _map_with_cache(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """As `DatasetMapper` maps boxes, but the picture may stay closed."""
+        black = T.AugInput(np.broadcast_to(np.uint8(0), (entry["height"], entry["width"], 3)))
+        transforms = self.augmentations(black)
+        height, width = black.image.shape[:2]
+        mirrored = any(isinstance(step, T.HFlipTransform) for step in transforms.transforms)
+        picture = Path(entry["file_name"]).read_bytes()
+        entry["latents"] = self.cache.look_up(picture, (width, height), mirrored)
+        image = black.image
+        if entry["latents"].value is None:
+            image = utils.read_image(entry["file_name"], format=self.image_format)
+            utils.check_image_size(entry, image)
+            image = transforms.apply_image(image)
+        entry["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        entry.pop("sem_seg_file_name", None)
+        boxes = entry.pop("annotations", None)
+        if self.is_train and boxes is not None:
+            moved = [
+                utils.transform_instance_annotations(box, transforms, (height, width))
+                for box in boxes
+                if not box.get("iscrowd", 0)
+            ]
+            instances = utils.annotations_to_instances(moved, (height, width))
+            entry["instances"] = utils.filter_empty_instances(instances)
+        return entry
+
+
+def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:
+    """Whether nothing is decided at random about a picture but the mirroring."""
+    if cfg.INPUT.RESIZE != "fixed":
+        return False
+    if not is_train:
+        return not cfg.TEST.WINDOW_SIZE
+    mirroring = cfg.INPUT.RANDOM_FLIP in ("none", "horizontal")
+    return mirroring and not (cfg.INPUT.CROP.ENABLED or cfg.INPUT.COLOR_AUG_SSD)

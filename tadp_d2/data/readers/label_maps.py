@@ -1,0 +1,175 @@
+"""Folders of pictures and label maps: pairing them by name and checking them, strictly.
+
+A picture `<images>/<nesting>/<name><image suffix>` has its label map at
+`<labels>/<nesting>/<name><label suffix>`: an 8-bit grey PNG whose values are class indices. Nothing
+is written.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from tadp_d2.data.images import check_each, read_header
+from tadp_d2.data.root import not_found
+from tadp_d2.errors import Report, UserError, reason, reporting, stop
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the pictures and label maps of a split lie.
+
+    Attributes:
+        images: folder of the split's pictures.
+        nesting: the folders between `images` and the pictures, as a pattern: "*", "night/*".
+        image_suffix: how the name of every picture ends.
+        labels: folder of the split's label maps; None for a split without labels.
+        label_suffix: what stands there in the name of a label map.
+        if_no_labels: what to do about absent label maps, for the message.
+    """
+
+    images: Path
+    nesting: str
+    image_suffix: str
+    labels: Path | None = None
+    label_suffix: str = ""
+    if_no_labels: str = "complete the download"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture.
+
+    Attributes:
+        image_id: its path below the split's folder, such as `night/GOPR0356/..._rgb_anon.png`.
+        image: its file.
+        label: the file of its label map, if it has one.
+        width, height: of both, pixels.
+    """
+
+    image_id: str
+    image: Path
+    label: Path | None
+    width: int
+    height: int
+
+
+def read_pairs(folders: Folders, dataset: str, report: Report = stop) -> list[Pair]:
+    """The pictures of a split, sorted by id, with their label maps. Only file headers are read.
+
+    Args:
+        report: gets what is wrong with single pictures, which are then left out.
+
+    Raises:
+        UserError: the split is absent, empty or without its nested folders, a picture or label
+            map is unreadable or without its counterpart, or the two differ in size.
+    """
+    images = _find_images(folders, dataset)
+    ids = [path.relative_to(folders.images).as_posix() for path in images]
+    labels: list[Path | None] = [None] * len(ids)
+    if folders.labels is not None:
+        labels = [
+            folders.labels / (image_id.removesuffix(folders.image_suffix) + folders.label_suffix)
+            for image_id in ids
+        ]
+        _check_counterparts(folders, images, labels, report)
+    pairs = []
+    for image_id, image, label in zip(ids, images, labels, strict=True):
+        # One that does not exist was reported.
+        if label is None or label.exists():
+            with reporting(report):
+                pairs.append(_pair(image_id, image, label))
+    return pairs
+
+
+def _find_images(folders: Folders, dataset: str) -> list[Path]:
+    pattern = f"{folders.nesting}/*{folders.image_suffix}"
+    if not folders.images.is_dir():
+        raise not_found(dataset, folders.images, f"{folders.images}/{pattern}")
+    images = sorted(folders.images.glob(pattern))
+    if images:
+        return images
+    elsewhere = sorted(folders.images.rglob(f"*{folders.image_suffix}"))
+    if elsewhere:
+        raise UserError(
+            f"{folders.images}: no picture at {pattern}, but {len(elsewhere)} elsewhere, such as "
+            f"{elsewhere[0]}; keep the nested folders of the published archive"
+        )
+    raise UserError(
+        f"{folders.images}: holds no picture for data set {dataset!r}; expected {pattern}"
+    )
+
+
+def _check_counterparts(
+    folders: Folders, images: Sequence[Path], labels: Sequence[Path], report: Report
+) -> None:
+    present = set(folders.labels.glob(f"{folders.nesting}/*{folders.label_suffix}"))
+    unlabelled = [
+        (image, label) for image, label in zip(images, labels, strict=True) if label not in present
+    ]
+    for image, label in unlabelled:
+        report(
+            UserError(
+                f"{image}: has no label map, expected {label} ({len(unlabelled)} such of "
+                f"{len(images)}); {folders.if_no_labels}"
+            )
+        )
+    orphans = sorted(present - set(labels))
+    for orphan in orphans:
+        report(
+            UserError(
+                f"{orphan}: a label map without its picture ({len(orphans)} such); complete the "
+                f"pictures in {folders.images}, or remove it"
+            )
+        )
+
+
+def _pair(image_id: str, image: Path, label: Path | None) -> Pair:
+    width, height, _ = read_header(image)
+    if label is not None:
+        found = read_header(label, ["PNG"])
+        if (found.width, found.height) != (width, height):
+            raise UserError(
+                f"{label}: {found.width} x {found.height} pixels, but its picture {image} has "
+                f"{width} x {height}; take both from the same archive"
+            )
+        if found.mode != "L":
+            raise UserError(
+                f"{label}: a label map must be an 8-bit grey PNG (mode L) of class indices; this "
+                f"one has mode {found.mode}"
+            )
+    return Pair(image_id, image, label, width, height)
+
+
+def check_values(labels: Sequence[Path], allowed: Collection[int], report: Report = stop) -> None:
+    """Reads label maps completely.
+
+    Args:
+        allowed: the values that may occur, of 0..255.
+        report: gets what is wrong with single ones.
+
+    Raises:
+        UserError: one is damaged or has another value.
+    """
+    forbidden = [value for value in range(256) if value not in allowed]
+    check_each(lambda path: _check(path, forbidden), labels, "label maps checked", report)
+
+
+def _check(path: Path, forbidden: Sequence[int]) -> None:
+    try:
+        with Image.open(path) as image:
+            counts = image.histogram()
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise UserError(
+            f"{path}: cannot be read as a label map ({reason(error)}); replace it"
+        ) from None
+    found = [value for value in forbidden if counts[value]]
+    if found:
+        raise UserError(
+            f"{path}: has the value {found[0]} in {counts[found[0]]} pixels; expected train ids, "
+            "the indices of the classes, and the ignored value 255. Label ids are others: "
+            "csCreateTrainIdLabelImgs makes train ids of Cityscapes'"
+        )

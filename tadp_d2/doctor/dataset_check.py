@@ -1,0 +1,81 @@
+"""Data sets: layout, labels, boxes, captions, and whether every picture can be decoded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from tadp_d2.data.catalog import add_captions, read_entries, with_objects
+from tadp_d2.data.datasets.street_scenes import FOLDERS
+from tadp_d2.data.images import check_decodes, check_each
+from tadp_d2.data.texts import NoCaptions
+from tadp_d2.doctor.findings import Finding, Kind, problems
+from tadp_d2.errors import UserError, reporting
+
+# Pictures of the published sets.
+PUBLISHED = {
+    "voc_2007_trainval": 5011,
+    "voc_2007_test": 4952,
+    "voc_2012_trainval": 11540,
+    "watercolor_train": 1000,
+    "watercolor_test": 1000,
+    "comic_train": 1000,
+    "comic_test": 1000,
+    "cityscapes_train": 2975,
+    "cityscapes_val": 500,
+    "cityscapes_foggy_val": 500,
+    "dark_zurich_train": 2416,
+    "dark_zurich_val": 50,
+    "dark_zurich_test": 151,
+    "nighttime_driving_test": 50,
+}
+
+
+def present() -> list[str]:
+    """The published data sets whose split is here."""
+    return [dataset for dataset in PUBLISHED if _split_path(dataset).exists()]
+
+
+def _split_path(dataset: str) -> Path:
+    if dataset in FOLDERS:
+        return FOLDERS[dataset].images
+    meta = MetadataCatalog.get(dataset)
+    return Path(meta.dirname, "ImageSets", "Main", f"{meta.split}.txt")
+
+
+def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[Finding]:
+    """All that is wrong with a data set, or that nothing is.
+
+    Args:
+        needed: whether someone asked for it; if not, captions may be absent.
+    """
+    errors: list[UserError] = []
+    notes: list[str] = []
+    report = errors.append
+    entries = []
+    with reporting(report):
+        entries = [dict(entry) for entry in read_entries(dataset, report)]
+    with reporting(report):
+        try:
+            add_captions(cfg, dataset, entries, report)
+        except NoCaptions as error:
+            if needed:
+                raise
+            notes.append(str(error))
+    if entries and dataset in cfg.DATASETS.TRAIN and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        with reporting(report):
+            with_objects(dataset, entries)
+    pictures = [Path(entry["file_name"]) for entry in entries]
+    check_each(check_decodes, pictures, f"pictures of {dataset} decoded", report)
+    published = PUBLISHED.get(dataset, len(entries))
+    if entries and len(entries) != published:
+        notes.append(f"{len(entries)} pictures; the published set has {published}")
+    empty = [entry["image_id"] for entry in entries if entry.get("caption") == ""]
+    if empty:
+        notes.append(f"{len(empty)} captions are empty, such as that of {empty[0]!r}")
+    if not errors:
+        yield Finding(Kind.GOOD, f"{len(entries)} pictures: readable, with what belongs to them")
+    for text in notes:
+        yield Finding(Kind.NOTE, text)
+    yield from problems(errors)

@@ -1,0 +1,67 @@
+"""What a config names besides data: base model, tokens, fine-tuned UNet, checkpoint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.model_folder import find_weights, must_be_fetched
+from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
+from tadp_d2.diffusion.tokens import read_tokens
+from tadp_d2.doctor.environment import check_room
+from tadp_d2.doctor.findings import Finding, Kind, problems
+from tadp_d2.engine.checkpoint import RunCheckpointer
+from tadp_d2.engine.checks import check_fit
+from tadp_d2.errors import UserError
+from tadp_d2.records.provenance import Provenance
+
+
+def check_base_model(cfg: CfgNode) -> Iterator[Finding]:
+    """Loads the base model and learned tokens, as far as no architecture is chosen."""
+    if must_be_fetched(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION):
+        yield _not_here(cfg)
+        return
+    try:
+        folder = find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
+        TextConditioner.from_pretrained(folder, cfg.TEXT.TOKENS)
+        load_vae(folder)
+        load_unet(Path(cfg.MODEL.DIFFUSION.UNET or folder / "unet"))
+    except UserError as error:
+        yield from problems([error])
+    else:
+        yield Finding(Kind.GOOD, f"{folder}: complete")
+
+
+def check_model(cfg: CfgNode) -> Iterator[Finding]:
+    """Builds the model of a config, and loads the checkpoint that it starts from."""
+    if must_be_fetched(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION):
+        yield _not_here(cfg)
+        return
+    errors: list[UserError] = []
+    for file in cfg.TEXT.TOKENS:
+        try:
+            read_tokens(file)
+        except UserError as error:
+            errors.append(error)
+    try:
+        check_fit(cfg)
+        model = build_model(cfg)
+        yield Finding(Kind.GOOD, f"{cfg.MODEL.DIFFUSION.WEIGHTS}: complete")
+        provenance = Provenance(cfg, model)
+        yield from check_room(cfg, model)
+        if cfg.MODEL.WEIGHTS:
+            RunCheckpointer(model, cfg.OUTPUT_DIR, provenance).load(cfg.MODEL.WEIGHTS)
+            yield Finding(Kind.GOOD, f"{cfg.MODEL.WEIGHTS}: fits")
+    except UserError as error:
+        errors.append(error)
+    yield from problems(errors)
+
+
+def _not_here(cfg: CfgNode) -> Finding:
+    return Finding(
+        Kind.NOTE,
+        f"{cfg.MODEL.DIFFUSION.WEIGHTS}: not here yet, so neither it nor what rests on it was "
+        "checked; a run fetches it from the hub",
+    )

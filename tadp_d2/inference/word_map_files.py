@@ -1,0 +1,90 @@
+"""Attention maps as files: a sheet, and the numbers that it shows."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tadp_d2.errors import UserError
+from tadp_d2.files import replacing
+from tadp_d2.inference.word_maps import MEAN, Prompt
+from tadp_d2.visualization.attention_sheet import Block, Row, attention_sheet
+
+FORMAT = "tadp_d2 attention"
+VERSION = 1
+
+
+def check_new(path: Path) -> None:
+    """
+    Raises:
+        UserError: the sheet or its numbers are there already, or the sheet is no PNG.
+    """
+    if path.suffix != ".png":
+        raise UserError(f"{path}: the sheet goes into a file that ends in .png")
+    for file in (path, path.with_suffix(".safetensors")):
+        if file.exists():
+            raise UserError(f"{file} exists already: choose another --output or remove it first")
+
+
+def write_attention(
+    path: Path,
+    picture: Image.Image,
+    prompts: Mapping[str, Prompt],
+    maps: Mapping[str, Mapping[str, Mapping[str, Tensor]]],
+    origin: Mapping[str, Any],
+) -> Path:
+    """Writes the sheet of `compare`'s maps, and beside it the maps.
+
+    Those are tensors `<prompt>/<state>/<level>`, W x h x w; the file's metadata hold the prompts
+    with their W words.
+
+    Args:
+        origin: what the metadata say of the picture and the model.
+
+    Returns:
+        The file of the maps.
+
+    Raises:
+        UserError: as `check_new`.
+    """
+    check_new(path)
+    numbers = path.with_suffix(".safetensors")
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        **origin,
+        "prompts": {
+            name: {"prompt": prompt.text, "words": [word.text for word in prompt.words]}
+            for name, prompt in prompts.items()
+        },
+    }
+    tensors = {
+        f"{name}/{state}/{level}": level_maps.contiguous()
+        for name, states in maps.items()
+        for state, levels in states.items()
+        for level, level_maps in levels.items()
+    }
+    with replacing(numbers) as temporary:
+        save_file(tensors, temporary, {"tadp_d2": json.dumps(record)})
+    blocks = [_block(name, prompts[name], states) for name, states in maps.items()]
+    with replacing(path) as temporary:
+        sheet = attention_sheet(picture, blocks, Path(origin["file"]).name)
+        sheet.save(temporary, format="PNG")
+    return numbers
+
+
+def _block(name: str, prompt: Prompt, states: Mapping[str, Mapping[str, Tensor]]) -> Block:
+    rows = [
+        Row(f"{_label(level)}\n{state}", levels[level].numpy())
+        for level in next(iter(states.values()))
+        for state, levels in states.items()
+    ]
+    return Block(f"{name}: {prompt.text}", [word.text for word in prompt.words], rows)
+
+
+def _label(level: str) -> str:
+    return level if level == MEAN else f"stride {2 ** int(level[1:])}"

@@ -1,0 +1,207 @@
+"""What each word of a prompt looks at: the cross-attention maps, by word and stride.
+
+The maps are those that the backbone hands to the head. Drawing them is not done here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tadp_d2.diffusion.clip_text import Context, TextConditioner
+from tadp_d2.diffusion.prompt_words import Word, find_words, join_words
+from tadp_d2.errors import UserError
+from tadp_d2.inference.predictor import load_model, prepare
+from tadp_d2.modeling.backbone import (
+    DiffusionBackbone,
+    build_diffusion_backbone,
+    find_diffusion_backbone,
+)
+from tadp_d2.modeling.conditioned import CaptionConditioning
+from tadp_d2.personalization.templates import SLOT, TEMPLATES
+
+# The name of the average over the levels, among them.
+MEAN = "mean"
+
+
+class Prompt(NamedTuple):
+    """What a picture is looked at with.
+
+    Attributes:
+        text: the prompt, or a description of what has no text.
+        words: the words and the places of their tokens in the context.
+        context: 1 x N x D.
+    """
+
+    text: str
+    words: list[Word]
+    context: Context
+
+
+def make_prompts(
+    conditioning: CaptionConditioning,
+    caption: str,
+    objects: Sequence[str] = (),
+    classes: Sequence[str] = (),
+) -> dict[str, Prompt]:
+    """The prompts of TADP's figure 4, by name: what is not given is left out.
+
+    Args:
+        caption: "caption", under the modifier of testing, as the two next.
+        objects: "oracle": the names of what is in the picture (TADP, equation 5).
+        classes: "class names": all of them (equation 3); "class embeddings": `average_class`.
+
+    Raises:
+        UserError: a prompt has no word.
+    """
+    texts = {"caption": caption}
+    if objects:
+        texts["oracle"] = " ".join(objects)
+    if classes:
+        texts["class names"] = " ".join(classes)
+    text = conditioning.text
+    prompts = {}
+    for name, captioned in texts.items():
+        prompt = conditioning.prompt(captioned)
+        prompts[name] = Prompt(prompt, find_words(prompt, text.tokenizer), text([prompt]))
+        if not prompts[name].words:
+            raise UserError(f"the {name} is empty: there is no word to look for")
+    if classes:
+        embeddings = torch.stack([average_class(name, text) for name in classes])
+        words = [Word(name, (position,)) for position, name in enumerate(classes)]
+        told = f"a mean over {len(TEMPLATES['object'])} sentences for each class"
+        prompts["class embeddings"] = Prompt(told, words, Context(embeddings[None]))
+    return prompts
+
+
+def average_class(name: str, text: TextConditioner) -> Tensor:
+    """The first end-of-text embedding, averaged over sentences with a class name, D (VPD).
+
+    VPD averages over CLIP's 80 sentences; these are the ones of this project.
+    """
+    sentences = [sentence.replace(SLOT, name) for sentence in TEMPLATES["object"]]
+    ends = [len(text.tokenizer(sentence).input_ids) - 1 for sentence in sentences]
+    embeddings = text(sentences).embeddings
+    return embeddings[torch.arange(len(ends)), ends].mean(dim=0)
+
+
+def end_of_text(prompt: Prompt) -> Prompt:
+    """A prompt of one word: the tokens behind the words of another, which have read all of them."""
+    last = max(position for word in prompt.words for position in word.positions)
+    behind = range(last + 1, prompt.context.embeddings.shape[1])
+    return prompt._replace(words=[Word("end of text", tuple(behind))])
+
+
+class AttentionProbe:
+    """Picture and prompt -> the map of each word, at each level of a backbone that has maps."""
+
+    def __init__(self, cfg: CfgNode, backbone: DiffusionBackbone):
+        """
+        Raises:
+            UserError: the config switches the maps off.
+        """
+        self.levels = sorted(cfg.MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS)
+        if not self.levels:
+            raise UserError(
+                "MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS is empty: this model keeps no maps"
+            )
+        self._cfg = cfg
+        self._backbone = backbone
+
+    @torch.no_grad()
+    def __call__(self, pixels: np.ndarray, prompt: Prompt) -> dict[str, Tensor]:
+        """
+        Args:
+            pixels: H x W x 3, uint8 RGB. It is prepared as in an evaluation, whole: in windows
+                each would have maps of its own.
+
+        Returns:
+            level, and "mean" -> W x h x w on the CPU, W words; probabilities, 0 to 1. The mean has
+            the size of the finest level. Where the prepared picture was padded at its right and
+            lower side for the UNet, that part is cut off.
+        """
+        image = prepare(pixels, self._cfg).to(self._cfg.MODEL.DEVICE)
+        mean, std = (
+            torch.tensor(values, device=image.device).view(-1, 1, 1)
+            for values in (self._cfg.MODEL.PIXEL_MEAN, self._cfg.MODEL.PIXEL_STD)
+        )
+        batch = ImageList.from_tensors([(image - mean) / std], self._backbone.size_divisibility)
+        with self._backbone.conditioned(prompt.context):
+            features = self._backbone(batch.tensor)
+        # The maps stand behind the features' channels, one for each token.
+        tokens = prompt.context.embeddings.shape[1]
+        maps = {
+            level: join_words(features[level][0, -tokens:], prompt.words).cpu()
+            for level in self.levels
+        }
+        maps[MEAN] = average(maps.values())
+        # The shares of the padded picture that are picture.
+        rows, columns = (
+            own / padded
+            for own, padded in zip(image.shape[1:], batch.tensor.shape[2:], strict=True)
+        )
+        return {level: _cut(level_maps, rows, columns) for level, level_maps in maps.items()}
+
+
+def average(maps: Iterable[Tensor]) -> Tensor:
+    """The mean of W x h x w maps, all enlarged to the size of the largest (TADP, figure 4)."""
+    maps = list(maps)
+    size = max((level.shape[1:] for level in maps), key=lambda size: size.numel())
+    enlarged = [F.interpolate(m[None], tuple(size), mode="bilinear")[0] for m in maps]
+    return torch.stack(enlarged).mean(dim=0)
+
+
+def _cut(maps: Tensor, rows: float, columns: float) -> Tensor:
+    height, width = maps.shape[1:]
+    return maps[:, : round(height * rows), : round(width * columns)]
+
+
+def load_untrained(cfg: CfgNode) -> DiffusionBackbone:
+    """The backbone as training begins: the diffusion model itself.
+
+    Raises:
+        UserError: as `build_diffusion_backbone`.
+    """
+    backbone = build_diffusion_backbone(cfg, ShapeSpec(channels=3))
+    return backbone.eval().to(cfg.MODEL.DEVICE)
+
+
+def load_trained(cfg: CfgNode) -> DiffusionBackbone:
+    """The backbone of a trained model.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    model: nn.Module = load_model(cfg)
+    return find_diffusion_backbone(model)
+
+
+def load_conditioning(cfg: CfgNode) -> CaptionConditioning:
+    """What makes prompts and contexts, in the mode of testing."""
+    return CaptionConditioning.from_config(cfg).eval().to(cfg.MODEL.DEVICE)
+
+
+def compare(
+    cfg: CfgNode, pixels: np.ndarray, prompts: Mapping[str, Prompt]
+) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Prompt -> "before training", and "after training" if there are weights -> level -> maps.
+
+    Raises:
+        UserError: as `load_untrained` and `load_trained`.
+    """
+    states = {"before training": load_untrained}
+    if cfg.MODEL.WEIGHTS:
+        states["after training"] = load_trained
+    found: dict[str, dict[str, dict[str, Tensor]]] = {name: {} for name in prompts}
+    for state, load in states.items():
+        # One after the other: two diffusion models would take twice the memory.
+        probe = AttentionProbe(cfg, load(cfg))
+        for name, prompt in prompts.items():
+            found[name][state] = probe(pixels, prompt)
+    return found

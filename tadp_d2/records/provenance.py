@@ -1,0 +1,123 @@
+"""What a trained model rests on but does not contain, so that it is not evaluated on other ground.
+
+A checkpoint holds the trained weights only. The frozen base model, the learned tokens, the captions
+and the pixels' scale are recorded beside them, as fingerprints.
+"""
+
+import contextlib
+import logging
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import nn
+
+from tadp_d2.data.catalog import load_captions, model_classes
+from tadp_d2.data.texts import CaptionFile
+from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.tokens import read_tokens
+from tadp_d2.errors import UserError
+from tadp_d2.frozen import fingerprint
+from tadp_d2.modeling.backbone import find_diffusion_backbone
+from tadp_d2.records.artifacts import (
+    check_base,
+    token_metadata_path,
+    unet_metadata_path,
+)
+
+_logger = logging.getLogger(__name__)
+
+# What must be equal for a checkpoint's weights to mean anything, and what it is called in messages.
+_ESSENTIAL = {
+    "vae": "another VAE (MODEL.DIFFUSION.WEIGHTS)",
+    "text_encoder": "another text encoder (MODEL.DIFFUSION.WEIGHTS)",
+    "pixels": "another pixel normalisation (MODEL.PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT)",
+    "features": "other features (MODEL.DIFFUSION.TIMESTEP, LATENT_SCALING or ATTENTION_MAPS)",
+    "classes": "other classes (DATASETS.TRAIN)",
+}
+
+
+class Provenance:
+    """Fingerprints of a model's ground; saved in checkpoints, compared when one is loaded."""
+
+    def __init__(self, cfg: CfgNode, model: nn.Module):
+        backbone = find_diffusion_backbone(model)
+        text = next(part for part in model.modules() if isinstance(part, TextConditioner))
+        diffusion = cfg.MODEL.DIFFUSION
+        captions = _caption_files(cfg)
+        self.record: dict[str, Any] = {
+            "vae": fingerprint(backbone.latent_encoder.module),
+            "text_encoder": text.base_fingerprint,
+            # Of the UNet that training starts from. The checkpoint's own takes its place.
+            "unet": backbone.unet.base_fingerprint,
+            "pixels": [
+                list(map(float, cfg.MODEL.PIXEL_MEAN)),
+                list(map(float, cfg.MODEL.PIXEL_STD)),
+                cfg.INPUT.FORMAT,
+            ],
+            "features": [
+                diffusion.TIMESTEP,
+                diffusion.LATENT_SCALING,
+                sorted(diffusion.ATTENTION_MAPS.LEVELS),
+                sorted(diffusion.ATTENTION_MAPS.PATHS),
+            ],
+            "classes": model_classes(cfg),
+            "tokens": text.token_fingerprints,
+            "captions": {name: file.fingerprint() for name, file in captions.items()},
+            "caption_files": {name: str(file.path) for name, file in captions.items()},
+        }
+        _check_artifacts(cfg, self.record)
+
+    def check(self, trained: dict[str, Any] | None, checkpoint: str) -> None:
+        """Compares with the record of a checkpoint.
+
+        Other tokens and captions are legitimate, and are said; other ground is an error.
+
+        Raises:
+            UserError: the checkpoint was trained on other ground.
+        """
+        if trained is None:
+            _logger.warning(f"{checkpoint} does not say on which base model it was trained")
+            return
+        for key, meaning in _ESSENTIAL.items():
+            if trained[key] != self.record[key]:
+                raise UserError(
+                    f"{checkpoint} was trained with {meaning}; use what it was trained with, or "
+                    "train anew"
+                )
+        # Records of earlier versions lack it.
+        if trained.get("unet", self.record["unet"]) != self.record["unet"]:
+            _logger.warning(
+                f"{checkpoint} was trained from another UNet than that of MODEL.DIFFUSION.UNET or "
+                "WEIGHTS; the checkpoint's own is the one in use"
+            )
+        for name, value in trained["tokens"].items():
+            if self.record["tokens"].get(name) != value:
+                _logger.warning(f"{checkpoint} was trained with another or a further token {name}")
+        for name, value in self.record["captions"].items():
+            if trained["captions"].get(name, value) != value:
+                _logger.warning(f"{checkpoint} was trained with other captions for {name!r}")
+
+
+def _check_artifacts(cfg: CfgNode, record: dict[str, Any]) -> None:
+    """
+    Raises:
+        UserError: a learned token or a fine-tuned UNet was made for another base model.
+    """
+    base = {part: record[part] for part in ("text_encoder", "vae", "unet")}
+    unet_folder = cfg.MODEL.DIFFUSION.UNET
+    if unet_folder:
+        # The base model's own, for which tokens were learned, is not loaded then.
+        unet = base.pop("unet")
+        check_base(unet_folder, unet_metadata_path(unet_folder), base, {"unet": unet})
+    for file in cfg.TEXT.TOKENS:
+        own = {token: fingerprint(vectors) for token, vectors in read_tokens(file).items()}
+        check_base(file, token_metadata_path(file), base, own)
+
+
+def _caption_files(cfg: CfgNode) -> dict[str, CaptionFile]:
+    """Those of the data sets whose captions are here: an evaluation needs none to train on."""
+    files = {}
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        with contextlib.suppress(UserError):
+            files[dataset] = load_captions(cfg, dataset)
+    return files

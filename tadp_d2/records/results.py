@@ -1,0 +1,138 @@
+"""Results as files with a history: metrics, config, versions, fingerprints, seed."""
+
+import importlib.metadata
+import json
+import logging
+import math
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.utils.events import get_event_storage
+from tabulate import tabulate
+from torch import nn
+
+from tadp_d2 import __version__
+from tadp_d2.files import replacing
+from tadp_d2.records.provenance import Provenance
+from tadp_d2.records.result_files import FORMAT, VERSION, image_ids_fingerprint, read_metrics
+
+_logger = logging.getLogger(__name__)
+
+# The means that the log's table shows; results.json has all.
+_MEANS = ("AP", "AP50", "AP75", "mIoU", "pACC")
+
+
+def write_results(
+    cfg: CfgNode, model: nn.Module, results: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> None:
+    """Writes `results.json` into the output folder.
+
+    Args:
+        results: data set -> metric set -> metric -> value; NaN (nothing to measure) becomes null.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "metrics": _plain(results),
+        "datasets": {dataset: _identity(dataset) for dataset in results},
+        "iteration": _iteration(cfg.SOLVER.MAX_ITER),
+        "weights": cfg.MODEL.WEIGHTS,
+        "seed": cfg.SEED,
+        "command": shlex.join(["python", *sys.argv]),
+        "versions": _versions(),
+        "revision": _git_revision(),
+        "provenance": Provenance(cfg, model).record,
+        "config": yaml.safe_load(cfg.dump()),
+    }
+    with replacing(Path(cfg.OUTPUT_DIR, "results.json")) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def drop_later_lines(path: Path, iteration: int) -> None:
+    """Removes from a `metrics.json` what a stopped run wrote of the iterations to be done again."""
+    if path.exists():
+        kept = [line for line in read_metrics(path) if line["iteration"] < iteration]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
+
+
+def has_metrics(path: Path, iteration: int, datasets: Sequence[str]) -> bool:
+    """Whether a `metrics.json` has metrics of one of the data sets after an iteration."""
+    keys = {key for line in read_metrics(path) if line["iteration"] == iteration for key in line}
+    return any(key.startswith(f"{dataset}/") for key in keys for dataset in datasets)
+
+
+def log_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """Logs a table with a column per data set and metric set: the means, then each class."""
+    columns = {
+        f"{dataset} {name}": _short(metrics)
+        for dataset, sets in results.items()
+        for name, metrics in sets.items()
+    }
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [[name, *(column.get(name) for column in columns.values())] for name in names]
+    table = tabulate(rows, headers=["", *columns], floatfmt=".1f", tablefmt="pipe", missingval="-")
+    _logger.info(f"Results (classes: AP50 or IoU):\n{table}")
+
+
+def _short(metrics: Mapping[str, float]) -> dict[str, float]:
+    means = {name: value for name, value in metrics.items() if name in _MEANS}
+    prefix = "IoU-" if "mIoU" in metrics else "AP50-"
+    classes = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+    return means | {name: None if math.isnan(v) else v for name, v in classes.items()}
+
+
+def _identity(dataset: str) -> dict[str, Any]:
+    """What tells one data set from another that is registered under the same name."""
+    ids = [str(entry["image_id"]) for entry in DatasetCatalog.get(dataset)]
+    return {"images": len(ids), "image_ids": image_ids_fingerprint(ids)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if math.isnan(value) else float(value)
+
+
+def _iteration(last: int) -> int | None:
+    """The number of iterations done, None outside of training."""
+    try:
+        # Within an iteration the storage counts the finished ones only; after the last, all.
+        return min(get_event_storage().iter + 1, last)
+    except AssertionError:
+        return None
+
+
+def _versions() -> dict[str, str]:
+    packages = ("diffusers", "transformers", "torchvision", "numpy", "pillow")
+    return {
+        "tadp_d2": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "detectron2": detectron2.__version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _git_revision() -> str | None:
+    """Commit of the source tree, "+changes" behind it where files differ; None without git."""
+    source = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

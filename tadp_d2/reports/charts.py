@@ -1,0 +1,85 @@
+"""The bars and learning curves of a page, as HTML."""
+
+from collections.abc import Mapping, Sequence
+
+from tadp_d2.records.result_files import read_metrics
+from tadp_d2.reports.comparison import CLASS_METRICS, MEANS, Comparison, Group, modifier_title
+from tadp_d2.reports.curves import Line, chart
+from tadp_d2.reports.markup import escape, filtered
+from tadp_d2.reports.runs import Run
+from tadp_d2.reports.spread import spread
+from tadp_d2.reports.tables import DASH
+
+# Modifier -> class of its colour in the page.
+Colors = Mapping[str, str]
+
+
+def bars(comparison: Comparison, colors: Colors) -> str:
+    """The mean and each class, with a bar for each modifier."""
+    if not comparison.metric_sets:
+        return ""
+    metric_set = comparison.metric_sets[0]
+    of_class = CLASS_METRICS[metric_set]
+    mean = "mIoU" if of_class == "IoU" else of_class
+    metrics = {f"mean ({mean})": mean, **comparison.classes(metric_set)}
+    groups = "".join(
+        f"<li><h4>{escape(name)}</h4><ul>"
+        + "".join(
+            _bar(comparison, group, metric_set, metric, colors) for group in comparison.groups
+        )
+        + "</ul></li>"
+        for name, metric in metrics.items()
+    )
+    title = f"{escape(comparison.title)}: {of_class} ({metric_set})"
+    return (
+        f"<div{filtered(dataset=comparison.dataset)}><h3>{title}</h3>"
+        f'<ul class="bars">{groups}</ul></div>'
+    )
+
+
+def _bar(comparison: Comparison, group: Group, metric_set: str, metric: str, colors: Colors) -> str:
+    found = spread(list(group.values(metric_set, metric).values()))
+    text = DASH if found is None else f"{found.mean:.1f}"
+    width = 0 if found is None else min(max(found.mean, 0), 100)
+    name = modifier_title(group.modifier)
+    return (
+        f'<li class="{colors[name]}"{filtered(modifier=name)}><span>'
+        f"{escape(comparison.label(group))}</span>"
+        f'<span class="track"><span class="bar" style="width:{width:.1f}%"></span></span>'
+        f"<span>{text}</span></li>"
+    )
+
+
+def learning_curves(runs: Sequence[Run], colors: Colors) -> str:
+    """The loss by what was trained on, and the means of every evaluation in training."""
+    charts: dict[tuple[str, str], list[Line]] = {}
+    for run in runs:
+        lines = read_metrics(run.folder / "metrics.json")
+        for (dataset, title), key in _curve_keys(run).items():
+            points = [
+                (line["iteration"], line[key])
+                for line in lines
+                if isinstance(line.get(key), int | float)
+            ]
+            if len(points) > 1:
+                label, name = f"{run.folder}, seed {run.seed}", modifier_title(run.modifier)
+                own = charts.setdefault((dataset, title), [])
+                own.append(Line(f"{name}: {label}", name, colors[name], points))
+    figures = "".join(
+        f"<figure{filtered(dataset=dataset)}><figcaption>{escape(title)}, over iterations"
+        f"</figcaption>{chart(title, lines)}</figure>"
+        for (dataset, title), lines in charts.items()
+    )
+    return f'<div class="charts">{figures}</div>' if figures else ""
+
+
+def _curve_keys(run: Run) -> dict[tuple[str, str], str]:
+    """(data set to filter by, title of a chart) -> key in `metrics.json`."""
+    trained_on = ", ".join(map(str, run.record["config"]["DATASETS"]["TRAIN"]))
+    keys = {("", f"loss on {trained_on}"): "total_loss"}
+    for dataset, result in run.results.items():
+        metric_set = next((name for name in MEANS if name in result.metrics), None)
+        if metric_set:
+            metric = MEANS[metric_set][-1]
+            keys[dataset, f"{metric} on {dataset}"] = f"{dataset}/{metric_set}/{metric}"
+    return keys

@@ -1,0 +1,182 @@
+"""What a model is told of the world's pictures, besides the world's own captions.
+
+A kind of captions is made of the world's own and of the classes that its pictures show. Where
+something is drawn at random it is drawn by a hash of a seed, the picture and the word: the same for
+every order of the pictures, and what is damaged at a small rate is damaged at a greater one, too.
+"""
+
+import functools
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from detectron2.data import MetadataCatalog
+
+from tadp_d2.data.catalog import read_entries
+from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES, is_voc
+from tadp_d2.data.root import datasets_root
+from tadp_d2.data.texts import find_caption_file, read_captions, write_captions
+from tadp_d2.synthetic.sentences import listed, plural
+
+OWN, EMPTY, CLASS_NAMES = "captions", "empty", "class names"
+# Read as class names, and replaced by their embeddings (`class_embeddings`).
+CLASS_EMBEDDINGS = "class embeddings"
+ORACLE = "oracle"
+STYLES = ("watercolor", "comic")
+# Precision or recall of an oracle (TADP, table S2); share of the things in a caption.
+ORACLE_RATES = (0.75, 0.5)
+RATES = (0.25, 0.5, 1.0)
+# A place begins here in a caption of the world: "a dog and two birds in a park".
+_PLACE = re.compile(r" (?=(?:in|on) a )")
+_PLURALS = {name: plural(name) for name in SHARED_CLASSES}
+_NOUN = re.compile(rf"\b({'|'.join((*SHARED_CLASSES, *_PLURALS.values()))})\b")
+
+Item = TypeVar("Item", bound=tuple)
+
+
+class Picture(NamedTuple):
+    """A picture's id, its caption, and the classes that it shows."""
+
+    image_id: str
+    caption: str
+    classes: frozenset[str]
+
+
+def read_pictures(dataset: str) -> list[Picture]:
+    """The pictures of a registered data set; without classes where they are given by pixels."""
+    captions = read_captions(find_caption_file(datasets_root() / "captions", dataset))
+    names = MetadataCatalog.get(dataset).thing_classes if is_voc(dataset) else []
+    return [
+        Picture(
+            str(entry["image_id"]),
+            captions[str(entry["image_id"])],
+            frozenset(names[thing["category_id"]] for thing in entry.get("annotations", ())),
+        )
+        for entry in read_entries(dataset)
+    ]
+
+
+def write_texts(file: Path, dataset: str, kind: str, seed: int) -> None:
+    """Writes the captions of a kind, one of `KINDS`, for a registered data set."""
+    captions = KINDS[kind](read_pictures(dataset), seed)
+    # Without the seed: reports average over runs whose caption files are equal.
+    write_captions(file, dataset, captions, {"tool": "tadp_d2 study", "kind": kind})
+
+
+def choose(items: Iterable[Item], number: int, seed: int) -> set[Item]:
+    """This many of the items, at random; of a smaller number a part of them."""
+    return set(_shuffled(items, seed)[:number])
+
+
+def _shuffled(items: Iterable[Item], seed: int) -> list[Item]:
+    def draw(item: Item) -> bytes:
+        return hashlib.sha256(repr((seed, *item)).encode()).digest()
+
+    return sorted(items, key=draw)
+
+
+def oracle(
+    pictures: Sequence[Picture], seed: int, precision: float = 1.0, recall: float = 1.0
+) -> dict[str, str]:
+    """The names of the classes in each picture, some of them lost, others added (TADP, table S2).
+
+    Args:
+        precision, recall: of the names in all pictures together, exact up to one name.
+    """
+    pairs = [(picture, name) for picture in pictures for name in SHARED_CLASSES]
+    present = [(p.image_id, name) for p, name in pairs if name in p.classes]
+    absent = [(p.image_id, name) for p, name in pairs if name not in p.classes]
+    told = choose(present, round(recall * len(present)), seed)
+    told |= choose(absent, round(len(told) * (1 - precision) / precision), seed)
+    return {
+        p.image_id: " ".join(name for name in SHARED_CLASSES if (p.image_id, name) in told)
+        for p in pictures
+    }
+
+
+def drop_words(pictures: Sequence[Picture], seed: int, rate: float) -> dict[str, str]:
+    """Captions without this share of the things that they name, exact up to one thing.
+
+    Such as "two birds in a park" of "a dog and two birds in a park".
+    """
+    return _spoiled(pictures, seed, rate, _without)
+
+
+def replace_words(pictures: Sequence[Picture], seed: int, rate: float) -> dict[str, str]:
+    """Captions in which this share of the things is named as a class that is not in the picture.
+
+    Such as "a cat and two birds in a park" of "a dog and two birds in a park".
+    """
+
+    def replace(picture: Picture, spoiled: set[int]) -> str:
+        absent = [(picture.image_id, c) for c in SHARED_CLASSES if c not in picture.classes]
+        others = itertools.cycle(name for _, name in _shuffled(absent, seed))
+        place = itertools.count()
+
+        def other(match: re.Match) -> str:
+            noun = match[0]
+            if next(place) not in spoiled:
+                return noun
+            return next(others) if noun in _PLURALS else _PLURALS[next(others)]
+
+        return _NOUN.sub(other, picture.caption)
+
+    return _spoiled(pictures, seed, rate, replace)
+
+
+def _spoiled(
+    pictures: Sequence[Picture],
+    seed: int,
+    rate: float,
+    spoil: Callable[[Picture, set[int]], str],
+) -> dict[str, str]:
+    """Captions in which `spoil` has changed the things at the given places of their lists."""
+    things = [
+        (picture.image_id, place)
+        for picture in pictures
+        for place in range(len(_NOUN.findall(picture.caption)))
+    ]
+    chosen = choose(things, round(rate * len(things)), seed)
+    return {
+        p.image_id: spoil(p, {place for image_id, place in chosen if image_id == p.image_id})
+        for p in pictures
+    }
+
+
+def _without(picture: Picture, lost: set[int]) -> str:
+    things, *where = _PLACE.split(picture.caption, maxsplit=1)
+    named = re.split(", | and ", things)
+    kept = [thing for place, thing in enumerate(named) if place not in lost]
+    return " ".join([*([listed(kept)] if kept else []), *where])
+
+
+def _name_style(pictures: Sequence[Picture], seed: int, style: str) -> dict[str, str]:
+    """As a captioner describes a target's pictures, before cleaning (TADP, section 4.3)."""
+    return {p.image_id: f"a {style} painting of {p.caption}" for p in pictures}
+
+
+def _own(pictures: Sequence[Picture], seed: int) -> dict[str, str]:
+    return {p.image_id: p.caption for p in pictures}
+
+
+def _same(pictures: Sequence[Picture], seed: int, text: str) -> dict[str, str]:
+    return {p.image_id: text for p in pictures}
+
+
+_ALL = functools.partial(_same, text=" ".join(SHARED_CLASSES))
+# Name -> pictures and seed -> image id -> caption.
+KINDS: Mapping[str, Callable[[Sequence[Picture], int], dict[str, str]]] = {
+    OWN: _own,
+    EMPTY: functools.partial(_same, text=""),
+    CLASS_NAMES: _ALL,
+    CLASS_EMBEDDINGS: _ALL,
+    ORACLE: oracle,
+    **{f"oracle, precision {p}": functools.partial(oracle, precision=p) for p in ORACLE_RATES},
+    **{f"oracle, recall {r}": functools.partial(oracle, recall=r) for r in ORACLE_RATES},
+    **{f"uncleaned {style}": functools.partial(_name_style, style=style) for style in STYLES},
+    **{f"words dropped: {rate}": functools.partial(drop_words, rate=rate) for rate in RATES},
+    **{f"words wrong: {rate}": functools.partial(replace_words, rate=rate) for rate in RATES},
+}

@@ -1,0 +1,91 @@
+"""Caption -> prompt -> context."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from tadp_d2.conditioning.domains import Modifier, get_modifier
+from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.errors import UserError
+
+LONG = " ".join(["a dog and a car in a park"] * 20)
+
+
+@pytest.fixture(scope="module")
+def text(model_folder):
+    return TextConditioner.from_pretrained(model_folder)
+
+
+def tokens(text, prompt):
+    return len(text.tokenizer(prompt).input_ids)
+
+
+def test_contexts_are_those_of_stable_diffusions_own_pipeline(text, model_folder):
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder)
+    prompts = ["", "a dog", "a watercolor style painting of two birds"]
+    expected, _ = pipeline.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=False)
+    context = text(prompts)
+    assert context.embeddings.shape == (3, 77, 64)
+    assert context.mask is None
+    torch.testing.assert_close(context.embeddings, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_context_depends_on_its_prompt_alone(text):
+    alone = text(["a dog"]).embeddings[0]
+    assert torch.equal(text(["a car", "a dog"]).embeddings[1], alone)
+    text._cache.clear()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = text(["two birds", "a dog"]).embeddings[1]
+    assert again.dtype == torch.float32
+    assert torch.equal(again, alone)
+
+
+def test_each_prompt_is_encoded_once(model_folder, monkeypatch):
+    text = TextConditioner.from_pretrained(model_folder, cache_size=2)
+    encoded = []
+    encode = text._encode
+    monkeypatch.setattr(text, "_encode", lambda p, device: encoded.append(p) or encode(p, device))
+    for prompt in ("a", "b", "a", "c", "a", "b"):
+        text([prompt])
+    # "b" was used least recently when "c" came, and had to be encoded again.
+    assert encoded == ["a", "b", "c", "b"]
+
+
+def test_without_a_cache(model_folder):
+    text = TextConditioner.from_pretrained(model_folder, cache_size=0)
+    assert torch.equal(*(text(["a dog"]).embeddings for _ in range(2)))
+    assert not text._cache
+
+
+def test_short_captions_are_kept_whole(text):
+    modifier = get_modifier("watercolor", "simple")
+    assert text.prompt(" two  dogs ", modifier) == "a watercolor style painting of two dogs"
+    assert text.prompt("", get_modifier("", "null")) == ""
+
+
+@pytest.mark.parametrize("name", ["null", "simple", "dreambooth", "nearby", "unrelated"])
+@pytest.mark.parametrize("domain", ["watercolor", "night"])
+def test_long_captions_lose_their_last_words_and_the_modifier_none(text, domain, name):
+    modifier = get_modifier(domain, name)
+    before, after = modifier.template.split("{caption}")
+    prompt = text.prompt(LONG, modifier)
+    kept = prompt.removeprefix(before).removesuffix(after)
+    assert prompt == before + kept + after
+    assert LONG.startswith(kept)
+    assert tokens(text, prompt) <= 77
+    one_more = " ".join(LONG.split()[: len(kept.split()) + 1])
+    assert tokens(text, before + one_more + after) > 77
+
+
+def test_a_modifier_that_fills_the_prompt_is_an_error(text):
+    modifier = Modifier("template", LONG + " {caption}")
+    with pytest.raises(UserError, match="tokens longer than the 77"):
+        text.check(modifier)
+
+
+def test_the_text_encoder_is_frozen(text):
+    text.train()
+    assert not any(module.training for module in text.text_encoder.modules())
+    assert not any(parameter.requires_grad for parameter in text.parameters())
+    assert text.state_dict() == {}
+    assert not text(["a dog"]).embeddings.requires_grad

@@ -1,0 +1,110 @@
+"""Pictures and label maps in nested folders: paired by name, checked strictly."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tadp_d2.data.readers.label_maps import Folders, check_values, read_pairs
+from tadp_d2.errors import UserError
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two sequences in Dark Zurich's layout, whose sorted names pair up wrongly by position."""
+    for name in ("b/z_1", "a/y_2", "a/y_10"):
+        save(tmp_path / f"rgb/night/{name}_rgb.png", np.zeros((4, 6, 3)))
+        save(tmp_path / f"gt/night/{name}_gt_labelTrainIds.png", np.zeros((4, 6)))
+        # What the published archives hold beside the labels is not taken for one.
+        save(tmp_path / f"gt/night/{name}_gt_labelColor.png", np.zeros((4, 6, 3)))
+    return tmp_path
+
+
+def folders(tree, **changes):
+    settings = {
+        "images": tree / "rgb",
+        "nesting": "night/*",
+        "image_suffix": "_rgb.png",
+        "labels": tree / "gt",
+        "label_suffix": "_gt_labelTrainIds.png",
+        "if_no_labels": "do this",
+    }
+    return Folders(**settings | changes)
+
+
+def test_pairs_by_name(tree):
+    pairs = read_pairs(folders(tree), "set")
+    assert [pair.image_id for pair in pairs] == [
+        "night/a/y_10_rgb.png",
+        "night/a/y_2_rgb.png",
+        "night/b/z_1_rgb.png",
+    ]
+    assert pairs[1].image == tree / "rgb/night/a/y_2_rgb.png"
+    assert pairs[1].label == tree / "gt/night/a/y_2_gt_labelTrainIds.png"
+    assert (pairs[1].width, pairs[1].height) == (6, 4)
+
+
+def test_a_split_without_labels(tree):
+    assert {pair.label for pair in read_pairs(folders(tree, labels=None), "set")} == {None}
+
+
+def fails(tree, match, **changes):
+    with pytest.raises(UserError, match=match):
+        read_pairs(folders(tree, **changes), "set")
+
+
+def test_an_absent_split(tree):
+    fails(tree, "data set 'set' not found: there is no .*absent.*synth", images=tree / "absent")
+
+
+def test_an_empty_folder(tree):
+    (tree / "empty").mkdir()
+    fails(
+        tree, r"empty: holds no picture for data set 'set'.*night/\*/\*_rgb", images=tree / "empty"
+    )
+
+
+def test_missing_sequence_folders(tree):
+    save(tree / "flat/night/y_2_rgb.png", np.zeros((4, 6, 3)))
+    fails(tree, "1 elsewhere, such as .*flat/night/y_2_rgb.png; keep the n", images=tree / "flat")
+
+
+def test_a_picture_without_label(tree):
+    (tree / "gt/night/a/y_2_gt_labelTrainIds.png").unlink()
+    fails(tree, r"rgb/night/a/y_2_rgb.png: has no label map, expected .*\(1 such of 3\); do this")
+
+
+def test_a_label_without_picture(tree):
+    (tree / "rgb/night/a/y_2_rgb.png").unlink()
+    fails(tree, "y_2_gt_labelTrainIds.png: a label map without its picture")
+
+
+def test_a_label_of_another_size(tree):
+    save(tree / "gt/night/a/y_2_gt_labelTrainIds.png", np.zeros((4, 5)))
+    fails(tree, "y_2_gt_labelTrainIds.png: 5 x 4 pixels, but its picture .* has 6 x 4")
+
+
+def test_a_label_in_colour(tree):
+    save(tree / "gt/night/a/y_2_gt_labelTrainIds.png", np.zeros((4, 6, 3)))
+    fails(tree, "y_2_gt_labelTrainIds.png: a label map must be .* mode RGB")
+
+
+def test_a_damaged_picture(tree):
+    (tree / "rgb/night/a/y_2_rgb.png").write_bytes(b"no picture")
+    fails(tree, "y_2_rgb.png: cannot be read as a picture")
+
+
+def test_values(tmp_path):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    save(good, [[0, 18], [255, 7]])
+    save(bad, [[0, 18], [255, 33]])
+    check_values([good] * 3, {*range(19), 255})
+    with pytest.raises(UserError, match=r"bad.png: has the value 33 in 1 pixels"):
+        check_values([good, bad], {*range(19), 255})
+    good.write_bytes(good.read_bytes()[:45])
+    with pytest.raises(UserError, match=r"good.png: cannot be read as a label map"):
+        check_values([good], range(256))

@@ -1,0 +1,186 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data import detection_utils as utils
+from PIL import Image
+
+from tadp_d2.data.catalog import load_dataset
+from tadp_d2.data.mapper import CaptionedDatasetMapper, is_cacheable
+from tadp_d2.diffusion.latent_cache import LatentCache
+from tadp_d2.engine.trainer import Trainer
+from tadp_d2.randomness import seeded
+
+FOLDER = "MODEL.DIFFUSION.LATENT_CACHE.FOLDER"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "latents"
+
+
+@pytest.fixture
+def cfg(make_config, folder):
+    return make_config(FOLDER, str(folder), "MODEL.DEVICE", "cpu")
+
+
+@pytest.fixture
+def entries(cfg):
+    return load_dataset(cfg, "voc_2007_trainval", filter_empty=True)[:4]
+
+
+def map_all(cfg, entries, is_train=True):
+    mapper = CaptionedDatasetMapper(cfg, is_train)
+    inputs = []
+    for number, entry in enumerate(entries):
+        with seeded("test", number):
+            inputs.append(mapper(entry))
+    return inputs
+
+
+def features(model, inputs):
+    images = model.preprocess_image(inputs)
+    with torch.no_grad(), model.conditioning.conditioned(model.backbone, inputs):
+        return model.backbone(images.tensor)
+
+
+def files(folder):
+    return sorted(folder.rglob("*.npy"))
+
+
+def test_the_second_look_gives_the_same_bits_and_opens_no_picture(
+    cfg, entries, folder, monkeypatch
+):
+    model = Trainer.build_model(cfg)
+    cold = map_all(cfg, entries)
+    assert all(inputs["latents"].value is None for inputs in cold)
+    first = features(model, cold)
+    monkeypatch.setattr(utils, "read_image", lambda *_, **__: pytest.fail("a picture was decoded"))
+    monkeypatch.setattr(
+        model.backbone.bottom_up.latent_encoder.module.vae,
+        "encode",
+        lambda *_: pytest.fail("the VAE ran"),
+    )
+    warm = map_all(cfg, entries)
+    second = features(model, warm)
+    # Also in other company.
+    alone = features(model, warm[2:3])
+    for name in first:
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(alone[name], second[name][2:3], rtol=1e-4, atol=1e-5)
+    assert len(files(folder)) == len(entries)
+
+
+def test_boxes_are_those_of_the_stock_mapper(cfg, entries):
+    stock = CaptionedDatasetMapper(cfg.clone(), is_train=True)
+    stock.cache = None
+    model = Trainer.build_model(cfg)
+    features(model, map_all(cfg, entries))
+    flips = 0
+    for number, (entry, hit) in enumerate(zip(entries, map_all(cfg, entries), strict=True)):
+        with seeded("test", number):
+            plain = DatasetMapper.__call__(stock, entry)
+        assert plain["image"].shape == hit["image"].shape
+        assert torch.equal(plain["instances"].gt_boxes.tensor, hit["instances"].gt_boxes.tensor)
+        assert torch.equal(plain["instances"].gt_classes, hit["instances"].gt_classes)
+        assert plain.keys() | {"latents"} == hit.keys()
+        original = utils.read_image(entry["file_name"], format="RGB")
+        resized = np.asarray(Image.fromarray(original).resize((128, 128), Image.BILINEAR))
+        flips += not np.array_equal(plain["image"].permute(1, 2, 0), resized)
+    assert 0 < flips < len(entries)
+
+
+def test_half_precision_costs_at_most_half_a_unit_in_the_last_place(cfg, entries, folder):
+    model = Trainer.build_model(cfg)
+    inputs = map_all(cfg, entries)
+    features(model, inputs)
+    exact = model.backbone.bottom_up.latent_encoder(model.preprocess_image(inputs).tensor)
+    kept = torch.stack([map_all(cfg, entries)[i]["latents"].value for i in range(len(entries))])
+    error = (kept.float() - exact).abs()
+    assert (error <= exact.abs() * 2**-11 + 1e-5).all()
+    assert error.max() > 0
+
+
+def test_damaged_latents_are_made_anew(cfg, entries, folder):
+    model = Trainer.build_model(cfg)
+    before = features(model, map_all(cfg, entries))
+    healthy = [file.read_bytes() for file in files(folder)]
+    files(folder)[0].write_bytes(healthy[0][:100])
+    files(folder)[1].write_bytes(b"no array" + healthy[1][8:])
+    files(folder)[2].write_bytes(b"")
+    after = features(model, map_all(cfg, entries))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [file.read_bytes() for file in files(folder)] == healthy
+
+
+def test_a_full_cache_takes_no_more(make_config, entries, folder):
+    each = 4 * 16 * 16 * 2
+    for limit, expected in ((0.0, 0), (256 * each / 2**30, len(entries))):
+        cfg = make_config(
+            FOLDER, str(folder), "MODEL.DIFFUSION.LATENT_CACHE.LIMIT", limit, "MODEL.DEVICE", "cpu"
+        )
+        features(Trainer.build_model(cfg), map_all(cfg, entries))
+        # Four pictures in one of 256 folders, which has room for one, do not happen here.
+        assert len(files(folder)) == expected
+
+
+def test_whatever_decides_on_latents_is_in_their_name(make_config, folder):
+    def name(*overrides, picture=b"picture", size=(128, 128), mirrored=False):
+        cfg = make_config(FOLDER, str(folder), *overrides)
+        return LatentCache.from_config(cfg).look_up(picture, size, mirrored).file
+
+    names = [
+        name(),
+        name(picture=b"other"),
+        name(size=(128, 64)),
+        name(size=(64, 128)),
+        name(mirrored=True),
+        name("INPUT.FORMAT", "BGR"),
+        name("MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0]),
+        name("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]),
+        name("MODEL.DIFFUSION.LATENT_SCALING", False),
+    ]
+    assert len(set(names)) == len(names)
+    assert name() == names[0]
+    assert name("SEED", 7, "MODEL.DIFFUSION.TIMESTEP", 1, "TEXT.MODIFIER", "null") == names[0]
+
+
+def test_another_vae_has_other_latents(make_config, folder, model_folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(model_folder, copy)
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    one = make_config(FOLDER, str(folder), "MODEL.DIFFUSION.WEIGHTS", str(copy))
+    before = LatentCache.from_config(one).look_up(b"picture", (64, 64), False).file
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert LatentCache.from_config(one).look_up(b"picture", (64, 64), False).file != before
+
+
+def test_random_transforms_are_not_cached(make_config, make_segmentation_config):
+    assert is_cacheable(make_config(), True) and is_cacheable(make_config(), False)
+    assert not is_cacheable(make_config("INPUT.COLOR_AUG_SSD", True), True)
+    assert not is_cacheable(make_config("INPUT.CROP.ENABLED", True), True)
+    assert not is_cacheable(make_config("INPUT.RANDOM_FLIP", "vertical"), True)
+    assert not is_cacheable(make_config("INPUT.RESIZE", "shortest_edge"), False)
+    assert not is_cacheable(make_segmentation_config(), True)
+    # Windows are cut out of the picture.
+    assert not is_cacheable(make_segmentation_config(), False)
+    assert is_cacheable(make_segmentation_config("TEST.WINDOW_SIZE", 0), False)
+
+
+def test_a_segmentor_tests_from_the_cache(make_segmentation_config, folder):
+    cfg = make_segmentation_config(
+        FOLDER, str(folder), "TEST.WINDOW_SIZE", 0, "MODEL.DEVICE", "cpu"
+    )
+    entries = load_dataset(cfg, "cityscapes_val")
+    model = Trainer.build_model(cfg).eval()
+    with torch.no_grad():
+        first = model(map_all(cfg, entries, is_train=False))
+        warm = map_all(cfg, entries, is_train=False)
+        assert all(not inputs["image"].any() for inputs in warm)
+        second = model(warm)
+    for one, two in zip(first, second, strict=True):
+        assert torch.equal(one["sem_seg"], two["sem_seg"])

@@ -1,0 +1,93 @@
+"""Learned tokens: read here as diffusers reads them."""
+
+import pytest
+import safetensors.torch
+import torch
+from diffusers import StableDiffusionPipeline
+
+from tadp_d2.conditioning.domains import get_modifier
+from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.tokens import read_tokens
+from tadp_d2.errors import UserError
+
+
+def vectors(n, width=64):
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(n))
+
+
+def write(path, tensors):
+    if path.suffix == ".bin":
+        torch.save(tensors, path)
+    else:
+        safetensors.torch.save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_same_prompt_embedding_as_in_diffusers(model_folder, tmp_path, suffix, n):
+    learned = vectors(n) if n > 1 else vectors(1)[0]
+    file = write(tmp_path / f"learned_embeds{suffix}", {"<watercolor>": learned})
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder)
+    pipeline.load_textual_inversion(str(file))
+    prompt = "a <watercolor> style painting of a dog"
+    expected, _ = pipeline.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
+
+    text = TextConditioner.from_pretrained(model_folder, [file])
+    ours = text([text.prompt("a dog", get_modifier("watercolor", "ti"))]).embeddings
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_other_row_of_the_embedding_changes(model_folder, tmp_path):
+    file = write(tmp_path / "learned_embeds.safetensors", {"<new>": vectors(2)})
+    before = TextConditioner.from_pretrained(model_folder)
+    after = TextConditioner.from_pretrained(model_folder, [file])
+
+    def rows(text):
+        return text.text_encoder.module.get_input_embeddings().weight
+
+    assert torch.equal(rows(after)[: len(rows(before))], rows(before))
+    assert torch.equal(rows(after)[len(rows(before)) :], vectors(2))
+    assert before.base_fingerprint == after.base_fingerprint
+    assert set(after.token_fingerprints) == {"<new>"}
+
+
+def test_a_token_that_exists_already_is_an_error(model_folder, tmp_path):
+    file = write(tmp_path / "learned_embeds.safetensors", {"dog</w>": vectors(1)})
+    with pytest.raises(UserError, match="'dog</w>' exists already"):
+        TextConditioner.from_pretrained(model_folder, [file])
+    twice = write(tmp_path / "twice.safetensors", {"<a>": vectors(1)})
+    with pytest.raises(UserError, match="'<a>' exists already"):
+        TextConditioner.from_pretrained(model_folder, [twice, twice])
+
+
+def test_a_token_of_another_width_is_an_error(model_folder, tmp_path):
+    file = write(tmp_path / "learned_embeds.safetensors", {"<a>": vectors(1, width=768)})
+    with pytest.raises(UserError, match="width 768, the text encoder of width 64"):
+        TextConditioner.from_pretrained(model_folder, [file])
+
+
+def test_a_modifier_whose_token_was_not_learned_is_an_error(model_folder):
+    text = TextConditioner.from_pretrained(model_folder)
+    with pytest.raises(UserError, match="<watercolor>, which the text encoder does not know"):
+        text.check(get_modifier("watercolor", "ti"))
+
+
+class _Payload:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_wrong_files_are_errors_and_pickles_are_not_executed(tmp_path, capsys):
+    with pytest.raises(UserError, match="no learned token at"):
+        read_tokens(tmp_path / "absent.safetensors")
+    (tmp_path / "damaged.safetensors").write_bytes(b"\0" * 30)
+    with pytest.raises(UserError, match="damaged.safetensors: cannot be read"):
+        read_tokens(tmp_path / "damaged.safetensors")
+    torch.save({"<a>": _Payload()}, tmp_path / "attack.bin")
+    with pytest.raises(UserError, match="attack.bin: cannot be read"):
+        read_tokens(tmp_path / "attack.bin")
+    assert "executed" not in capsys.readouterr().out
+    torch.save({"step": 3}, tmp_path / "other.bin")
+    with pytest.raises(UserError, match="expected a mapping from tokens to vectors"):
+        read_tokens(tmp_path / "other.bin")
