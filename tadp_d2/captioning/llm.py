@@ -36,6 +36,7 @@ from tadp_d2.errors import UserError
 
 DEFAULT_MODEL = "gpt-3.5-turbo"  # the paper's (TADP, section 4.3)
 ROUNDS = 3
+ALIKE = 5  # answers without one good text and for one reason: the model cannot do it
 CHARACTERS_PER_TOKEN = 4  # rule of thumb for English
 
 _INSTRUCTION = """\
@@ -186,6 +187,8 @@ class Server:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._not_before = 0.0
+        # Of each answer so far; None once one was of use or other captions are no longer asked for.
+        self._reasons: list[str] | None = None
 
     @classmethod
     def from_environment(cls, domain: str, settings: Settings) -> "Server":
@@ -209,9 +212,11 @@ class Server:
             Answers as they arrive; at the end those captions that the model failed on.
 
         Raises:
-            UserError: the server refuses, or a request failed `Settings.attempts` times. What had
-                been answered until then has been yielded.
+            UserError: the server refuses, or a request failed `Settings.attempts` times, or the
+                first `ALIKE` answers, each to other captions, are of no use for one reason. What
+                had been answered until then has been yielded.
         """
+        self._reasons = []
         reasons: dict[str, str] = dict.fromkeys(captions, "")
         for batches in (split(list(reasons), self._settings.per_request, n) for n in range(ROUNDS)):
             reasons = {}
@@ -221,19 +226,43 @@ class Server:
                 reasons |= {answer.raw: answer.reason for answer in answers if answer.text is None}
             if not reasons:
                 return
+            self._reasons = None
         yield [Answer(raw, None, reason) for raw, reason in reasons.items()]
 
     def _ask(self, captions: Sequence[str]) -> list[Answer]:
         choice = self._send(messages(captions, self._domain), seed=captions[0])
-        ending = getattr(choice, "finish_reason", None)
+        message = choice["message"]
+        ending = choice.get("finish_reason")
+        texts = None
         if ending == "length":
-            return [Answer(raw, None, "answer cut off") for raw in captions]
-        if getattr(choice.message, "refusal", None) or ending == "content_filter":
-            return [Answer(raw, None, "refused") for raw in captions]
-        texts = parse(getattr(choice.message, "content", None))
+            reason = "answer cut off"
+        elif message.get("refusal") or ending == "content_filter":
+            reason = "refused"
+        else:
+            texts = next(filter(None, map(parse, _spoken(message))), None)
+            reason = "answer is not the JSON asked for"
         if texts is None:
-            return [Answer(raw, None, "answer is not the JSON asked for") for raw in captions]
-        return [self._judge(raw, texts.get(_id(raw))) for raw in captions]
+            answers = [Answer(raw, None, reason) for raw in captions]
+        else:
+            answers = [self._judge(raw, texts.get(_id(raw))) for raw in captions]
+        self._check_alike(answers, message)
+        return answers
+
+    def _check_alike(self, answers: Sequence[Answer], message: Mapping[str, Any]) -> None:
+        """Raises if no answer was of use so far, all for one reason."""
+        with self._lock:
+            if self._reasons is None or any(answer.text is not None for answer in answers):
+                self._reasons = None
+                return
+            self._reasons += {answer.reason for answer in answers}
+            if self._reasons != [answers[0].reason] * ALIKE:
+                return
+        said = next(filter(None, (*_spoken(message), message.get("refusal"))), "nothing")
+        raise UserError(
+            f"the first {ALIKE} answers of {self._settings.model} are all of no use: "
+            f"{answers[0].reason}. The last one: {self._short(str(said))} - choose another model "
+            "(--model), or clean without one: --method rules"
+        )
 
     def _judge(self, raw: str, text: str | None) -> Answer:
         if text is None:
@@ -242,50 +271,52 @@ class Server:
         reason = fault(raw, text, self._domain)
         return Answer(raw, None if reason else text, reason)
 
-    def _send(self, request: list[dict[str, str]], seed: str) -> Any:
+    def _send(self, request: list[dict[str, str]], seed: str) -> dict[str, Any]:
         """The first choice of the server's completion: the only place where requests repeat."""
         waits = backoff(self._settings, seed)
         while True:
             self._wait_until(self._not_before)
             options = self._options
             try:
-                completion = self._client.chat.completions.create(
+                # The client would make a completion of any JSON, and lose what it says.
+                response = self._client.chat.completions.with_raw_response.create(
                     model=self._settings.model,
                     messages=request,
                     **{key: value for key, value in options.items() if value is not None},
                 )
-                self._count(completion)
-                return _choice(completion)
-            # A body that is no JSON is a ValueError.
-            except (openai.OpenAIError, ValueError) as error:
+                completion = _completion(response.text)
+                self._count(completion.get("usage"))
+                return completion["choices"][0]
+            except openai.OpenAIError as error:
+                failure = _Failure.of(error)
+            except _Failure as error:
                 failure = error
             if self._weakened(failure, options):
                 continue
-            asked_for = self._check_passing(failure)
+            self._check_passing(failure)
             wait = next(waits, None)
             if wait is None:
                 raise UserError(
-                    f"gave up after {self._settings.attempts} attempts: {self._say(failure)}. "
-                    "What was answered is kept, and the same command continues from there"
+                    f"gave up after {self._settings.attempts} attempts: {self._short(failure.said)}"
+                    ". What was answered is kept, and the same command continues from there"
                 )
             now = time.monotonic()
             with self._lock:
                 # The server means all of us, not this request alone.
-                self._not_before = max(self._not_before, now + asked_for)
+                self._not_before = max(self._not_before, now + failure.wait)
             self._wait_until(now + wait)
 
-    def _count(self, completion: Any) -> None:
-        usage = getattr(completion, "usage", None)
+    def _count(self, usage: Any) -> None:
         with self._lock:
             self.usage.requests += 1
             self.usage.prompt_tokens += _count_of(usage, "prompt_tokens")
             self.usage.completion_tokens += _count_of(usage, "completion_tokens")
 
-    def _weakened(self, failure: Exception, used: dict[str, Any]) -> bool:
+    def _weakened(self, failure: "_Failure", used: dict[str, Any]) -> bool:
         """Gives up an option that the server says it doesn't know; True if there is one less."""
-        if getattr(failure, "status_code", 0) not in (400, 422):
+        if failure.status not in (400, 422):
             return False
-        said = str(failure).lower()
+        said = failure.said.lower()
         with self._lock:
             if used is not self._options:
                 return True  # Another request has found it out meanwhile.
@@ -297,46 +328,79 @@ class Server:
                 self._options = {**used, "temperature": None}
             return used is not self._options
 
-    def _check_passing(self, failure: Exception) -> float:
-        """The seconds that the server asks to wait; raises if it is no use to try again."""
-        status = getattr(failure, "status_code", 0) if _is_status(failure) else 0
+    def _check_passing(self, failure: "_Failure") -> None:
+        """Raises if it is no use to try again."""
+        status, said = failure.status, self._short(failure.said)
         kept = "What was answered is kept, and the same command continues from there"
-        codes = {getattr(failure, "code", None), getattr(failure, "type", None)}
-        if codes & {"insufficient_quota", "billing_hard_limit_reached"} or status == 402:
+        if failure.codes & {"insufficient_quota", "billing_hard_limit_reached"} or status == 402:
             raise UserError(
-                f"the account's limit at the server is reached: {self._say(failure)}. {kept} once "
-                "the limit is raised"
+                f"the account's limit at the server is reached: {said}. {kept} once the limit is "
+                "raised"
             )
         if status in (401, 403):
-            raise UserError(
-                f"the server refuses the key in OPENAI_API_KEY: {self._say(failure)}. {kept}"
-            )
+            raise UserError(f"the server refuses the key in OPENAI_API_KEY: {said}. {kept}")
         if status == 404:
             raise UserError(
                 f"no model {self._settings.model!r} at the server, or no chat completions at "
-                f"OPENAI_BASE_URL: {self._say(failure)}. --model names another model"
+                f"OPENAI_BASE_URL: {said}. --model names another model"
             )
         if status and status not in (408, 409, 429) and status < 500:
-            raise UserError(f"the server refuses the request: {self._say(failure)}. {kept}")
-        asked_for = retry_after(failure.response.headers) if status else 0.0
-        if asked_for > self._settings.longest_retry_after:
-            raise UserError(
-                f"the server asks to wait {asked_for:.0f} s: {self._say(failure)}. {kept}"
-            )
-        return asked_for
+            raise UserError(f"the server refuses the request: {said}. {kept}")
+        if failure.wait > self._settings.longest_retry_after:
+            raise UserError(f"the server asks to wait {failure.wait:.0f} s: {said}. {kept}")
 
-    def _say(self, failure: Exception) -> str:
-        """What a failure says, short, on one line and without the key."""
-        text = str(failure) if isinstance(failure, openai.OpenAIError) else "not a chat completion"
-        if isinstance(failure, openai.APIConnectionError) and failure.__cause__:
-            text += f" ({failure.__cause__})"
-        text = " ".join(text.replace(self._key, "***").split())
+    def _short(self, said: str) -> str:
+        """What was said, short, on one line and without the key."""
+        text = " ".join(said.replace(self._key, "***").split())
         text = re.sub(r"\b(sk-|Bearer )[\w*.-]{6,}", r"\1***", text)
         return text if len(text) <= 300 else text[:297] + "..."
 
     def _wait_until(self, moment: float) -> None:
         if self._stop.wait(max(0.0, moment - time.monotonic())):
             raise Stopped
+
+
+class _Failure(Exception):
+    """A request that brought no completion.
+
+    Attributes:
+        said: what is known of it.
+        status: HTTP's, or one of HTTP's that stands in the body; 0 if there is none.
+        codes: the server's words for it.
+        wait: seconds that the server asks to wait.
+    """
+
+    def __init__(self, said: str, status: int = 0, codes: Sequence[Any] = (), wait: float = 0.0):
+        super().__init__(said)
+        self.said = said
+        self.status = status
+        self.codes = {code for code in codes if isinstance(code, str)}
+        self.wait = wait
+
+    @classmethod
+    def of(cls, error: openai.OpenAIError) -> "_Failure":
+        said = str(error)
+        if isinstance(error, openai.APIConnectionError) and error.__cause__:
+            said += f" ({error.__cause__})"
+        if not isinstance(error, openai.APIStatusError):
+            return cls(said)
+        wait = retry_after(error.response.headers)
+        return cls(said, error.status_code, (error.code, error.type), wait)
+
+    @classmethod
+    def told(cls, body: Any) -> "_Failure":
+        """Of an error that stands in a body, or a choice, whose status is that of success."""
+        error = body.get("error") or body if isinstance(body, Mapping) else body
+        if not isinstance(error, Mapping):
+            return cls(f"not a chat completion: {error or 'empty'}")
+        numbers = (error.get(key) for key in ("status", "status_code", "code"))
+        status = next((int(n) for n in numbers if re.fullmatch("[45][0-9][0-9]", str(n))), 0)
+        said = error.get("message") or error.get("detail") or json.dumps(error, ensure_ascii=False)
+        return cls(
+            f"{status or 'not a chat completion'}: {said}",
+            status,
+            (error.get("code"), error.get("type")),
+        )
 
 
 class Stopped(Exception):
@@ -371,20 +435,64 @@ def estimate(captions: Sequence[str], domain: str, per_request: int) -> Usage:
     return Usage(len(batches), prompt // CHARACTERS_PER_TOKEN, completion // CHARACTERS_PER_TOKEN)
 
 
-def parse(content: Any) -> dict[str, str] | None:
+def parse(content: str) -> dict[str, str | None] | None:
     """Id -> text of a model's answer; None if it is not the JSON asked for.
 
-    An id that is answered twice with different texts is left out.
+    The rows may stand in any object or list, in several of them, and among other text. Thoughts
+    don't count. Of two texts for an id in one list none counts; else the later one does.
     """
-    content = content if isinstance(content, str) else ""
-    try:
-        # Models that know no response format wrap their JSON in a code block.
-        rows = json.loads(content[content.find("{") : content.rfind("}") + 1])["captions"]
-        pairs = {(row["id"], row["text"]) for row in rows}
-    except (ValueError, KeyError, TypeError):
-        return None
-    answers = Counter(key for key, _ in pairs)
-    return {key: text for key, text in pairs if isinstance(text, str) and answers[key] == 1}
+    texts: dict[str, str | None] = {}
+    for value in _json_values(_without_thoughts(content)):
+        pairs = set(_rows(value))
+        answers = Counter(key for key, _ in pairs)
+        texts |= {key: text if answers[key] == 1 else None for key, text in pairs}
+    return texts or None
+
+
+def _without_thoughts(content: str) -> str:
+    content = re.sub(r"(?is)<(think|thinking|thought|reasoning)>.*?(</\1>|$)", "", content)
+    # Some servers send a thought without its beginning, which stands in the prompt.
+    return re.split(r"(?i)</(?:think|thinking|thought|reasoning)>", content)[-1]
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    """The objects and lists that stand in a text, the outermost that can be read."""
+    decoder = json.JSONDecoder()
+    place = 0
+    while begin := re.compile(r"[\[{]").search(text, place):
+        try:
+            value, place = decoder.raw_decode(text, begin.start())
+            yield value
+        except (ValueError, RecursionError):
+            place = begin.end()
+
+
+def _rows(value: Any) -> Iterator[tuple[str, str | None]]:
+    """Id and text of every row in a JSON value, wherever it stands."""
+    if isinstance(value, dict) and {"id", "text"} <= value.keys():
+        text = value["text"]
+        # An id of digits only may come back as a number.
+        yield str(value["id"]), text if isinstance(text, str) else None
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _rows(inner)
+
+
+def _spoken(message: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of a message that may hold the answer, the likeliest first.
+
+    A server that takes thoughts out may take all for a thought, and leave no content.
+    """
+    for key in ("content", "reasoning_content", "reasoning"):
+        said = message.get(key)
+        if isinstance(said, list):
+            said = "".join(
+                part["text"]
+                for part in said
+                if isinstance(part, dict) and isinstance(part.get("text"), str)
+            )
+        if isinstance(said, str) and said.strip():
+            yield said
 
 
 def fault(raw: str, text: str, domain: str) -> str:
@@ -496,23 +604,28 @@ def _id(caption: str) -> str:
     return hashlib.sha256(caption.encode()).hexdigest()[:8]
 
 
-def _choice(completion: Any) -> Any:
-    """The first choice; a server, or what stands before it, may answer with anything."""
-    choices = getattr(completion, "choices", None)
-    if not isinstance(choices, list) or not getattr(
-        choices[0] if choices else None, "message", None
-    ):
-        raise ValueError("not a chat completion")
-    return choices[0]
+def _completion(body: str) -> dict[str, Any]:
+    """A completion with a message; a server, or what stands before it, may answer with anything.
+
+    Raises:
+        _Failure: says what the body says.
+    """
+    try:
+        completion = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _Failure.told(body) from None
+    choices = completion.get("choices") if isinstance(completion, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        raise _Failure.told(completion)
+    if choice.get("error") or not isinstance(choice.get("message"), dict):
+        raise _Failure.told(choice)
+    return completion
 
 
 def _count_of(usage: Any, name: str) -> int:
-    value = getattr(usage, name, None)
+    value = usage.get(name) if isinstance(usage, dict) else None
     return value if isinstance(value, int) else 0
-
-
-def _is_status(failure: Exception) -> bool:
-    return isinstance(failure, openai.APIStatusError)
 
 
 def _stems(words: set[str]) -> set[str]:

@@ -75,7 +75,7 @@ def answer_rows(way, captions):
 
 ANSWERS_THAT_DO = ("good", "reordered", "extra ids")
 ANSWERS_THAT_DO_NOT = {
-    "missing ids": "not answered",
+    "missing ids": "answer is not the JSON asked for",
     "wrong ids": "not answered",
     "swapped ids": "answer brings in words",
     "doubled ids": "not answered",
@@ -88,7 +88,47 @@ ANSWERS_THAT_DO_NOT = {
     "cut off": "answer cut off",
     "refusal": "refused",
 }
-PASSING = ("408", "409", "429", "500", "503", "slow", "closed", "half", "html", "no choices")
+# Sent with status 200.
+ERRORS_IN_A_BODY = {
+    "no choices": {"error": "all slots are busy"},
+    "busy": {"error": {"code": 503, "message": "all slots are busy", "metadata": {}}},
+    "busy choice": {"choices": [{"error": {"code": 502, "message": "all slots are busy"}}]},
+    "busy detail": {"detail": "all slots are busy", "status": "503"},
+    "no credit": {"error": {"code": "402", "message": "add credits"}},
+    "other key": {"object": "error", "code": 401, "message": "who are you?"},
+    "other model": {"choices": None, "error": {"code": 404, "message": "no such model"}},
+}
+BUSY = ("no choices", "busy", "busy choice", "busy detail")
+PASSING = ("408", "409", "429", "500", "503", "slow", "closed", "half", "html", *BUSY)
+# Around the right answer.
+ENVELOPES = {
+    "a list": lambda rows: json.dumps(rows),
+    "another key": lambda rows: json.dumps({"result": {"rows": rows}}),
+    "a row per line": lambda rows: "\n".join(map(json.dumps, rows)),
+    "text around": lambda rows: (
+        "Here {you} go:\n" + json.dumps({"captions": rows}) + "\nAnd {so} on"
+    ),
+    "a code block": lambda rows: "```json\n" + json.dumps({"captions": rows}) + "\n```",
+    "a thought": lambda rows: (
+        "<think>\nThe form is {captions: [...]}, perhaps "
+        + json.dumps([{**row, "text": "a zebra"} for row in rows])
+        + "\n</think>\n"
+        + json.dumps({"captions": rows})
+    ),
+    "the end of a thought": lambda rows: "so {it} is.</think>" + json.dumps({"captions": rows}),
+    "a draft": lambda rows: (
+        json.dumps([{**row, "text": "a zebra"} for row in rows])
+        + " No, rather: "
+        + json.dumps({"captions": rows})
+    ),
+    "numbers for ids": lambda rows: json.dumps(
+        [{**row, "id": int(row["id"]) if row["id"].isdecimal() else row["id"]} for row in rows]
+    ),
+    "parts": lambda rows: [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "{hm}"}]},
+        {"type": "text", "text": json.dumps({"captions": rows})},
+    ],
+}
 
 
 class FakeServer(http.server.ThreadingHTTPServer):
@@ -158,8 +198,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.fail(429, "", {"code": "insufficient_quota", "message": "You exceeded your quota"})
         elif way == "html":
             self.reply(200, b"<html>please log in</html>", "text/html")
-        elif way == "no choices":
-            self.reply(200, b'{"error": "overloaded"}')
+        elif way in ERRORS_IN_A_BODY:
+            self.reply(200, json.dumps(ERRORS_IN_A_BODY[way]).encode())
         elif way == "slow":
             time.sleep(SLOW)
         elif way != "closed":
@@ -172,10 +212,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def complete(self, way, request):
         time.sleep(0.01)
-        content = json.dumps({"captions": answer_rows(way, request["captions"])})
+        rows = answer_rows(way, request["captions"])
+        content = ENVELOPES.get(way, lambda rows: json.dumps({"captions": rows}))(rows)
         if way in ("truncated", "cut off"):
             content = content[: len(content) // 2]
         message = {"role": "assistant", "content": content}
+        if way in ("reasoning_content", "reasoning"):
+            message = {"role": "assistant", "content": None, way: f"I {{think}} {content}"}
         if way == "refusal":
             message = {"role": "assistant", "content": None, "refusal": "I can't help with that"}
         ending = "length" if way == "cut off" else "stop"
@@ -250,7 +293,8 @@ def test_what_is_not_answered_well_is_asked_again_in_smaller_requests(way):
     fake = ask(first(way), captions)
     assert_all_right(fake.answers, captions)
     again = [c for request in fake.asked[1:] for c in request["captions"].values()]
-    assert sorted(again) == sorted(captions[:3] if way == "missing ids" else captions)
+    lacking = {"missing ids": captions[:3], "truncated": captions[1:]}
+    assert sorted(again) == sorted(lacking.get(way, captions))
     assert max(len(request["captions"]) for request in fake.asked[1:]) == 2
 
 
@@ -262,6 +306,49 @@ def test_a_caption_on_which_the_model_fails_is_given_up_after_three_rounds(way):
     fake = ask(lambda n, body: way, [caption, *others], settings)
     assert fake.answers[caption] == Answer(caption, None, ANSWERS_THAT_DO_NOT[way])
     assert len(fake.asked) == llm.ROUNDS
+
+
+@pytest.mark.parametrize("way", [*ENVELOPES, "reasoning_content", "reasoning"])
+def test_a_right_answer_counts_in_any_envelope(way):
+    captions = styled(8)
+    fake = ask(lambda n, body: way, captions)
+    assert_all_right(fake.answers, captions)
+    assert len(fake.asked) == fake.usage.requests == 2
+
+
+def test_a_thought_that_does_not_end_is_no_answer():
+    rows = json.dumps([{"id": "1", "text": "a draft"}])
+    assert llm.parse(f"<think> perhaps {rows}") is None
+    assert llm.parse(f"{rows} <think> or {rows.replace('draft', 'dog')}") == {"1": "a draft"}
+
+
+@pytest.mark.parametrize("way", BUSY)
+def test_an_error_in_the_body_is_said_and_is_no_answer(way):
+    settings = Settings(per_request=4, first_wait=0.001, attempts=2)
+    with FakeServer(lambda n, body: way) as fake:
+        server = Server("watercolor", settings, KEY, fake.url)
+        with pytest.raises(UserError, match="gave up after 2 attempts: .*all slots are busy"):
+            list(server.clean(styled(4)))
+    assert len(fake.asked) == 2 and server.usage == llm.Usage()
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [("truncated", "answer is not the JSON asked for"), ("style left", "style words left")],
+)
+def test_a_model_all_of_whose_answers_fail_alike_ends_the_run(way, reason):
+    captions = styled(36)
+    settings = Settings(per_request=1, concurrency=1)
+    with FakeServer(lambda n, body: way) as fake:
+        server = Server("watercolor", settings, KEY, fake.url)
+        message = f"first 5 answers of gpt-3.5-turbo are all of no use: {reason}.*captions.*--model"
+        with pytest.raises(UserError, match=message) as error:
+            list(server.clean(captions))
+    assert len(fake.asked) == llm.ALIKE == 5 and len(str(error.value)) < 600
+    # One good answer, or another fault, shows that the model can do it.
+    for other in ("good", "refusal"):
+        fake = ask(first("truncated", "truncated", other, *["truncated"] * 9), captions, settings)
+        assert_all_right(fake.answers, captions)
 
 
 def test_there_is_one_layer_of_repetition():
@@ -282,6 +369,9 @@ def test_there_is_one_layer_of_repetition():
         ("404", "no model 'gpt-3.5-turbo' at the server"),
         ("422", "refuses the request: Error code: 422"),
         ("402", "account's limit"),
+        ("no credit", "account's limit at the server is reached: 402: add credits"),
+        ("other key", "refuses the key in OPENAI_API_KEY: 401: who are you?"),
+        ("other model", "no model 'gpt-3.5-turbo' at the server.*no such model"),
         ("quota", "account's limit at the server is reached.*You exceeded your quota.*is kept"),
         ("429:100000", "the server asks to wait 100000 s"),
     ],
@@ -430,14 +520,10 @@ def test_ids_say_nothing_of_the_place():
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "[]", "null", '{"captions": 3}', '{"a": [', [1], "{"]
+    "content", ["", "[]", "null", '{"captions": 3}', '{"a": [', "{", "[" * 9999, '[{"id": "1"}]']
 )
 def test_what_is_not_the_json_asked_for_is_no_answer(content):
     assert llm.parse(content) is None
-
-
-def test_an_answer_may_stand_in_a_code_block():
-    assert llm.parse('```json\n{"captions": [{"id": "1", "text": "x"}]}\n```') == {"1": "x"}
 
 
 @pytest.mark.parametrize(
@@ -538,7 +624,7 @@ def test_the_command_stores_texts_with_their_provenance_and_says_what_it_took(fi
 
 def test_what_the_model_fails_on_is_cleaned_by_the_rules_and_marked(file, run, capsys):
     with FakeServer(lambda n, body: "style left") as fake:
-        run(fake)
+        run(fake, "--per-request", "9")
         assert "handed to the rules: 45 (style words left)" in capsys.readouterr().out
         assert_file_is_right(file)
         by = dict(read_captions(file).records["image 3"].cleaned_by)
