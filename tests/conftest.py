@@ -21,9 +21,9 @@ import pytest  # noqa: E402
 
 from tadp_d2.engine.setup import load_config  # noqa: E402
 from tadp_d2.progress import hide_library_bars  # noqa: E402
-from tadp_d2.synthetic.street_world import StreetWorldSizes  # noqa: E402
-from tadp_d2.synthetic.voc_world import VocWorldSizes  # noqa: E402
-from tadp_d2.synthetic.world import MODEL_FOLDER, write_world  # noqa: E402
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder  # noqa: E402
+from tadp_d2.synthetic.street_data_sets import StreetSizes  # noqa: E402
+from tadp_d2.synthetic.voc_data_sets import VocSizes  # noqa: E402
 
 hide_library_bars()
 
@@ -45,7 +45,7 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(ROOT, ignore_errors=True)
 
 
-SIZES = VocWorldSizes(
+SIZES = VocSizes(
     voc_2007_trainval=8,
     voc_2007_test=6,
     voc_2012_trainval=4,
@@ -54,7 +54,7 @@ SIZES = VocWorldSizes(
     comic_train=2,
     comic_test=6,
 )
-STREET_SIZES = StreetWorldSizes(
+STREET_SIZES = StreetSizes(
     cityscapes_train=4,
     cityscapes_val=3,
     dark_zurich_train=2,
@@ -86,7 +86,7 @@ def world() -> Path:
     """A folder with the data sets, captions and the tiny diffusion model."""
     folder = Path(os.environ["DETECTRON2_DATASETS"])
     if not folder.exists():
-        write_world(folder, seed=0, sizes=SIZES, street_sizes=STREET_SIZES)
+        write_data_folder(folder, seed=0, sizes=SIZES, street_sizes=STREET_SIZES)
     return folder
 
 

@@ -10,12 +10,12 @@ from tadp_d2 import cli
 
 
 def test_synth_writes_a_world_and_says_how_to_use_it(tmp_path, capsys, monkeypatch):
-    from tadp_d2.synthetic import world
-    from tadp_d2.synthetic.street_world import StreetWorldSizes
-    from tadp_d2.synthetic.voc_world import VocWorldSizes
+    from tadp_d2.synthetic import data_folder
+    from tadp_d2.synthetic.street_data_sets import StreetSizes
+    from tadp_d2.synthetic.voc_data_sets import VocSizes
 
-    monkeypatch.setattr(world, "VocWorldSizes", lambda: VocWorldSizes(2, 2, 2, 2, 2, 2, 2))
-    monkeypatch.setattr(world, "StreetWorldSizes", lambda: StreetWorldSizes(2, 2, 2, 2, 2, 2))
+    monkeypatch.setattr(data_folder, "VocSizes", lambda: VocSizes(2, 2, 2, 2, 2, 2, 2))
+    monkeypatch.setattr(data_folder, "StreetSizes", lambda: StreetSizes(2, 2, 2, 2, 2, 2))
     cli.main(["synth", str(tmp_path / "world"), "--seed", "3"])
     assert f"export DETECTRON2_DATASETS={tmp_path / 'world'}" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "world").iterdir()}
@@ -38,7 +38,7 @@ def test_synth_does_not_touch_a_folder_in_use(tmp_path, capsys):
 def test_text_and_captions_work_without_detectron2():
     code = (
         "import sys; sys.modules['detectron2'] = None\n"
-        "import tadp_d2.diffusion.clip_text, tadp_d2.data.texts, tadp_d2.synthetic.world\n"
+        "import tadp_d2.diffusion.clip_text, tadp_d2.data.texts, tadp_d2.synthetic.data_folder\n"
         "import tadp_d2.diffusion.stable_diffusion, tadp_d2.cli"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -48,7 +48,7 @@ def test_text_and_captions_work_without_detectron2():
     "command, where, continues",
     [
         ("caption", "tadp_d2.captioning.sets.find_images", True),
-        ("synth", "tadp_d2.synthetic.world.write_world", False),
+        ("synth", "tadp_d2.synthetic.data_folder.write_data_folder", False),
     ],
 )
 def test_an_interruption_promises_only_what_holds(command, where, continues, monkeypatch, capsys):

@@ -7,7 +7,7 @@ of what there is to say about the noise has nothing to do with it.
 import torch
 from torch import Tensor
 
-from tadp_d2.synthetic.scenes import sentence
+from tadp_d2.synthetic.drawing.scenes import sentence
 
 # A thing is named when this share of its box is in the crop.
 _VISIBLE = 0.5

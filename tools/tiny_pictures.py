@@ -8,7 +8,7 @@ from PIL import Image
 
 from tadp_d2.progress import progress_line
 from tadp_d2.synthetic.parallel import in_processes
-from tadp_d2.synthetic.samples import Sample, draw_sample
+from tadp_d2.synthetic.training_samples import Sample, draw_sample
 
 
 def make_samples(count: int, seed: int, styles: Sequence[str]) -> list[Sample]:

@@ -29,8 +29,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from tadp_d2.conditioning.domains import MODIFIERS, SLOT
 from tadp_d2.files import new_folder, replacing
 from tadp_d2.progress import hide_library_bars, progress_line
-from tadp_d2.synthetic.samples import STYLE_TEMPLATES, Sample
-from tadp_d2.synthetic.tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
+from tadp_d2.synthetic.tiny_tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
+from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, Sample
 
 TEXT_WIDTH = 64
 # Styles take turns, those of scenes twice as often: they have more to say.

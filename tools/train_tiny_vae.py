@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from tadp_d2.files import new_folder
 from tadp_d2.progress import hide_library_bars, progress_line
-from tadp_d2.synthetic.samples import STYLE_TEMPLATES, Sample
+from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, Sample
 
 CROP = 128
 # Keeps latents near a Gaussian without costing sharpness, as in Stable Diffusion.

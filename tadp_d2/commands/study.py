@@ -108,12 +108,12 @@ def _world(args: argparse.Namespace) -> Path:
     """The world, written if there is none, in the place where Detectron2 looks for data sets."""
     from tadp_d2.errors import UserError
     from tadp_d2.progress import hide_library_bars, progress_line
-    from tadp_d2.synthetic.world import MODEL_FOLDER, write_world
+    from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder
 
     hide_library_bars()
     world = args.world or args.output / "world"
     if not world.exists():
-        write_world(world, seed=0, progress=progress_line("pictures"))
+        write_data_folder(world, seed=0, progress=progress_line("pictures"))
     for name in ("captions", MODEL_FOLDER):
         if not (world / name).is_dir():
             raise UserError(

@@ -1,4 +1,4 @@
-"""`tadp-d2 synth`: the built-in world."""
+"""`tadp-d2 synth`: the synthetic data sets and tiny models."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 def add(commands: argparse._SubParsersAction) -> None:
     synth = commands.add_parser(
         "synth",
-        help="write the built-in world: small data sets with captions, tiny models",
+        help="write small synthetic data sets with captions, and tiny models",
     )
     synth.add_argument("folder", type=Path, help="new or empty folder")
     synth.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
@@ -16,10 +16,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from tadp_d2.progress import hide_library_bars, progress_line
-    from tadp_d2.synthetic.world import MODEL_FOLDER, write_world
+    from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder
 
     hide_library_bars()
-    write_world(args.folder, args.seed, progress=progress_line("pictures"))
+    write_data_folder(args.folder, args.seed, progress=progress_line("pictures"))
     print(
         f"Wrote {args.folder}. To use it:\n"
         f"  export DETECTRON2_DATASETS={args.folder}\n"

@@ -30,7 +30,7 @@ from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.study.personalized import SETTINGS, learn
 from tadp_d2.study.questions import PRETRAINED, RANDOM, Question, Reading, Training, plan
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
 _METRICS = {"voc07": ("AP", "AP50"), "sem_seg": ("mIoU",)}
 

@@ -29,9 +29,9 @@ from tadp_d2.inference.word_maps import (
 )
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
-from tadp_d2.synthetic.samples import STYLE_TEMPLATES
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 from tadp_d2.synthetic.sentences import plural
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES
 
 DATASETS = {"photo": "voc_2007_test", "watercolor": "watercolor_test", "comic": "comic_test"}
 _CONFIG = PRESETS.parent / "quick_schedules" / "voc2watercolor_simple.yaml"

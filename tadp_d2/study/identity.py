@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tadp_d2.files import sha256
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
 
 def identity(world: Path) -> dict[str, str]:

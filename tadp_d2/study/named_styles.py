@@ -26,8 +26,8 @@ from tadp_d2.personalization.model import DiffusionModel
 from tadp_d2.personalization.samples import draw_sample
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
-from tadp_d2.synthetic.samples import STYLE_TEMPLATES
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER
+from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES
 from tadp_d2.visualization.sheet import contact_sheet
 
 # Style -> where its pictures are in the world, and the split that a judge of styles learns from.

@@ -25,7 +25,7 @@ from tadp_d2.personalization.training import Watch
 from tadp_d2.personalization.training_images import Crops, read_pictures
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
 STYLES = ("watercolor", "comic")
 METHODS = ("invert", "dreambooth")

@@ -13,13 +13,13 @@ from tadp_d2.captioning.blip2 import Captioner, Settings, blip2, find_captioner
 from tadp_d2.data.image_files import read_rgb
 from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
-from tadp_d2.synthetic.captioning_model import NEWLINE, write_captioning_model
+from tadp_d2.synthetic.tiny_captioner import NEWLINE, write_tiny_captioner
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captioner") / "tiny"
-    write_captioning_model(folder, seed=0)
+    write_tiny_captioner(folder, seed=0)
     return folder
 
 
@@ -130,10 +130,10 @@ def test_a_text_is_put_on_one_line_and_not_changed_otherwise(captioner, pictures
 
 
 def test_the_same_seed_writes_the_same_model(folder, tmp_path):
-    write_captioning_model(tmp_path / "same", seed=0)
+    write_tiny_captioner(tmp_path / "same", seed=0)
     for path in folder.iterdir():
         assert (tmp_path / "same" / path.name).read_bytes() == path.read_bytes(), path.name
-    write_captioning_model(tmp_path / "other", seed=1)
+    write_tiny_captioner(tmp_path / "other", seed=1)
     names = ("model.safetensors", "tokenizer.json")
     equal = [(tmp_path / "other" / n).read_bytes() == (folder / n).read_bytes() for n in names]
     assert equal == [False, True]
@@ -206,7 +206,7 @@ def test_a_folder_goes_by_its_weights(folder, tmp_path):
     moved = shutil.copytree(folder, tmp_path / "elsewhere" / folder.name)
     made_by = blip2(str(folder), device="cpu").made_by
     assert made_by == blip2(str(moved), device="cpu").made_by
-    write_captioning_model(moved, seed=1)
+    write_tiny_captioner(moved, seed=1)
     assert made_by["revision"] != blip2(str(moved), device="cpu").made_by["revision"]
 
 

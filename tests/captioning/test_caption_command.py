@@ -21,13 +21,13 @@ from tadp_d2.cli import main
 from tadp_d2.commands.caption import OPTIONS
 from tadp_d2.data.image_files import read_rgb
 from tadp_d2.data.texts import complete_lines, find_caption_file, read_captions
-from tadp_d2.synthetic.captioning_model import write_captioning_model
+from tadp_d2.synthetic.tiny_captioner import write_tiny_captioner
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captioner") / "tiny"
-    write_captioning_model(folder)
+    write_tiny_captioner(folder)
     return folder
 
 

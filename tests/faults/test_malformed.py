@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from diffusers import UNet2DConditionModel
 
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
 from .forked import ForkedCommands, Result
 from .malformed import (

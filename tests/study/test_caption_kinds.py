@@ -10,7 +10,7 @@ from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES
 from tadp_d2.data.texts import read_captions
 from tadp_d2.study import caption_kinds
 from tadp_d2.study.caption_kinds import KINDS, Picture, read_pictures, write_texts
-from tadp_d2.synthetic.scenes import describe, sample_scene
+from tadp_d2.synthetic.drawing.scenes import describe, sample_scene
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from tadp_d2.study import adaptation, attention_shares, named_styles, personalized
 from tadp_d2.study.questions import QUESTIONS
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
 
 def adaptation_jobs(world, folder):

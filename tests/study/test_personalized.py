@@ -6,7 +6,7 @@ from tadp_d2.personalization.objective import held_out_loss
 from tadp_d2.personalization.training_images import Crops, read_pictures
 from tadp_d2.study import personalized
 from tadp_d2.study.personalized import jobs, learn_and_measure, table
-from tadp_d2.synthetic.world import MODEL_FOLDER
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
 
 def result(method, style, seed, watercolor, comic, before=1.0):

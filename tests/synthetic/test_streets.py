@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tadp_d2.data.datasets.cityscapes import CLASSES, IDS, IGNORE_LABEL
-from tadp_d2.synthetic.street_styles import STYLES, render_street
-from tadp_d2.synthetic.streets import Street, describe, sample_street
+from tadp_d2.synthetic.drawing.street_styles import STYLES, render_street
+from tadp_d2.synthetic.drawing.streets import Street, describe, sample_street
 
 SEEDS = range(4)
 # A scene for each class, twice.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tadp_d2.synthetic.samples import draw_sample
+from tadp_d2.synthetic.training_samples import draw_sample
 
 close_up = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "tiny_crops.py"))["close_up"]
 SIZE = 24

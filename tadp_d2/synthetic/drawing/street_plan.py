@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tadp_d2.synthetic.drawing import bounds
-from tadp_d2.synthetic.perspective import Camera, Part
+from tadp_d2.synthetic.drawing.perspective import Camera, Part
+from tadp_d2.synthetic.drawing.shapes import bounds
 
 # Distance at which drawings begin, metres: just below the picture.
 NEAR = 2.4

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from tadp_d2.data.datasets.cityscapes import IDS
-from tadp_d2.synthetic.drawing import (
+from tadp_d2.synthetic.drawing.class_figures import (
+    BOTTOMS,
+    PAINTS,
+    SKINS,
+    TOPS,
+    arm,
+    bicycle,
+    figure,
+    head,
+)
+from tadp_d2.synthetic.drawing.perspective import Camera, Part
+from tadp_d2.synthetic.drawing.shapes import (
     INK,
     STEEL,
     TYRE,
@@ -23,19 +34,8 @@ from tadp_d2.synthetic.drawing import (
     stroke,
     transformed,
 )
-from tadp_d2.synthetic.figures import (
-    BOTTOMS,
-    PAINTS,
-    SKINS,
-    TOPS,
-    arm,
-    bicycle,
-    figure,
-    head,
-)
-from tadp_d2.synthetic.perspective import Camera, Part
 
-# Metres per unit in which `figures` draws people and bicycles.
+# Metres per unit in which `class_figures` draws people and bicycles.
 _UNIT = 1 / 80
 _POLE = (104, 108, 110)
 

@@ -12,18 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from tadp_d2.synthetic.backdrops import Backdrop, backdrop
-from tadp_d2.synthetic.drawing import (
-    INK,
-    Colour,
-    Layer,
-    Shape,
-    fill,
-    rasterise,
-    shaded,
-    soft_pen,
-)
-from tadp_d2.synthetic.pixels import (
+from tadp_d2.synthetic.drawing.backdrops import Backdrop, backdrop
+from tadp_d2.synthetic.drawing.pixels import (
     LIGHTS,
     blend,
     blurred,
@@ -34,7 +24,17 @@ from tadp_d2.synthetic.pixels import (
     to_image,
     unit_rgb,
 )
-from tadp_d2.synthetic.scenes import Scene, SceneObject
+from tadp_d2.synthetic.drawing.scenes import Scene, SceneObject
+from tadp_d2.synthetic.drawing.shapes import (
+    INK,
+    Colour,
+    Layer,
+    Shape,
+    fill,
+    rasterise,
+    shaded,
+    soft_pen,
+)
 
 
 class Box(NamedTuple):

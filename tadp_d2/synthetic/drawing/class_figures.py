@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tadp_d2.synthetic.drawing import (
+from tadp_d2.synthetic.drawing.shapes import (
     GLASS,
     INK,
     STEEL,

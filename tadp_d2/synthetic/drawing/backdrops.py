@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tadp_d2.synthetic.drawing import (
+from tadp_d2.synthetic.drawing.shapes import (
     WHITE,
     Colour,
     Shape,

@@ -34,7 +34,7 @@ WORDS = (
 )
 
 
-def write_captioning_model(folder: Path, seed: int = 0) -> None:
+def write_tiny_captioner(folder: Path, seed: int = 0) -> None:
     """Writes `config.json`, `model.safetensors`, the processor's and the tokenizer's files.
 
     The same seed gives the same bytes.

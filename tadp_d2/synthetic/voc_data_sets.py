@@ -1,9 +1,9 @@
-"""Writes the built-in world for detection: four data sets in Pascal VOC layout, with captions.
+"""Writes the synthetic data sets for detection: four in Pascal VOC layout, with captions.
 
 The trees have the folders, splits, ids and XML of VOC 2007, VOC 2012, Watercolor2k and Comic2k,
 so that the loaders, mappers and evaluators of the real sets read them. What the pictures show and
-how they look is decided in `scenes` and `styles`; that a world appears whole or not at all is up
-to the caller.
+how they look is decided in `drawing/scenes` and `drawing/styles`; that a folder appears whole or
+not at all is up to the caller.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from PIL import Image
 
 from tadp_d2.data.readers.pascal_voc import SIDES
 from tadp_d2.data.texts import write_captions
-from tadp_d2.synthetic.figures import CLASSES
+from tadp_d2.synthetic.drawing.class_figures import CLASSES
+from tadp_d2.synthetic.drawing.scenes import Scene, describe, sample_scene
+from tadp_d2.synthetic.drawing.styles import Box, render
 from tadp_d2.synthetic.parallel import in_processes
-from tadp_d2.synthetic.scenes import Scene, describe, sample_scene
-from tadp_d2.synthetic.styles import Box, render
-from tadp_d2.synthetic.world_sizes import MAX_SIZE, WorldSizes, check_seed
+from tadp_d2.synthetic.sizes import MAX_SIZE, Sizes, check_seed
 
 _JPEG_QUALITY = 92
 # The ids of a data set's test pictures start here, whatever the number of the others.
@@ -28,7 +28,7 @@ _FIRST_TEST_ID = MAX_SIZE + 1
 
 
 @dataclass(frozen=True)
-class VocWorldSizes(WorldSizes):
+class VocSizes(Sizes):
     """How many pictures the splits hold; trainval is halved into train and val.
 
     Raises:
@@ -59,7 +59,7 @@ _VOC_2012 = _Tree("VOC2012", "photo", "2012_{:06d}", True)
 _WATERCOLOR = _Tree("watercolor", "watercolor", "{}", False)
 _COMIC = _Tree("comic", "comic", "{}", False)
 
-# Fields of `VocWorldSizes`. The position is part of the seed of each picture: append only.
+# Fields of `VocSizes`. The position is part of the seed of each picture: append only.
 _PARTS = {
     "voc_2007_trainval": _VOC_2007,
     "voc_2007_test": _VOC_2007,
@@ -71,10 +71,10 @@ _PARTS = {
 }
 
 
-def write_voc_world(
+def write_voc_data_sets(
     root: Path,
     seed: int,
-    sizes: VocWorldSizes | None = None,
+    sizes: VocSizes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes VOC2007, VOC2012, watercolor, comic and captions below a folder.
@@ -93,7 +93,7 @@ def write_voc_world(
         UserError: the seed is negative.
     """
     check_seed(seed)
-    counts = asdict(sizes or VocWorldSizes())
+    counts = asdict(sizes or VocSizes())
     for tree in _PARTS.values():
         for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
             (root / tree.folder / name).mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 A drawing is a list of `Shape`s, far to near. It says what has which colour where; how a fill, an
 edge or a shadow looks is the business of a style, which hands its own `Pen` to `rasterise`. What is
-drawn is in `figures` and `backdrops`.
+drawn is in `class_figures`, `backdrops` and the `street_` modules.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The built-in world for segmentation: layout, determinism, labels, captions."""
+"""The synthetic data sets for segmentation: layout, determinism, labels, captions."""
 
 import hashlib
 import re
@@ -11,12 +11,12 @@ from PIL import Image
 
 from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
-from tadp_d2.synthetic import world as whole
+from tadp_d2.synthetic import data_folder
 from tadp_d2.synthetic.parallel import in_processes
-from tadp_d2.synthetic.street_world import StreetWorldSizes, write_street_world
-from tadp_d2.synthetic.voc_world import VocWorldSizes
+from tadp_d2.synthetic.street_data_sets import StreetSizes, write_street_data_sets
+from tadp_d2.synthetic.voc_data_sets import VocSizes
 
-SIZES = StreetWorldSizes(*[2] * 6)
+SIZES = StreetSizes(*[2] * 6)
 ZURICH, NIGHTTIME = "dark_zurich/rgb_anon", "NighttimeDrivingTest"
 COARSE = f"{NIGHTTIME}/gtCoarse_daytime_trainvaltest/test"
 # Data set -> folder of the split; how an image id looks; folder and ending of the labels.
@@ -62,7 +62,7 @@ DATASETS = {
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("streets")
-    write_street_world(root, seed=3, sizes=SIZES)
+    write_street_data_sets(root, seed=3, sizes=SIZES)
     return root
 
 
@@ -87,7 +87,7 @@ def labels_of(dataset: str, image_id: str) -> str | None:
 def test_same_seed_same_bytes_and_other_seed_other_pictures(streets, tmp_path):
     for name, seed in (("same", 3), ("other", 4)):
         (tmp_path / name).mkdir()
-        write_street_world(tmp_path / name, seed, SIZES)
+        write_street_data_sets(tmp_path / name, seed, SIZES)
     ours, others = file_hashes(streets), file_hashes(tmp_path / "other")
     assert file_hashes(tmp_path / "same") == ours
     assert ours.keys() == others.keys()
@@ -96,7 +96,7 @@ def test_same_seed_same_bytes_and_other_seed_other_pictures(streets, tmp_path):
 
 def test_a_larger_split_changes_nothing_else(streets, tmp_path):
     larger = replace(SIZES, cityscapes_val=4, dark_zurich_val=3)
-    write_street_world(tmp_path, seed=3, sizes=larger)
+    write_street_data_sets(tmp_path, seed=3, sizes=larger)
     before, after = file_hashes(streets), file_hashes(tmp_path)
     pictures = [name for name in before if name.endswith(".png")]
     assert all(before[name] == after[name] for name in pictures)
@@ -146,17 +146,17 @@ def test_foggy_pictures_are_those_of_val(streets):
 
 def test_progress_counts_every_scene(tmp_path):
     calls = []
-    sizes = StreetWorldSizes(*[2] * 6)
-    write_street_world(tmp_path, 0, sizes, progress=lambda *call: calls.append(call))
+    sizes = StreetSizes(*[2] * 6)
+    write_street_data_sets(tmp_path, 0, sizes, progress=lambda *call: calls.append(call))
     assert calls == [(n, 12) for n in range(1, 13)]
 
 
-def test_the_whole_world_counts_both_of_its_parts(tmp_path):
+def test_the_whole_folder_counts_both_of_its_parts(tmp_path):
     calls = []
-    whole.write_world(
+    data_folder.write_data_folder(
         tmp_path / "world",
-        sizes=VocWorldSizes(*[2] * 7),
-        street_sizes=StreetWorldSizes(*[2] * 6),
+        sizes=VocSizes(*[2] * 7),
+        street_sizes=StreetSizes(*[2] * 6),
         progress=lambda *call: calls.append(call),
     )
     assert calls == [(n, 26) for n in range(1, 27)]
@@ -167,12 +167,12 @@ def test_the_whole_world_counts_both_of_its_parts(tmp_path):
 @pytest.mark.parametrize("size", [0, 1, 5001])
 def test_a_size_out_of_range_is_named(size):
     with pytest.raises(UserError, match=f"dark_zurich_val.*{size}"):
-        StreetWorldSizes(dark_zurich_val=size)
+        StreetSizes(dark_zurich_val=size)
 
 
 def test_a_negative_seed_is_named(tmp_path):
     with pytest.raises(UserError, match="seed.*-1"):
-        write_street_world(tmp_path, seed=-1)
+        write_street_data_sets(tmp_path, seed=-1)
     assert not any(tmp_path.iterdir())
 
 

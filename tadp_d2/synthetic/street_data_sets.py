@@ -1,8 +1,9 @@
-"""Writes the built-in world for segmentation: Cityscapes, Dark Zurich and Nighttime Driving.
+"""Writes the synthetic data sets for segmentation: Cityscapes, Dark Zurich, Nighttime Driving.
 
 The trees have the folders, splits and file names of the real sets, so that the loaders, mappers
-and evaluators of those read them. What the pictures show and how they look is decided in `streets`
-and `street_styles`; that a world appears whole or not at all is up to the caller.
+and evaluators of those read them. What the pictures show and how they look is decided in
+`drawing/streets` and `drawing/street_styles`; that a folder appears whole or not at all is up to
+the caller.
 """
 
 import zlib
@@ -15,18 +16,18 @@ from PIL import Image
 
 from tadp_d2.data.datasets.cityscapes import CLASSES
 from tadp_d2.data.texts import write_captions
+from tadp_d2.synthetic.drawing.street_styles import render_street
+from tadp_d2.synthetic.drawing.streets import Street, describe, sample_street
 from tadp_d2.synthetic.parallel import in_processes
-from tadp_d2.synthetic.street_styles import render_street
-from tadp_d2.synthetic.streets import Street, describe, sample_street
-from tadp_d2.synthetic.world_sizes import WorldSizes, check_seed
+from tadp_d2.synthetic.sizes import Sizes, check_seed
 
-# Part of the seed of each picture, so that none of them shares a stream with the world for
-# detection, whose parts count from 0.
+# Part of the seed of each picture, so that none of them shares a stream with the data sets
+# for detection, whose parts count from 0.
 _FIRST_PART = 100
 
 
 @dataclass(frozen=True)
-class StreetWorldSizes(WorldSizes):
+class StreetSizes(Sizes):
     """How many pictures the splits hold; the foggy ones are those of Cityscapes' val.
 
     Raises:
@@ -124,7 +125,7 @@ _NIGHTTIME = _Part(
     labels_ending="_gtCoarse_labelTrainIds.png",
 )
 
-# Fields of `StreetWorldSizes`. The position is part of the seed of each picture: append only.
+# Fields of `StreetSizes`. The position is part of the seed of each picture: append only.
 _PARTS = {
     "cityscapes_train": _cityscapes("train", ("aachen", "bochum", "zurich")),
     "cityscapes_val": _cityscapes("val", ("frankfurt", "lindau"), _FOGGY),
@@ -135,10 +136,10 @@ _PARTS = {
 }
 
 
-def write_street_world(
+def write_street_data_sets(
     root: Path,
     seed: int,
-    sizes: StreetWorldSizes | None = None,
+    sizes: StreetSizes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes cityscapes, dark_zurich, NighttimeDrivingTest and captions below a folder.
@@ -157,7 +158,7 @@ def write_street_world(
         UserError: the seed is negative.
     """
     check_seed(seed)
-    sizes = sizes or StreetWorldSizes()
+    sizes = sizes or StreetSizes()
     jobs = [(root, seed, name, index) for name in _PARTS for index in range(getattr(sizes, name))]
     captions: dict[str, dict[str, str]] = {}
     for results in in_processes(_write_scene, jobs, progress):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tadp_d2.synthetic.backdrops import SETTINGS, SKIES
-from tadp_d2.synthetic.drawing import Shape, bounds, overlap, transformed
-from tadp_d2.synthetic.figures import CLASSES, POSES, figure
+from tadp_d2.synthetic.drawing.backdrops import SETTINGS, SKIES
+from tadp_d2.synthetic.drawing.class_figures import CLASSES, POSES, figure
+from tadp_d2.synthetic.drawing.shapes import Shape, bounds, overlap, transformed
 from tadp_d2.synthetic.sentences import counted, listed
 
 # Longest side of an object in pixels, when far away and when near.
@@ -44,8 +44,8 @@ class SceneObject:
     """One object of a scene.
 
     Attributes:
-        name: class, one of `figures.CLASSES`.
-        pose: one of `figures.POSES[name]`.
+        name: class, one of `class_figures.CLASSES`.
+        pose: one of `class_figures.POSES[name]`.
         x: middle of the object, pixels from the left.
         bottom: lowest point of the object, pixels from the top.
         size: longest side, pixels.

@@ -10,9 +10,9 @@ from transformers import CLIPTokenizer
 
 from tadp_d2.data.texts import read_captions
 from tadp_d2.diffusion.model_folder import missing_parts
-from tadp_d2.synthetic.figures import CLASSES
-from tadp_d2.synthetic.samples import STYLE_TEMPLATES, draw_sample
-from tadp_d2.synthetic.tokenizer import make_tokenizer
+from tadp_d2.synthetic.drawing.class_figures import CLASSES
+from tadp_d2.synthetic.tiny_tokenizer import make_tokenizer
+from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, draw_sample
 
 SENTENCES = {"a dog and two cars in a park", "a watercolor style painting of a bird"}
 

@@ -8,8 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from tadp_d2.data.datasets.cityscapes import IDS
-from tadp_d2.synthetic.backdrops import tree
-from tadp_d2.synthetic.drawing import (
+from tadp_d2.synthetic.drawing.backdrops import tree
+from tadp_d2.synthetic.drawing.perspective import (
+    Camera,
+    Part,
+    on_front,
+    on_ground,
+    on_wall,
+    rectangle,
+)
+from tadp_d2.synthetic.drawing.shapes import (
     UNIT_CIRCLE,
     Colour,
     Shape,
@@ -21,7 +29,6 @@ from tadp_d2.synthetic.drawing import (
     shaded,
     stroke,
 )
-from tadp_d2.synthetic.perspective import Camera, Part, on_front, on_ground, on_wall, rectangle
 
 FAR = 400.0
 

@@ -1,4 +1,4 @@
-"""Pictures of the world in all its styles, with captions, to train the tiny diffusion model on.
+"""Pictures in all styles of the synthetic data sets, to train the tiny diffusion model on.
 
 They are apart from the pictures of the data sets, which have seeds of their own.
 """
@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from tadp_d2.conditioning.domains import MODIFIERS, SLOT
-from tadp_d2.synthetic import street_styles, styles
-from tadp_d2.synthetic.scenes import Scene, describe, largest_first, sample_scene
-from tadp_d2.synthetic.streets import describe as describe_street
-from tadp_d2.synthetic.streets import sample_street
+from tadp_d2.synthetic.drawing import street_styles, styles
+from tadp_d2.synthetic.drawing.scenes import Scene, describe, largest_first, sample_scene
+from tadp_d2.synthetic.drawing.streets import describe as describe_street
+from tadp_d2.synthetic.drawing.streets import sample_street
 
 # How a picture in each style is captioned when the caption names the style: in the targets' styles
 # in the words of the simple modifier.

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tadp_d2.data.datasets.cityscapes import IDS
-from tadp_d2.synthetic.drawing import (
+from tadp_d2.synthetic.drawing.class_figures import PAINTS, figure, wheel
+from tadp_d2.synthetic.drawing.perspective import Camera, Part, rectangle
+from tadp_d2.synthetic.drawing.shapes import (
     GLASS,
     INK,
     STEEL,
@@ -30,8 +32,6 @@ from tadp_d2.synthetic.drawing import (
     stroke,
     transformed,
 )
-from tadp_d2.synthetic.figures import PAINTS, figure, wheel
-from tadp_d2.synthetic.perspective import Camera, Part, rectangle
 
 _COATS = (*PAINTS, (176, 180, 186), (58, 60, 66), (122, 36, 40), (44, 74, 62), (206, 196, 178))
 _CARGO = ((226, 226, 222), (176, 180, 184), (64, 96, 150), (170, 60, 52), (200, 180, 140))

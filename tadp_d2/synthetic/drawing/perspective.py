@@ -1,6 +1,6 @@
 """A pinhole camera on a street, and drawings that know their class and distance.
 
-Points of the world are in metres: x to the right, y up from the ground, z ahead of the camera.
+Points in space are in metres: x to the right, y up from the ground, z ahead of the camera.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tadp_d2.synthetic.drawing import Colour, Shape, transformed
+from tadp_d2.synthetic.drawing.shapes import Colour, Shape, transformed
 
 # 1 / metre as a linear function of the pixel: nearness = a * x + b * y + c. It is one on every
 # flat surface.
@@ -49,7 +49,7 @@ class Camera:
     horizon: float
 
     def project(self, points: Sequence | np.ndarray) -> np.ndarray:
-        """... x 2 pixels of ... x 3 points of the world in front of the camera."""
+        """... x 2 pixels of ... x 3 points in space in front of the camera."""
         p = np.asarray(points, dtype=float)
         scale = self.focal / p[..., 2]
         x, y = self.x + p[..., 0] * scale, self.horizon + (self.height - p[..., 1]) * scale

@@ -12,12 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tadp_d2.data.datasets.cityscapes import IDS, IGNORE_LABEL
-from tadp_d2.synthetic.drawing import Shape, bounds, pick, polygon
-from tadp_d2.synthetic.perspective import SKY, Camera, Part, rectangle
-from tadp_d2.synthetic.sentences import counted, listed
-from tadp_d2.synthetic.street_figures import Lamp, lamp_post, post, traffic_light, traffic_sign
-from tadp_d2.synthetic.street_plan import NEAR, Placed, Plan, Side, sample_plan
-from tadp_d2.synthetic.street_sides import (
+from tadp_d2.synthetic.drawing.perspective import SKY, Camera, Part, rectangle
+from tadp_d2.synthetic.drawing.shapes import Shape, bounds, pick, polygon
+from tadp_d2.synthetic.drawing.street_figures import (
+    Lamp,
+    lamp_post,
+    post,
+    traffic_light,
+    traffic_sign,
+)
+from tadp_d2.synthetic.drawing.street_plan import NEAR, Placed, Plan, Side, sample_plan
+from tadp_d2.synthetic.drawing.street_sides import (
     FAR,
     PAVEMENTS,
     bonnet,
@@ -32,7 +37,8 @@ from tadp_d2.synthetic.street_sides import (
     strip,
     wall,
 )
-from tadp_d2.synthetic.street_traffic import Traffic
+from tadp_d2.synthetic.drawing.street_traffic import Traffic
+from tadp_d2.synthetic.sentences import counted, listed
 
 SIZE = (512, 256)
 

@@ -1,4 +1,4 @@
-"""The built-in world for detection: layout, determinism, boxes, captions."""
+"""The synthetic data sets for detection: layout, determinism, boxes, captions."""
 
 import hashlib
 import re
@@ -13,12 +13,12 @@ from PIL import Image
 
 from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
-from tadp_d2.synthetic.figures import CLASSES
-from tadp_d2.synthetic.scenes import Scene, describe, sample_scene
-from tadp_d2.synthetic.styles import STYLES, render
-from tadp_d2.synthetic.voc_world import VocWorldSizes, write_voc_world
+from tadp_d2.synthetic.drawing.class_figures import CLASSES
+from tadp_d2.synthetic.drawing.scenes import Scene, describe, sample_scene
+from tadp_d2.synthetic.drawing.styles import STYLES, render
+from tadp_d2.synthetic.voc_data_sets import VocSizes, write_voc_data_sets
 
-SIZES = VocWorldSizes(
+SIZES = VocSizes(
     voc_2007_trainval=5,
     voc_2007_test=6,
     voc_2012_trainval=4,
@@ -49,7 +49,7 @@ SEEDS = range(6)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("world")
-    write_voc_world(root, seed=3, sizes=SIZES)
+    write_voc_data_sets(root, seed=3, sizes=SIZES)
     return root
 
 
@@ -85,19 +85,19 @@ def all_pictures(root: Path):
 
 
 def test_same_seed_same_bytes(world, tmp_path):
-    write_voc_world(tmp_path, seed=3, sizes=SIZES)
+    write_voc_data_sets(tmp_path, seed=3, sizes=SIZES)
     assert file_hashes(tmp_path) == file_hashes(world)
 
 
 def test_other_seed_other_pictures(world, tmp_path):
-    write_voc_world(tmp_path, seed=4, sizes=SIZES)
+    write_voc_data_sets(tmp_path, seed=4, sizes=SIZES)
     ours, others = file_hashes(world), file_hashes(tmp_path)
     assert ours.keys() == others.keys()
     assert all(ours[name] != others[name] for name in ours if name.endswith(".jpg"))
 
 
 def test_a_larger_split_changes_nothing_else(world, tmp_path):
-    write_voc_world(tmp_path, seed=3, sizes=replace(SIZES, voc_2007_trainval=8, comic_train=5))
+    write_voc_data_sets(tmp_path, seed=3, sizes=replace(SIZES, voc_2007_trainval=8, comic_train=5))
     before, after = file_hashes(world), file_hashes(tmp_path)
     pictures = [name for name in before if name.endswith((".jpg", ".xml"))]
     assert all(before[name] == after[name] for name in pictures)
@@ -254,18 +254,18 @@ def test_include_names_a_class_that_is_there():
 
 def test_progress_counts_every_picture(tmp_path):
     calls = []
-    sizes = VocWorldSizes(*[2] * 7)
-    write_voc_world(tmp_path, 0, sizes, progress=lambda done, total: calls.append((done, total)))
+    sizes = VocSizes(*[2] * 7)
+    write_voc_data_sets(tmp_path, 0, sizes, progress=lambda *call: calls.append(call))
     assert calls == [(n, 14) for n in range(1, 15)]
 
 
 @pytest.mark.parametrize("size", [0, 1, 5001])
 def test_a_size_out_of_range_is_named(size):
     with pytest.raises(UserError, match=f"comic_test.*{size}"):
-        VocWorldSizes(comic_test=size)
+        VocSizes(comic_test=size)
 
 
 def test_a_negative_seed_is_named(tmp_path):
     with pytest.raises(UserError, match="seed.*-1"):
-        write_voc_world(tmp_path, seed=-1)
+        write_voc_data_sets(tmp_path, seed=-1)
     assert not any(tmp_path.iterdir())

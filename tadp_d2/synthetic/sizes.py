@@ -1,4 +1,4 @@
-"""How many pictures a built-in world holds, and which seeds it takes."""
+"""How many pictures the synthetic data sets hold, and which seeds they take."""
 
 from dataclasses import asdict, dataclass
 
@@ -8,7 +8,7 @@ MAX_SIZE = 5000
 
 
 @dataclass(frozen=True)
-class WorldSizes:
+class Sizes:
     """Numbers of pictures; each field of a subclass is one.
 
     Raises:

@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from tadp_d2.data.datasets.cityscapes import IDS, IGNORE_LABEL
-from tadp_d2.synthetic.backdrops import SKIES
-from tadp_d2.synthetic.drawing import SUPERSAMPLING, Shape, fill, rasterise, soft_pen
-from tadp_d2.synthetic.pixels import (
+from tadp_d2.synthetic.drawing.backdrops import SKIES
+from tadp_d2.synthetic.drawing.pixels import (
     LIGHTS,
     gradient,
     photographed,
@@ -20,7 +19,8 @@ from tadp_d2.synthetic.pixels import (
     to_image,
     unit_rgb,
 )
-from tadp_d2.synthetic.streets import Street
+from tadp_d2.synthetic.drawing.shapes import SUPERSAMPLING, Shape, fill, rasterise, soft_pen
+from tadp_d2.synthetic.drawing.streets import Street
 
 _GROUND = [IDS[name] for name in ("road", "sidewalk", "terrain")]
 # Relative brightness of fine grain and of blotches, by class; others have little of both.

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tadp_d2.synthetic.drawing import Shape, overlap, pick
-from tadp_d2.synthetic.perspective import on_ground
-from tadp_d2.synthetic.street_figures import person, two_wheeler
-from tadp_d2.synthetic.street_plan import NEAR, Placed, Plan
-from tadp_d2.synthetic.street_vehicles import ENDS, along_street, crossing
+from tadp_d2.synthetic.drawing.perspective import on_ground
+from tadp_d2.synthetic.drawing.shapes import Shape, overlap, pick
+from tadp_d2.synthetic.drawing.street_figures import person, two_wheeler
+from tadp_d2.synthetic.drawing.street_plan import NEAR, Placed, Plan
+from tadp_d2.synthetic.drawing.street_vehicles import ENDS, along_street, crossing
 
 _TWO_WHEELERS = (("bicycle", True), ("motorcycle", True), ("bicycle", False), ("motorcycle", False))
 _RIDERS = {"bicycle": "bicyclist", "motorcycle": "motorcyclist"}

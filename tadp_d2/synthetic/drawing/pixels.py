@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tadp_d2.synthetic.drawing import Colour, Layer
+from tadp_d2.synthetic.drawing.shapes import Colour, Layer
 
 # Colour of the light and its strength, as factors of red, green and blue.
 LIGHTS = {

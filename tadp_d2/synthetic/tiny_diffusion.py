@@ -1,7 +1,7 @@
-"""The tiny Stable Diffusion of the built-in world, with the topology of Stable Diffusion 1.5.
+"""The tiny Stable Diffusion that comes with the package, with the topology of Stable Diffusion 1.5.
 
 Its weights lie beside this file in diffusers' format, half precision, 9 MB. They were trained on
-pictures of the world (`samples`) by `tools/train_tiny_vae.py` and `tools/train_tiny_diffusion.py`.
+images of `training_samples` by `tools/train_tiny_vae.py` and `tools/train_tiny_diffusion.py`.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 _SHIPPED = Path(__file__).parent / "stable_diffusion"
 
 
-def write_diffusion_model(folder: Path) -> None:
+def write_tiny_diffusion(folder: Path) -> None:
     """Writes the folder of the model, `unet/ vae/ text_encoder/ ...`, in single precision."""
     pipeline = StableDiffusionPipeline.from_pretrained(_SHIPPED, dtype=torch.float32)
     pipeline.save_pretrained(folder)

@@ -1,0 +1,49 @@
+"""What `tadp-d2 synth` writes: synthetic data sets with captions, and tiny models."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tadp_d2.files import new_folder
+from tadp_d2.synthetic.street_data_sets import StreetSizes, write_street_data_sets
+from tadp_d2.synthetic.tiny_captioner import write_tiny_captioner
+from tadp_d2.synthetic.tiny_diffusion import write_tiny_diffusion
+from tadp_d2.synthetic.voc_data_sets import VocSizes, write_voc_data_sets
+
+MODEL_FOLDER = "stable-diffusion-tiny"
+CAPTIONER_FOLDER = "blip2-tiny"
+
+
+def write_data_folder(
+    folder: Path,
+    seed: int = 0,
+    sizes: VocSizes | None = None,
+    street_sizes: StreetSizes | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Writes the folder, whole or not at all; the same seed gives the same bytes.
+
+    The seed is that of the pictures; the diffusion model is the same in every folder.
+
+    Args:
+        folder: must not exist, or be empty. It becomes a `$DETECTRON2_DATASETS`, its
+            `stable-diffusion-tiny` a `MODEL.DIFFUSION.WEIGHTS`, and its `blip2-tiny`, which is
+            untrained, a `--model` of `tadp-d2 caption`.
+        sizes: numbers of pictures for detection; None for the defaults.
+        street_sizes: numbers of pictures for segmentation; None for the defaults.
+        progress: called with the number of pictures written and to be written.
+
+    Raises:
+        UserError: `folder` is not empty.
+    """
+    sizes, street_sizes = sizes or VocSizes(), street_sizes or StreetSizes()
+    first, second = sizes.pictures(), street_sizes.pictures()
+
+    def count(written: int) -> None:
+        if progress:
+            progress(written, first + second)
+
+    with new_folder(folder) as temporary:
+        write_voc_data_sets(temporary, seed, sizes, lambda done, _: count(done))
+        write_street_data_sets(temporary, seed, street_sizes, lambda done, _: count(first + done))
+        write_tiny_diffusion(temporary / MODEL_FOLDER)
+        write_tiny_captioner(temporary / CAPTIONER_FOLDER, seed)
