@@ -3,8 +3,10 @@
 from collections import OrderedDict
 from pathlib import Path
 
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 
@@ -12,7 +14,7 @@ class NamedCOCOEvaluator(COCOEvaluator):
     """`COCOEvaluator` for boxes, without compiled code, whose results are named "coco".
 
     COCO's means are over the classes that occur in the ground truth; difficult objects count as
-    any other.
+    any other. A model that finds nothing has 0 where COCO has a value.
     """
 
     def __init__(self, dataset: str, output_dir: str):
@@ -22,6 +24,29 @@ class NamedCOCOEvaluator(COCOEvaluator):
         comm.synchronize()
         super().__init__(dataset, tasks=("bbox",), output_dir=output_dir, use_fast_impl=False)
 
+    def reset(self) -> None:
+        super().reset()
+        self._first: list[dict] = []
+        self._found = False
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        super().process(inputs, outputs)
+        self._first = self._first or inputs[:1]
+        self._found |= any(len(output["instances"]) > 0 for output in outputs)
+
     def evaluate(self) -> OrderedDict | None:
+        # Detectron2 gives NaN where nothing was found; it computes the zeros from a box of no size,
+        # which no object matches.
+        if not any(comm.all_gather(self._found)):
+            super().process(self._first, [{"instances": _miss()} for _ in self._first])
         results = super().evaluate()
         return None if results is None else OrderedDict(coco=results.get("bbox", {}))
+
+
+def _miss() -> Instances:
+    return Instances(
+        (1, 1),
+        pred_boxes=Boxes(torch.zeros(1, 4)),
+        scores=torch.zeros(1),
+        pred_classes=torch.zeros(1, dtype=torch.long),
+    )

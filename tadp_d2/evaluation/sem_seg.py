@@ -19,7 +19,7 @@ class NamedSemSegEvaluator(SemSegEvaluator):
 
     `evaluate` returns "sem_seg": "mIoU", "pACC" (pixel accuracy), "IoU-<class>" and Detectron2's
     others, all in 0..100. A class that occurs neither in the truth nor in a prediction is left out
-    of the mean; one that is only predicted counts as 0 in it. Its own value is NaN in both cases.
+    of the mean, and its value is NaN; one that is only predicted has 0 and counts so.
     """
 
     def __init__(self, dataset: str, model_classes: Sequence[str]):
@@ -40,19 +40,22 @@ class NamedSemSegEvaluator(SemSegEvaluator):
         if results is None:
             return None
         metrics = results["sem_seg"]
-        metrics["mIoU"] = self._mean_iou()
         absent = [name for name in self._class_names if math.isnan(metrics[f"IoU-{name}"])]
+        ious = self._ious()
+        metrics["mIoU"] = 100 * float(np.mean(ious[~np.isnan(ious)]))
+        for name, iou in zip(self._class_names, ious, strict=True):
+            metrics[f"IoU-{name}"] = 100 * float(iou)
         if absent:
             _logger.warning(f"No pixel of {', '.join(absent)} in the truth of {self._dataset_name}")
         return results
 
-    def _mean_iou(self) -> float:
-        """Detectron2's of later versions leaves classes that are only predicted out."""
+    def _ious(self) -> np.ndarray:
+        """Of each class, in 0..1. Detectron2 gives those that are only predicted no value, and its
+        later versions leave them out of the mean."""
         counts = self._conf_matrix[:-1, :-1]
         both = counts.diagonal()
         either = counts.sum(axis=0) + counts.sum(axis=1) - both
-        occurs = either > 0
-        return 100 * float(np.mean(both[occurs] / either[occurs]))
+        return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
 
     # Detectron2 keeps every prediction as run lengths, to write them all into one file at the end;
     # nobody asks for that file here.

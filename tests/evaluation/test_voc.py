@@ -1,5 +1,6 @@
 """The metrics: by hand, by Detectron2's own evaluator, and by pycocotools."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,20 @@ def test_coco_metrics_agree_where_both_are_exact(world, tmp_path):
     assert set(results) == {"coco"}
     assert results["coco"]["AP"] == pytest.approx(100)
     assert results["coco"]["AP50"] == pytest.approx(100)
+
+
+def test_a_model_that_finds_nothing_has_zeros_where_others_have_values(world, tmp_path):
+    entries = DatasetCatalog.get("comic_test")
+    item = entries[0]["annotations"][0]
+    right = detections([item["bbox"]], [CLASS_NAMES[item["category_id"]]], [0.9])
+    some = {entry["image_id"]: detections([], [], []) for entry in entries}
+    metrics = []
+    for outputs in (some, {**some, entries[0]["image_id"]: right}):
+        evaluator = NamedCOCOEvaluator("comic_test", str(tmp_path))
+        metrics.append(evaluate(evaluator, outputs)["coco"])
+    nothing, one = metrics
+    assert set(nothing.values()) == {0} | {v for v in nothing.values() if math.isnan(v)}
+    assert {k: math.isnan(v) for k, v in nothing.items()} == {
+        k: math.isnan(v) for k, v in one.items()
+    }
+    assert nothing["AP"] == 0 < one["AP"]
