@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from tadp_d2.records.result_files import read_metrics
-from tadp_d2.reports.comparison import CLASS_METRICS, MEANS, Comparison, Group, modifier_title
+from tadp_d2.reports.comparison import CLASS_METRICS, MEANS, Comparison, modifier_title
 from tadp_d2.reports.curves import Line, chart
 from tadp_d2.reports.markup import escape, filtered
 from tadp_d2.reports.runs import Run
-from tadp_d2.reports.spread import spread
-from tadp_d2.reports.tables import DASH
+from tadp_d2.reports.spread import Spread
+from tadp_d2.reports.tables import DASH, count_of_seeds
 
 # Modifier -> class of its colour in the page.
 Colors = Mapping[str, str]
@@ -22,13 +22,20 @@ def bars(comparison: Comparison, colors: Colors) -> str:
     of_class = CLASS_METRICS[metric_set]
     mean = "mIoU" if of_class == "IoU" else of_class
     metrics = {f"mean ({mean})": mean, **comparison.classes(metric_set)}
+    columns = [(metric_set, metric) for metric in metrics.values()]
+    means = [group.means(columns) for group in comparison.groups]
+    labels = [
+        f"{comparison.label(group)} ({count_of_seeds(own)})"
+        for group, own in zip(comparison.groups, means, strict=True)
+    ]
     groups = "".join(
         f"<li><h4>{escape(name)}</h4><ul>"
         + "".join(
-            _bar(comparison, group, metric_set, metric, colors) for group in comparison.groups
+            _bar(label, modifier_title(group.modifier), own.spreads[place], colors)
+            for label, group, own in zip(labels, comparison.groups, means, strict=True)
         )
         + "</ul></li>"
-        for name, metric in metrics.items()
+        for place, name in enumerate(metrics)
     )
     title = f"{escape(comparison.title)}: {of_class} ({metric_set})"
     return (
@@ -37,14 +44,12 @@ def bars(comparison: Comparison, colors: Colors) -> str:
     )
 
 
-def _bar(comparison: Comparison, group: Group, metric_set: str, metric: str, colors: Colors) -> str:
-    found = spread(list(group.values(metric_set, metric).values()))
+def _bar(label: str, name: str, found: Spread | None, colors: Colors) -> str:
     text = DASH if found is None else f"{found.mean:.1f}"
     width = 0 if found is None else min(max(found.mean, 0), 100)
-    name = modifier_title(group.modifier)
     return (
         f'<li class="{colors[name]}"{filtered(modifier=name)}><span>'
-        f"{escape(comparison.label(group))}</span>"
+        f"{escape(label)}</span>"
         f'<span class="track"><span class="bar" style="width:{width:.1f}%"></span></span>'
         f"<span>{text}</span></li>"
     )

@@ -13,7 +13,7 @@ from typing import Any
 from tadp_d2.conditioning.domains import MODIFIERS, Modifier
 from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark
 from tadp_d2.reports.runs import Result, Run
-from tadp_d2.reports.spread import Difference, paired_difference
+from tadp_d2.reports.spread import Difference, Spread, paired_difference, spread
 
 # Metric sets by their worth for a comparison, with their means: the paper's first.
 MEANS = {
@@ -24,6 +24,22 @@ MEANS = {
 }
 # What they say of a single class.
 CLASS_METRICS = {"voc07": "AP50", "sem_seg": "IoU", "voc_area": "AP50", "coco": "AP"}
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means of several metrics of a group, each over the same seeds.
+
+    Attributes:
+        seeds: those that have the first metric of which there is a value.
+        spreads: one for each metric; None for one that a seed of `seeds` lacks.
+        lacking: metric set and metric -> seeds of the group without it, for those of which another
+            seed has a value.
+    """
+
+    seeds: Sequence[int]
+    spreads: Sequence[Spread | None]
+    lacking: Mapping[tuple[str, str], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,21 @@ class Group:
         """Seed -> value, for the seeds that have one."""
         found = {s: r.metrics.get(metric_set, {}).get(metric) for s, r in self.results.items()}
         return {seed: value for seed, value in found.items() if value is not None}
+
+    def means(self, metrics: Sequence[tuple[str, str]]) -> Means:
+        """Means of metrics, by metric set and name, that may stand side by side."""
+        values = {metric: self.values(*metric) for metric in metrics}
+        seeds = next((list(own) for own in values.values() if own), [])
+        spreads = [
+            spread([own[seed] for seed in seeds]) if own.keys() >= set(seeds) else None
+            for own in values.values()
+        ]
+        lacking = {
+            metric: [seed for seed in self.runs if seed not in own]
+            for metric, own in values.items()
+            if own and len(own) < len(self.runs)
+        }
+        return Means(seeds, spreads, lacking)
 
 
 @dataclass(frozen=True)
@@ -103,13 +134,16 @@ class Comparison:
             if metric.startswith(prefix)
         }
 
-    def to_null(self, group: Group, metric_set: str, metric: str) -> Difference | None:
-        """The difference of a modifier to null in the same setting, over the seeds of both."""
+    def to_null(self, group: Group, metric_set: str, *metrics: str) -> list[Difference | None]:
+        """The differences of a modifier to null in the same setting, each over the seeds for which
+        both have all of these metrics; None without any."""
         for other in self.groups:
             if other.setting == group.setting and other.modifier.name == "null":
-                mine = group.values(metric_set, metric)
-                return paired_difference(mine, other.values(metric_set, metric))
-        return None
+                mine, null = ([g.values(metric_set, m) for m in metrics] for g in (group, other))
+                seeds = set.intersection(*(set(own) for own in (*mine, *null)))
+                common = ([{seed: own[seed] for seed in seeds} for own in g] for g in (mine, null))
+                return list(map(paired_difference, *common))
+        return [None] * len(metrics)
 
 
 def compare(runs: Iterable[Run]) -> list[Comparison]:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tadp_d2.reports.comparison import MEANS, Comparison, Group, modifier_title
+from tadp_d2.reports.comparison import MEANS, Comparison, Group, Means, modifier_title
 from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark, find_benchmark
 from tadp_d2.reports.runs import Run
-from tadp_d2.reports.spread import Difference, Spread, spread
+from tadp_d2.reports.spread import Difference, Spread
 
 DASH = "-"
 
@@ -63,13 +63,25 @@ def overview(comparisons: Sequence[Comparison]) -> Table:
         for benchmark in BENCHMARKS:
             comparison = found.get(benchmark.dataset)
             group = _find(comparison, title, "A") if comparison else None
-            ours = [_spread(group, benchmark.metric_set, m) for m in benchmark.metrics]
             published = [number(value) for value in benchmark.ours[title]]
-            cells += [_joined(published), _joined([mean_cell(own) for own in ours])]
+            cells += [_joined(published), _ours(group, benchmark)]
         rows.append(Row(cells, title))
     several = any(len(comparison.settings) > 1 for comparison in found.values())
     notes = ["Ours are those of setting A."] if several else []
     return Table("The paper's target data sets", columns, rows, notes)
+
+
+def _ours(group: Group | None, benchmark: Benchmark) -> Cell:
+    means = _paper_means(group, benchmark)
+    cell = _joined([mean_cell(own) for own in means.spreads])
+    if not means.seeds:
+        return cell
+    return replace(cell, text=f"{cell.text} ({count_of_seeds(means)})")
+
+
+def count_of_seeds(means: Means) -> str:
+    """Of how many seeds means are, in words."""
+    return f"{len(means.seeds)} seed{'s' if len(means.seeds) != 1 else ''}"
 
 
 def _joined(cells: Sequence[Cell]) -> Cell:
@@ -82,8 +94,9 @@ def _find(comparison: Comparison, title: str, setting: str) -> Group | None:
     return next((g for g in comparison.groups if (g.title, g.setting) == wanted), None)
 
 
-def _spread(group: Group | None, metric_set: str, metric: str) -> Spread | None:
-    return spread(list(group.values(metric_set, metric).values())) if group else None
+def _paper_means(group: Group | None, benchmark: Benchmark) -> Means:
+    metrics = [(benchmark.metric_set, metric) for metric in benchmark.metrics]
+    return group.means(metrics) if group else Means((), [None] * len(metrics), {})
 
 
 def paper_table(benchmark: Benchmark, comparison: Comparison | None) -> Table:
@@ -115,7 +128,8 @@ def paper_table(benchmark: Benchmark, comparison: Comparison | None) -> Table:
         if group.title not in benchmark.ours
     ]
     title = f"{benchmark.title} (the paper's table {benchmark.table})"
-    notes = _notes(comparison) if comparison else []
+    lacking = [note for group in groups for note in _lacking(group, _paper_means(group, benchmark))]
+    notes = [*(_notes(comparison) if comparison else []), *lacking]
     return Table(title, columns, rows, notes, benchmark.dataset)
 
 
@@ -129,37 +143,40 @@ def _paper_row(
     cells = [Cell(title)]
     if lettered:
         cells.append(Cell(group.setting if group else DASH))
-    for metric, value in zip(benchmark.metrics, published, strict=True):
-        own = _spread(group, benchmark.metric_set, metric)
+    means = _paper_means(group, benchmark)
+    for own, value in zip(means.spreads, published, strict=True):
         difference = own.mean - value if own and value is not None else None
         cells += [number(value), mean_cell(own), number(difference, "+")]
-    cells.append(_count(group))
+    cells.append(_count(means) if group else Cell(DASH))
     return Row(cells, modifier_title(group.modifier) if group else "")
 
 
-def _count(group: Group | None) -> Cell:
-    return Cell(str(len(group.runs)), len(group.runs)) if group else Cell(DASH)
+def _count(means: Means) -> Cell:
+    return Cell(str(len(means.seeds)), len(means.seeds))
+
+
+def _lacking(group: Group, means: Means) -> list[str]:
+    """Notes on seeds that have not all of a row's metrics."""
+    return [
+        f"{group.title}: no {metric} ({metric_set}) of seed {', '.join(map(str, seeds))}."
+        for (metric_set, metric), seeds in means.lacking.items()
+    ]
 
 
 def results_table(comparison: Comparison) -> Table:
     """Results on data that is not the paper's, such as a source or the synthetic world."""
-    means = [(name, metric) for name in comparison.metric_sets for metric in MEANS[name]]
+    metrics = [(name, metric) for name in comparison.metric_sets for metric in MEANS[name]]
     lettered = len(comparison.settings) > 1
     columns = ["modifier", *(["setting"] if lettered else [])]
-    columns += [metric if name == "sem_seg" else f"{metric} ({name})" for name, metric in means]
-    rows = [
-        Row(
-            [
-                Cell(group.title),
-                *([Cell(group.setting)] if lettered else []),
-                *(mean_cell(_spread(group, name, metric)) for name, metric in means),
-                _count(group),
-            ],
-            modifier_title(group.modifier),
-        )
-        for group in comparison.groups
-    ]
-    notes = [*_stranger_notes(comparison), *_notes(comparison)]
+    columns += [metric if name == "sem_seg" else f"{metric} ({name})" for name, metric in metrics]
+    rows, lacking = [], []
+    for group in comparison.groups:
+        means = group.means(metrics)
+        cells = [Cell(group.title), *([Cell(group.setting)] if lettered else [])]
+        cells += [*map(mean_cell, means.spreads), _count(means)]
+        rows.append(Row(cells, modifier_title(group.modifier)))
+        lacking += _lacking(group, means)
+    notes = [*_stranger_notes(comparison), *_notes(comparison), *lacking]
     return Table(comparison.title, [*columns, "seeds"], rows, notes, comparison.dataset)
 
 
@@ -191,7 +208,7 @@ def effects_table(comparison: Comparison) -> Table | None:
         columns += [f"{metric} - null", "95 % interval"]
     rows = []
     for group in comparison.groups:
-        found = [comparison.to_null(group, metric_set, metric) for metric in MEANS[metric_set]]
+        found = comparison.to_null(group, metric_set, *MEANS[metric_set])
         if group.modifier.name == "null" or None in found:
             continue
         cells = [Cell(group.title), *([Cell(group.setting)] if lettered else [])]

@@ -42,7 +42,7 @@ def _metrics(group: Group) -> Iterable[tuple[str, str]]:
 def _line(comparison: Comparison, group: Group, metric_set: str, metric: str) -> list:
     found = spread(list(group.values(metric_set, metric).values()))
     is_null = group.modifier.name == "null"
-    difference = None if is_null else comparison.to_null(group, metric_set, metric)
+    difference = None if is_null else comparison.to_null(group, metric_set, metric)[0]
     interval = difference.interval if difference else None
     return [
         *(comparison.dataset, comparison.images),

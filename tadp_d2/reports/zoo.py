@@ -26,7 +26,8 @@ How to read the tables:
 - "paper" is TADP's tables 4 and 5. A result stands beside it only where the images are the
   published ones, by number and, where they are known, by ids.
 - "a ± b" is mean and sample standard deviation over seeds. Only runs are averaged that are alike in
-  all but the seed; "setting" tells those apart that are not.
+  all but the seed; "setting" tells those apart that are not. All means of a row are of the same
+  seeds, as many as it says; where one of them lacks a metric, that is a dash and a note says so.
 - A difference to null pairs the runs of equal seeds; its interval, 95 %, is the percentile
   bootstrap's over the pairs, and a dash below three of them. "better" and "worse" stand where it
   does not hold 0.

@@ -18,7 +18,8 @@ def tables(answers: Iterable[Answer]) -> str:
         for domain, findings in answer.findings.items():
             target = TARGETS[domain]
             metric = target.metrics[-1]
-            table = Table(f"{target.dataset}, {metric}", ("", metric, *_COLUMNS), _rows(findings))
+            columns = ("", metric, "seeds", *_COLUMNS)
+            table = Table(f"{target.dataset}, {metric}", columns, _rows(findings))
             parts += [f"{table.title}\n", markdown(table)]
     return "\n".join(parts)
 
@@ -29,8 +30,9 @@ def _rows(findings: Sequence[Finding]) -> list[Row]:
     for finding in findings:
         repeated = finding.arm == before
         name = "" if repeated else finding.arm
-        mean = Cell("") if repeated else mean_cell(finding.spread)
-        rows.append(Row([Cell(name), mean, *map(Cell, _texts(finding))]))
+        seeds = str(finding.spread.number) if finding.spread else DASH
+        mean = [Cell(""), Cell("")] if repeated else [mean_cell(finding.spread), Cell(seeds)]
+        rows.append(Row([Cell(name), *mean, *map(Cell, _texts(finding))]))
         before = finding.arm
     return rows
 

@@ -31,7 +31,7 @@ def test_seeds_are_put_together_and_modifiers_in_the_papers_order(make_run, voc)
     titles = [group.title for group in comparison.groups]
     assert titles == ["null", "simple", "unrelated", "a charcoal sketch of {caption}"]
     simple = comparison.groups[1]
-    difference = comparison.to_null(simple, "voc07", "AP")
+    difference = comparison.to_null(simple, "voc07", "AP")[0]
     assert (difference.mean, difference.pairs) == (3, 1)
 
 

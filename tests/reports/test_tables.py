@@ -3,6 +3,7 @@
 import csv
 import io
 
+from tadp_d2.reports.charts import bars
 from tadp_d2.reports.comparison import compare
 from tadp_d2.reports.formats import latex, markdown
 from tadp_d2.reports.published import BENCHMARKS
@@ -43,7 +44,46 @@ def test_ours_stand_beside_the_papers(make_run, voc):
     assert found["TADP DreamBooth"] == ["43.2", "-", "-", "72.2", "-", "-", "-"]
     assert found["UMT"] == ["-", "-", "-", "58.1", "-", "-", "-"]
     overall = rows(overview([comparison]))
-    assert overall["simple"][:4] == ["43.5 / 72.2", "44.0 ± 1.4 / 72.5 ± 0.7", "31.9 / 56.6", "-"]
+    assert overall["simple"][:4] == [
+        *("43.5 / 72.2", "44.0 ± 1.4 / 72.5 ± 0.7 (2 seeds)", "31.9 / 56.6", "-"),
+    ]
+
+
+def test_all_means_of_a_row_are_of_the_seeds_that_it_counts(make_run, voc):
+    full = {**voc(90.0, 98.0, dog=99.0), "coco": {"AP": 50.0, "AP50": 80.0}}
+    found_nothing = {**voc(0.0, 0.0, dog=None), "coco": {"AP": None, "AP50": None}}
+    no_voc = {"coco": {"AP": 52.0, "AP50": 82.0}}
+    folders = [
+        make_run(f"{name}_{seed}", name, seed, published=False, watercolor_test=metrics)
+        for name, seeds in (("null", [full, found_nothing]), ("simple", [full, no_voc, no_voc]))
+        for seed, metrics in enumerate(seeds)
+    ]
+    (comparison,) = compare(find_runs(folders))
+    table = results_table(comparison)
+    voc_means = ["45.0 ± 63.6", "49.0 ± 69.3"] * 2
+    assert rows(table) == {
+        "null": [*voc_means, "-", "-", "2"],
+        "simple": ["90.0", "98.0", "90.0", "98.0", "50.0", "80.0", "1"],
+    }
+    assert "null: no AP50 (coco) of seed 1." in table.notes
+    assert "simple: no AP (voc07) of seed 1, 2." in table.notes
+    dog = bars(comparison, {"null": "c0", "simple": "c1"}).partition("dog")[2]
+    assert "<span>null (2 seeds)</span>" in dog and dog.count("<span>-</span>") == 1
+    assert effects_table(comparison).rows[0].cells[-1].text == "1"
+
+
+def test_a_difference_is_of_the_pairs_that_have_all_its_columns(make_run):
+    runs = [
+        make_run(f"{name}_{seed}", name, seed, watercolor_test={"voc07": {"AP": ap, "AP50": ap50}})
+        for name, seed, ap, ap50 in [
+            ("null", 1, 40.0, 70.0),
+            ("null", 2, 50.0, None),
+            ("simple", 1, 41.0, 72.0),
+            ("simple", 2, 60.0, 80.0),
+        ]
+    ]
+    (comparison,) = compare(find_runs(runs))
+    assert rows(effects_table(comparison)) == {"simple": ["+1.00", "-", "+2.00", "-", "1"]}
 
 
 def test_what_is_not_the_papers_data_never_stands_beside_its_numbers(make_run, voc):

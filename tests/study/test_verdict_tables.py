@@ -30,9 +30,9 @@ def test_seeds_are_paired():
     # Each 2 better than its own pair, though the seeds are far apart.
     found = rows(results({"not scaled": [10, 50, 30], "scaled": [12, 52, 32]})[::-1])
     assert found == [
-        ["not scaled", "30.0 ± 20.0", *["-"] * 6],
+        ["not scaled", "30.0 ± 20.0", "3", *["-"] * 6],
         [
-            *("scaled", "32.0 ± 20.0", "not scaled", "+2.0", "+2.0 to +2.0", "3 of 3"),
+            *("scaled", "32.0 ± 20.0", "3", "not scaled", "+2.0", "+2.0 to +2.0", "3 of 3"),
             *("better (TADP 4.1)", "agrees"),
         ],
     ]
@@ -40,15 +40,15 @@ def test_seeds_are_paired():
 
 def test_a_seed_of_one_side_alone_has_no_pair():
     found = rows(results({"not scaled": [10, 20, 30, 99], "scaled": [9, 21, 30]}))
-    assert found[0][1] == "39.8 ± 40.3"
+    assert found[0][1:3] == ["39.8 ± 40.3", "4"] and found[1][2] == "3"
     # A draw is no win.
-    assert found[1][2:6] == ["not scaled", "+0.0", "-1.0 to +1.0", "1 of 3"]
+    assert found[1][3:7] == ["not scaled", "+0.0", "-1.0 to +1.0", "1 of 3"]
     assert found[1][-1] == "undecided"
 
 
 def test_what_was_not_run_is_a_dash():
     found = rows(results({"scaled": [50, 51]}))
-    assert found[0] == ["not scaled", *["-"] * 7]
+    assert found[0] == ["not scaled", *["-"] * 8]
     assert found[1] == [
-        *("scaled", "50.5 ± 0.7", "not scaled", "-", "-", "-", "better (TADP 4.1)", "-")
+        *("scaled", "50.5 ± 0.7", "2", "not scaled", "-", "-", "-", "better (TADP 4.1)", "-")
     ]
