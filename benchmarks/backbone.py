@@ -60,7 +60,11 @@ def forward_backward(side: nn.Module, *inputs: Tensor) -> None:
 
 
 def disagreement(sides: dict[str, nn.Module], *inputs: Tensor) -> float:
-    """The largest relative difference of a feature map or of all gradients together."""
+    """The largest relative difference of a feature map or of all gradients together.
+
+    Raises:
+        SystemExit: it is larger than rounding.
+    """
     reference, ours = (forward(side, *inputs) for side in sides.values())
     errors = [((ours[k] - reference[k]).norm() / reference[k].norm()).item() for k in ours]
     for side in sides.values():

@@ -48,10 +48,16 @@ def make_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, device: str = "cpu") -> None:
+    """
+    Args:
+        folder: new or empty.
+        device: where the random numbers are drawn; a GPU is quicker, and draws others.
+    """
     torch.manual_seed(0)
     # In this order: that of the random numbers.
-    vae, text_encoder, unet = make_vae(), make_text_encoder(), make_unet()
+    with torch.device(device):
+        vae, text_encoder, unet = make_vae(), make_text_encoder(), make_unet()
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

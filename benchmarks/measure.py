@@ -138,7 +138,8 @@ def _version(package: str) -> str:
         return "-"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The checkout's git revision, or a dash."""
     root = Path(tadp_d2.__file__).parents[1]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
@@ -156,15 +157,19 @@ def add_write(parser: argparse.ArgumentParser) -> None:
 def report(title: str, command: str, device: str, lines: list[str], write: bool) -> None:
     """Prints a section of results; in RESULTS.md it replaces an older one of this hardware."""
     date = datetime.date.today().isoformat()
-    head = f"`{command}`, {date}, commit {_commit()}\n\n{machine(device)}"
+    head = f"`{command}`, {date}, commit {commit()}\n\n{machine(device)}"
     section = f"## {title}\n\n{head}\n\n" + "\n".join(lines) + "\n"
     print(section)
-    if not write:
-        return
+    if write:
+        replace_section(title, _hardware(device), section)
+
+
+def replace_section(title: str, hardware: str, section: str) -> None:
+    """Puts a section into RESULTS.md in the place of an older one of this hardware."""
     text = RESULTS.read_text("utf-8") if RESULTS.exists() else "# Results\n"
     kept = [
         part
         for part in text.split("\n## ")
-        if not (part.startswith(f"{title}\n") and f"\n{_hardware(device)};" in part)
+        if not (part.startswith(f"{title}\n") and f"\n{hardware};" in part)
     ]
     RESULTS.write_text("\n## ".join([*kept, section.removeprefix("## ")]), "utf-8")

@@ -167,14 +167,19 @@ class Model:
         return sum(p.numel() for p in [*fpn, *self.heads.parameters()])
 
 
-def blip2() -> tuple[int, int]:
-    """Operations for a caption, and weights of the language model, of blip2-opt-2.7b."""
+def blip2_config() -> Blip2Config:
+    """The sizes of blip2-opt-2.7b."""
     opt = OPTConfig(
         vocab_size=50304, hidden_size=2560, num_hidden_layers=32, ffn_dim=10240,
         num_attention_heads=32, word_embed_proj_dim=2560,
     )  # fmt: skip
+    return Blip2Config(text_config=opt.to_dict())
+
+
+def blip2() -> tuple[int, int]:
+    """Operations for a caption, and weights of the language model, of blip2-opt-2.7b."""
     with torch.device("meta"):
-        model = Blip2ForConditionalGeneration(Blip2Config(text_config=opt.to_dict())).eval()
+        model = Blip2ForConditionalGeneration(blip2_config()).eval()
     queries, language = model.config.num_query_tokens, model.language_model
 
     def run() -> list[Tensor]:

@@ -1,0 +1,82 @@
+"""A run on a GPU keeps what it found whatever fails, and its tables show what was not run."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def stored(file):
+    return json.loads(file.read_text())
+
+
+def test_a_failed_or_endless_measurement_is_written_down_and_the_rest_goes_on(tmp_path):
+    from gpu_record import Clock, Record
+
+    file = tmp_path / "gpu.json"
+    record, clock = Record(file, {"device": "cpu"}), Clock(60)
+    with record.section("first"):
+        assert record.cell(clock, {"side": "good"}, lambda: {"seconds": 1.0}) == {"seconds": 1.0}
+        # Whole after every measurement.
+        assert stored(file)["cells"] == [{"side": "good", "seconds": 1.0}]
+        assert record.cell(clock, {"side": "bad"}, lambda: {"seconds": 1 / 0}) is None
+        assert record.cell(clock, {"side": "slow"}, lambda: time.sleep(30) or {}, cap=1) is None
+        record.cell(Clock(0), {"side": "late"}, lambda: {"seconds": 1.0})
+        raise ValueError("the section itself")
+    with record.section("second"):
+        record.cell(clock, {"side": "good"}, lambda: {"seconds": 2.0})
+    cells = stored(file)["cells"]
+    assert "ZeroDivisionError" in cells[1]["error"]
+    assert "given up after 1 s" in cells[2]["error"]
+    assert cells[3]["skipped"] and "seconds" not in cells[3]
+    assert cells[4] == {"side": "good", "seconds": 2.0}
+    sections = stored(file)["sections"]
+    assert "the section itself" in sections["first"]["error"]
+    assert "error" not in sections["second"]
+
+
+def test_tables_hold_ratios_and_dashes():
+    from gpu_tables import tables
+
+    step = {"section": "steps", "task": "detection", "batch": 2}
+    cells = [
+        {**step, "side": "reference", "precision": "fp32", "seconds": 1.0},
+        {**step, "side": "reference", "precision": "bf16", "seconds": 0.5},
+        {**step, "side": "tadp_d2", "precision": "bf16", "error": "out of memory"},
+        {**step, "side": "tadp_d2", "precision": "bf16", "seconds": 0.125, "peak_mib": 9000},
+        {**step, "side": "tadp_d2", "precision": "fp16", "skipped": "no time left"},
+    ]
+    lines = tables(cells)
+    rows = [line for line in lines if line.startswith(("| bf16 | 2 |", "| fp16 | 2 |"))]
+    assert rows[0] == "| bf16 | 2 | 500 | 125 | 4 | 8 | - | - | 9000 |"
+    assert rows[1] == "| fp16 | 2 | - | - | - | - | - | - | - |"
+    # Those of segmentation: not run.
+    assert rows[2] == "| bf16 | 2 | - | - | - | - | - | - | - |"
+    # Without any measurement the tables are there.
+    assert len(tables([])) > 50
+
+
+def test_the_script_runs_on_a_cpu(tmp_path, world):
+    file = tmp_path / "cpu.json"
+    command = [sys.executable, SCRIPT, "--size", "tiny", "--device", "cpu", "--output", file]
+    command += ["--data", world, "--sections", "matrix", "personalization", "captioning"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = stored(file)["cells"]
+    assert not [cell for cell in cells if "error" in cell or "skipped" in cell]
+    assert {c["what"] for c in cells if c["section"] == "personalization"} == {
+        "invert",
+        "dreambooth",
+    }
+    assert stored(file)["finished"]
