@@ -42,7 +42,11 @@ def evaluate(cfg: CfgNode, resume: bool) -> Any:
 def parse_arguments() -> argparse.Namespace:
     parser = default_argument_parser()
     parser.add_argument(
-        "--preset", default="", help="settings of configs/presets/ on top of the config file"
+        "--preset",
+        action="append",
+        default=[],
+        help="settings of configs/presets/ on top of the config file; may be repeated, the last "
+        "one is the strongest",
     )
     return parser.parse_args()
 

@@ -35,8 +35,8 @@ def make_configs(args: argparse.Namespace, folder: Path) -> dict:
     first_pictures(args.world, world, args.pictures)
     # Detectron2 reads it when it registers data sets.
     os.environ["DETECTRON2_DATASETS"] = str(world)
+    from tadp_d2.config.load import load_config
     from tadp_d2.engine.checkpoint import RunCheckpointer
-    from tadp_d2.engine.setup import load_config
     from tadp_d2.engine.trainer import Trainer
     from tadp_d2.records.provenance import Provenance
 

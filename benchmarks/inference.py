@@ -51,7 +51,7 @@ def sides(task: str, cache: str) -> dict[str, tuple]:
 
 def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str, dict]:
     """The device, and side -> a function that evaluates and returns the metrics."""
-    from tadp_d2.engine.setup import load_config
+    from tadp_d2.config.load import load_config
     from tadp_d2.engine.trainer import Trainer
     from tadp_d2.modeling.backbone import find_diffusion_backbone
     from tadp_d2.modeling.conditioned import CaptionConditioning

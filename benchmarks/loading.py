@@ -27,7 +27,7 @@ MIB = 2**20
 
 def read(args: argparse.Namespace, folder: str) -> Any:
     os.environ["DETECTRON2_DATASETS"] = str(args.world)
-    from tadp_d2.engine.setup import load_config
+    from tadp_d2.config.load import load_config
 
     weights = args.weights or str(args.world / "stable-diffusion-tiny")
     return load_config(

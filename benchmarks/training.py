@@ -27,9 +27,9 @@ def make_sides(args: argparse.Namespace, folder: str) -> tuple:
     """The model, its optimizer, and side -> a function that gives an epoch's inputs in batches."""
     # Detectron2 reads it when it registers data sets.
     os.environ["DETECTRON2_DATASETS"] = str(args.world)
+    from tadp_d2.config.load import load_config
     from tadp_d2.data.catalog import load_dataset
     from tadp_d2.data.mapper import CaptionedDatasetMapper
-    from tadp_d2.engine.setup import load_config
     from tadp_d2.engine.trainer import Trainer
     from tadp_d2.randomness import seeded
 

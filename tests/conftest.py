@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest  # noqa: E402
 
-from tadp_d2.engine.setup import load_config  # noqa: E402
+from tadp_d2.config.load import load_config  # noqa: E402
 from tadp_d2.progress import hide_library_bars  # noqa: E402
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder  # noqa: E402
 from tadp_d2.synthetic.street_data_sets import StreetSizes  # noqa: E402

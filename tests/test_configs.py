@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tadp_d2.engine.setup import load_config
+from tadp_d2.config.load import load_config
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.conditioned import get_modifiers
 
@@ -74,6 +74,17 @@ def test_the_released_preset_differs_where_the_released_code_does():
     assert not cfg.MODEL.DIFFUSION.ATTENTION_MAPS.GRADIENT
     assert cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / (5011 + 11540) == 10
     assert load_config(file, preset="paper_tables").SOLVER.UNET_LR_FACTOR == 0.01
+
+
+def test_presets_are_merged_in_their_order():
+    file = str(CONFIGS / "voc2comic_simple.yaml")
+    both = ("paper_tables", "released_detection")
+    cfg, reverse = (load_config(file, preset=presets) for presets in (both, both[::-1]))
+    assert cfg.SOLVER.UNET_LR_FACTOR == 1.0 and reverse.SOLVER.UNET_LR_FACTOR == 0.01
+    for merged in (cfg, reverse):
+        assert merged.MODEL.DIFFUSION.TIMESTEP == 1
+    with pytest.raises(UserError, match="unknown preset 'b'"):
+        load_config(file, preset=["paper_tables", "b"])
 
 
 def test_overrides_come_last():

@@ -21,6 +21,7 @@ from transformers import AutoConfig
 
 from tadp_d2.captioning.blip2 import Captioner
 from tadp_d2.captioning.store import CaptionStore
+from tadp_d2.config.load import load_config
 from tadp_d2.data.datasets.cross_domain_voc import load_voc
 from tadp_d2.data.image_files import read_rgb
 from tadp_d2.data.images import check_decodes, read_header, set_pixel_limit
@@ -31,7 +32,6 @@ from tadp_d2.diffusion.model_folder import find_weights
 from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import check_checkpoint
-from tadp_d2.engine.setup import load_config
 from tadp_d2.errors import UserError
 from tadp_d2.hub import fetch
 from tadp_d2.personalization.output import OutputFolder

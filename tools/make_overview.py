@@ -14,9 +14,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from tadp_d2.config.load import load_config
 from tadp_d2.data.catalog import load_captions
 from tadp_d2.data.image_files import read_rgb
-from tadp_d2.engine.setup import load_config
 from tadp_d2.files import replacing
 from tadp_d2.inference.predictor import Predictor
 from tadp_d2.inference.word_maps import (

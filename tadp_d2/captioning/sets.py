@@ -107,7 +107,7 @@ def _registered(dataset: str) -> list[CaptionImage]:
     # Here, because Detectron2 takes seconds to import, and a folder does not need it.
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    import tadp_d2.config  # noqa: F401 (registers the data sets)
+    import tadp_d2.config.registration  # noqa: F401 (registers the data sets)
     from tadp_d2.data.datasets.cross_domain_voc import is_voc, read_voc
 
     if dataset not in DatasetCatalog.list():

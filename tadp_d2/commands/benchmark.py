@@ -87,7 +87,7 @@ def _parts(model: str) -> tuple[str, str, str]:
 
 
 def _read(file: str, weights: str, output: Path, opts: list[str]) -> "CfgNode":
-    from tadp_d2.engine.setup import load_config
+    from tadp_d2.config.load import load_config
 
     own = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(output)]
     return load_config(file, overrides=[*opts, *own])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
+from tadp_d2.config.load import load_config
 from tadp_d2.data.catalog import check_registered, known_datasets
 from tadp_d2.data.images import set_pixel_limit
 from tadp_d2.data.root import datasets_root
@@ -11,7 +12,6 @@ from tadp_d2.doctor.dataset_check import check_dataset, present
 from tadp_d2.doctor.environment import check_environment
 from tadp_d2.doctor.findings import Printout, problems
 from tadp_d2.doctor.model_check import check_base_model, check_model
-from tadp_d2.engine.setup import load_config
 from tadp_d2.errors import UserError
 
 

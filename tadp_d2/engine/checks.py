@@ -1,6 +1,5 @@
 """What can be found wrong with a config, and with what it names, before anything is built."""
 
-import math
 import os
 from pathlib import Path
 
@@ -20,69 +19,29 @@ from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.conditioned import get_modifiers
-from tadp_d2.precision import DTYPES
-
-_CROPS = ("relative", "relative_range", "absolute", "absolute_range")
-# Seeds of NumPy have 32 bits, and processes count on from this one.
-_LARGEST_SEED = 2**31
 
 
 def check_config(cfg: CfgNode) -> None:
-    """
+    """Checks what the rows of `config.keys` cannot: keys together, registries, the machine.
+
     Raises:
-        UserError: a value is outside of what its key allows.
+        UserError: something in it is wrong.
     """
-    for key, value, allowed in (
-        ("INPUT.RESIZE", cfg.INPUT.RESIZE, ("fixed", "shortest_edge")),
-        ("INPUT.FORMAT", cfg.INPUT.FORMAT, ("RGB", "BGR")),
-        ("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, ("horizontal", "vertical", "none")),
-        ("INPUT.CROP.TYPE", cfg.INPUT.CROP.TYPE, _CROPS),
-        ("TEXT.CAPTION_TEXT", cfg.TEXT.CAPTION_TEXT, ("clean", "raw")),
-        ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("bf16", "fp16")),
-        ("TEST.PRECISION", cfg.TEST.PRECISION, tuple(DTYPES)),
-    ):
-        if value not in allowed:
-            raise UserError(f"{key} is {value!r}: expected one of {', '.join(allowed)}")
     for key, precision, used in (
         ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, cfg.SOLVER.AMP.ENABLED),
         ("TEST.PRECISION", cfg.TEST.PRECISION, True),
     ):
         if used and precision == "fp16" and cfg.MODEL.DEVICE == "cpu":
             raise UserError(f"{key} fp16 needs a GPU: use bf16 on a CPU")
-    for key, value, least in (
-        ("SOLVER.BASE_LR", cfg.SOLVER.BASE_LR, 0),
-        ("SOLVER.UNET_LR_FACTOR", cfg.SOLVER.UNET_LR_FACTOR, 0),
-        ("SOLVER.POLY_POWER", cfg.SOLVER.POLY_POWER, 0),
-        ("SOLVER.WEIGHT_DECAY", cfg.SOLVER.WEIGHT_DECAY, 0),
-        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 0),
-        ("SOLVER.WARMUP_ITERS", cfg.SOLVER.WARMUP_ITERS, 0),
-        ("SOLVER.GRADIENT_ACCUMULATION", cfg.SOLVER.GRADIENT_ACCUMULATION, 1),
-        ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1),
-        ("SOLVER.CHECKPOINTS_KEPT", cfg.SOLVER.CHECKPOINTS_KEPT, 1),
-        ("MODEL.DIFFUSION.TIMESTEP", cfg.MODEL.DIFFUSION.TIMESTEP, 0),
-        ("INPUT.MAX_PIXELS", cfg.INPUT.MAX_PIXELS, 1),
-        ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0),
-        ("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, 0),
-        ("TEST.WINDOW_SIZE", cfg.TEST.WINDOW_SIZE, 0),
-        ("TEST.WINDOW_BATCH", cfg.TEST.WINDOW_BATCH, 1),
-        ("TEST.GALLERY_IMAGES", cfg.TEST.GALLERY_IMAGES, 0),
-    ):
-        if not least <= value < math.inf:
-            raise UserError(f"{key} is {value}: expected {least} or more")
     for key, value, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
     ):
         if value not in registry:
             raise UserError(f"{key} is {value!r}: Detectron2 knows {', '.join(dict(registry))}")
-    _check_elements(cfg)
     # A GPU without a number is there: `load_config` sees to it.
     if cfg.MODEL.DEVICE != "cuda":
         find_device(cfg.MODEL.DEVICE, "MODEL.DEVICE")
-    if cfg.SEED > _LARGEST_SEED:
-        raise UserError(f"SEED is {cfg.SEED}: expected at most {_LARGEST_SEED}")
-    if cfg.TEST.EXPECTED_RESULTS:
-        raise UserError("TEST.EXPECTED_RESULTS is not read: tadp-d2 report compares results")
     processes = comm.get_world_size()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if processes > 1 and cfg.MODEL.DEVICE != device:
@@ -95,27 +54,19 @@ def check_config(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}: expected a multiple of the "
             f"number of processes, {processes}"
         )
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-        raise UserError(
-            "DATALOADER.ASPECT_RATIO_GROUPING must be False: a resumed run would not find the "
-            "half-filled groups"
-        )
     if cfg.INPUT.CROP.ENABLED and not all(side > 0 for side in cfg.INPUT.CROP.SIZE):
         raise UserError(f"INPUT.CROP.SIZE is {cfg.INPUT.CROP.SIZE}: expected height and width")
-    for key in ("FIXED_SIZE_TRAIN", "FIXED_SIZE_TEST"):
-        size = cfg.INPUT[key]
-        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-            raise UserError(f"INPUT.{key} is {size}: expected width and height in pixels")
-    if cfg.TEST.WINDOW_SIZE and not 0 < cfg.TEST.WINDOW_STRIDE <= cfg.TEST.WINDOW_SIZE:
+    if 0 < cfg.TEST.WINDOW_SIZE < cfg.TEST.WINDOW_STRIDE:
         raise UserError(
             f"TEST.WINDOW_STRIDE is {cfg.TEST.WINDOW_STRIDE}: expected 1 to WINDOW_SIZE, "
             f"{cfg.TEST.WINDOW_SIZE}"
         )
     segmentor = cfg.MODEL.META_ARCHITECTURE == "CaptionedSegmentor"
     area = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA
-    if not 0 < area <= 1 or (area < 1 and not segmentor):
-        expected = "a share of the crop, 0 to 1" if segmentor else "1.0 for a detector"
-        raise UserError(f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA is {area}: expected {expected}")
+    if area < 1 and not segmentor:
+        raise UserError(
+            f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA is {area}: expected 1.0 for a detector"
+        )
     if cfg.TEST.COCO_METRICS if segmentor else cfg.TEST.SUBMISSION:
         key = "COCO_METRICS" if segmentor else "SUBMISSION"
         raise UserError(f"TEST.{key} is for a {'detector' if segmentor else 'segmentor'}")
@@ -123,34 +74,6 @@ def check_config(cfg: CfgNode) -> None:
         if not cfg.DATASETS[key]:
             raise UserError(f"DATASETS.{key} names no data set; is --config-file missing?")
     get_modifiers(cfg)
-
-
-def _check_elements(cfg: CfgNode) -> None:
-    """Checks what lists hold, of which Detectron2 knows no kind."""
-    for key, values in (
-        ("DATASETS.TRAIN", cfg.DATASETS.TRAIN),
-        ("DATASETS.TEST", cfg.DATASETS.TEST),
-        ("TEXT.TOKENS", cfg.TEXT.TOKENS),
-        ("MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS", cfg.MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS),
-        ("MODEL.DIFFUSION.ATTENTION_MAPS.PATHS", cfg.MODEL.DIFFUSION.ATTENTION_MAPS.PATHS),
-    ):
-        if not all(isinstance(value, str) for value in values):
-            raise UserError(f"{key} is {values}: expected names")
-    paths = cfg.MODEL.DIFFUSION.ATTENTION_MAPS.PATHS
-    if not paths or not set(paths) <= {"down", "up"}:
-        raise UserError(
-            f"MODEL.DIFFUSION.ATTENTION_MAPS.PATHS is {paths}: expected down, up or both; without "
-            "maps, LEVELS is empty"
-        )
-    for key, values in (
-        ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN),
-        ("MODEL.PIXEL_STD", cfg.MODEL.PIXEL_STD),
-    ):
-        numbers = all(isinstance(value, int | float) for value in values)
-        if len(values) != 3 or not numbers or not all(0 <= value <= 255 for value in values):
-            raise UserError(f"{key} is {values}: expected 3 numbers of 0 to 255")
-    if not all(cfg.MODEL.PIXEL_STD):
-        raise UserError(f"MODEL.PIXEL_STD is {cfg.MODEL.PIXEL_STD}: 0 cannot be divided by")
 
 
 def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:

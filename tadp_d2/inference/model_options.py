@@ -43,8 +43,8 @@ def read_config(args: argparse.Namespace, *overrides: str) -> "CfgNode":
     Raises:
         UserError: as `load_config` and `config_file`.
     """
+    from tadp_d2.config.load import load_config
     from tadp_d2.data.images import set_pixel_limit
-    from tadp_d2.engine.setup import load_config
 
     pairs = [*overrides]
     if args.weights:

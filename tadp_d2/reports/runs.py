@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tadp_d2.conditioning.domains import MODIFIERS, Modifier, get_modifier
+from tadp_d2.config.keys import ADDED, flatten, is_setting
 from tadp_d2.errors import UserError
 from tadp_d2.records.result_files import read_results
 from tadp_d2.reports.published import Benchmark, find_benchmark
@@ -14,19 +15,9 @@ from tadp_d2.reports.published import Benchmark, find_benchmark
 # Metric set -> metric -> value in 0..100; None where there was nothing to measure.
 Metrics = Mapping[str, Mapping[str, float | None]]
 
-# Keys of the config in which results of one setting may differ: those that are compared or averaged
-# over, and those that change no number beyond rounding.
-_NO_SETTING = {
-    *("CUDNN_BENCHMARK", "OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD"),
-    *("DATALOADER.NUM_WORKERS", "DATASETS.TEST", "MODEL.DEVICE", "MODEL.WEIGHTS"),
-    # The base model counts by its fingerprints.
-    *("MODEL.DIFFUSION.REVISION", "MODEL.DIFFUSION.UNET", "MODEL.DIFFUSION.WEIGHTS"),
-    *("MODEL.DIFFUSION.GRADIENT_CHECKPOINTING", "INPUT.MAX_PIXELS", "TEST.WINDOW_BATCH"),
-    *("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", "MODEL.DIFFUSION.LATENT_CACHE.LIMIT"),
-    *("SOLVER.CHECKPOINTS_KEPT", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"),
-    *("TEST.COCO_METRICS", "TEST.GALLERY_IMAGES", "TEST.SUBMISSION"),
-    # Captions count by their fingerprints, too.
-    *("TEXT.CACHE_SIZE", "TEXT.CAPTION_DIR", "TEXT.DOMAIN", "TEXT.MODIFIER", "TEXT.TOKENS"),
+# Result files of earlier versions lack the keys that were added since.
+_DEFAULTS = {
+    key.name: list(key.default) if isinstance(key.default, tuple) else key.default for key in ADDED
 }
 
 
@@ -148,15 +139,14 @@ def _iterations(file: Path, record: Mapping[str, Any]) -> int | None:
 
 def _setting(file: Path, record: Mapping[str, Any], modifier: Modifier) -> dict[str, Any]:
     """What a run's results on all data sets share, besides the modifier and what it needs."""
-    # Earlier versions had nothing else and no key.
-    config = {"TEST.PRECISION": "fp32", **_flat(_get(file, record, "config", dict))}
+    config = _DEFAULTS | flatten(_get(file, record, "config", dict))
     captions = _get(file, record, "provenance.captions", dict)
     unet = {}
     # One that no modifier asks for, as a random one.
     if config.get("MODEL.DIFFUSION.UNET") and modifier.needs != "unet":
         unet = {"UNet": _get(file, record, "provenance.unet", str)}
     return {
-        **{key: value for key, value in config.items() if key not in _NO_SETTING},
+        **{key: value for key, value in config.items() if is_setting(key)},
         **unet,
         "VAE": _get(file, record, "provenance.vae", str),
         "text encoder": _get(file, record, "provenance.text_encoder", str),
@@ -165,14 +155,6 @@ def _setting(file: Path, record: Mapping[str, Any], modifier: Modifier) -> dict[
             for dataset in _get(file, record, "config.DATASETS.TRAIN", list)
         },
     }
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        place = prefix + key
-        flat |= _flat(value, f"{place}.") if isinstance(value, dict) else {place: value}
-    return flat
 
 
 def _result(file: Path, record: Mapping[str, Any], dataset: str, common: dict) -> Result:

@@ -19,8 +19,8 @@ from torch import nn
 
 from tadp_d2.conditioning.class_embeddings import ClassEmbeddings
 from tadp_d2.conditioning.domains import SLOT
+from tadp_d2.config.load import PRESETS, load_config
 from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES
-from tadp_d2.engine.setup import PRESETS, load_config
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
 from tadp_d2.randomness import seeded

@@ -15,10 +15,10 @@ from detectron2.structures import BoxMode
 from torch import Tensor
 from torch.nn import functional as F
 
+from tadp_d2.config.load import PRESETS, load_config
 from tadp_d2.data.catalog import load_captions, read_entries
 from tadp_d2.data.image_files import read_rgb
 from tadp_d2.diffusion.prompt_words import Word
-from tadp_d2.engine.setup import PRESETS, load_config
 from tadp_d2.inference.word_maps import (
     AttentionProbe,
     Prompt,

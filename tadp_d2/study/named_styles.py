@@ -15,10 +15,10 @@ from detectron2.config import CfgNode
 from PIL import Image
 
 from tadp_d2.conditioning.domains import SLOT
+from tadp_d2.config.load import load_config
 from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES
 from tadp_d2.data.image_files import read_rgb
 from tadp_d2.data.readers.pascal_voc import read_annotation, read_split
-from tadp_d2.engine.setup import load_config
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing, sha256
 from tadp_d2.inference.predictor import Predictor

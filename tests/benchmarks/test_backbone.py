@@ -53,7 +53,7 @@ def test_both_sides_agree_and_results_say_on_what_they_were_measured(scripts, mo
 def test_fused_attention_is_counted_as_the_work_that_it_does(scripts):
     from scale import Model, forward
 
-    from tadp_d2.engine.setup import load_config
+    from tadp_d2.config.load import load_config
 
     model = Model(load_config(str(ROOT / "configs" / "cityscapes2darkzurich_simple.yaml")))
     counted = model.unet_pass(forward)

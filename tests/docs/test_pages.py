@@ -8,10 +8,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 
 from tadp_d2.cli import COMMANDS
 from tadp_d2.config import add_tadp_config
+from tadp_d2.config.keys import flatten
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -24,20 +25,12 @@ VERSION = re.compile(r"Detectron2 0\.[56]|before its main|some versions")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def leaves(node: CfgNode, prefix: str = "") -> dict:
-    """Name -> value of every key."""
-    found = {}
-    for name, value in node.items():
-        inside = leaves(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else {}
-        found |= inside or {prefix + name: value}
-    return found
-
-
 @pytest.fixture(scope="module")
 def keys() -> dict:
+    """Name -> default of every key."""
     cfg = get_cfg()
     add_tadp_config(cfg)
-    return leaves(cfg)
+    return flatten(cfg)
 
 
 @each_page
@@ -71,45 +64,20 @@ def test_configs_and_keys_exist(page, keys):
         assert any(key == name or key.startswith(f"{name}.") for key in keys), name
 
 
-def test_the_configuration_reference_is_that_of_the_source():
-    make_page = runpy.run_path(str(REFERENCE))["make_page"]
-    page = make_page((ROOT / "tadp_d2" / "config.py").read_text())
+def test_the_configuration_reference_is_that_of_the_rows():
+    page = runpy.run_path(str(REFERENCE))["make_page"]()
     assert page == (DOCS / "configuration.md").read_text(), f"stale: run python {REFERENCE}"
 
 
 def test_the_configuration_reference_has_every_key_with_its_default(keys):
-    text = (DOCS / "configuration.md").read_text()
-    cells = [re.findall(r"`(.*?)`(?=<br>| \|)", line) for line in text.splitlines()]
-    found = {}
-    for both in cells:
-        half = len(both) // 2
-        found |= {k: ast.literal_eval(v) for k, v in zip(both[:half], both[half:], strict=True)}
-    theirs = leaves(get_cfg())
-    assert found.keys() >= {key for key, value in keys.items() if theirs.get(key, ...) != value}
-    assert found == {key: keys[key] for key in found}
-
-
-def test_a_comment_speaks_of_the_keys_that_belong_to_it():
-    read_blocks = runpy.run_path(str(REFERENCE))["read_blocks"]
-    blocks = read_blocks(
-        "cfg.A = CN()\n"
-        "# A size, and\n# OTHER.\n"
-        "cfg.A.SIZE_X = 1\n"
-        "cfg.A.SIZE_Y = 2_0\n"
-        "cfg.A.OTHER = ''\n"
-        "cfg.A.LONE = 3  # not this\n"
-        "\n"
-        "# A node.\n"
-        "cfg.B = CN()\n"
-        "cfg.B.KEY = None\n"
+    rows = re.findall(
+        r"^\| `([A-Z0-9_.]+)` \| `(.*?)` \|", (DOCS / "configuration.md").read_text(), re.M
     )
-    assert [[(row.keys, row.meaning) for row in rows] for rows in blocks] == [
-        [
-            ({"A.SIZE_X": "1", "A.SIZE_Y": "2_0", "A.OTHER": "''"}, "A size, and OTHER."),
-            ({"A.LONE": "3"}, ""),
-        ],
-        [({"B.KEY": "None"}, "A node.")],
-    ]
+    found = {name: ast.literal_eval(default) for name, default in rows}
+    theirs = flatten(get_cfg())
+    named = re.findall(r"^\| `([A-Z0-9_.]+)` \|", (DOCS / "configuration.md").read_text(), re.M)
+    assert set(named) >= {key for key, value in keys.items() if theirs.get(key, ...) != value}
+    assert found == {key: keys[key] for key in found}
 
 
 def test_every_file_that_bridges_versions_of_detectron2_is_on_their_page():

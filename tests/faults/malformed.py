@@ -781,7 +781,7 @@ YAML_CASES = {
         "MODEL: {DIFFUSION: {ATTENTION_MAPS: {LEVELS: [4]}}}\n", "ATTENTION_MAPS.LEVELS is"
     ),
     "results to expect": _yaml(
-        "TEST: {EXPECTED_RESULTS: [[voc07, AP50, 40, 5]]}\n", "TEST.EXPECTED_RESULTS is not read"
+        "TEST: {EXPECTED_RESULTS: [[voc07, AP50, 40, 5]]}\n", "TEST.EXPECTED_RESULTS is"
     ),
     "unknown model": _yaml("MODEL: {META_ARCHITECTURE: A}\n", "META_ARCHITECTURE is 'A'"),
     "unknown backbone": _yaml("MODEL: {BACKBONE: {NAME: A}}\n", "BACKBONE.NAME is 'A'"),

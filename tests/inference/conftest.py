@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from tadp_d2.config.load import load_config
 from tadp_d2.engine.checkpoint import RunCheckpointer
-from tadp_d2.engine.setup import load_config
 from tadp_d2.records.provenance import Provenance
 
 QUICK = Path(__file__).parents[2] / "configs" / "quick_schedules"

@@ -1,0 +1,491 @@
+"""Every config key that this project adds, changes, checks or refuses, in one row.
+
+All that is known of a key stands in its row: its default, the values it may have, what they change,
+where the default comes from. The config, the checks, the documentation, the comparison of results
+and the check of a resumed run read it there. What has to do with several keys at once, or needs
+Detectron2, is not here: this module imports nothing heavy, because reports read it.
+
+The defaults follow the text of the TADP paper; `configs/presets/` holds what its tables and its
+released code do instead.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from tadp_d2.errors import UserError
+
+
+class Changes(StrEnum):
+    """What another value of a key changes."""
+
+    TRAINING = "training"  # what is learned, and so every result
+    TESTING = "testing"  # what a trained model scores
+    NOTHING = "nothing"  # no number beyond rounding, or its fingerprint is recorded in its place
+
+
+class Allowed(NamedTuple):
+    """The values that a key may have.
+
+    Attributes:
+        expected: what they are, for messages and the documentation.
+        holds: whether a value is one.
+    """
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+# In place of a default: Detectron2's own stays.
+DETECTRON2 = object()
+
+
+@dataclass(frozen=True)
+class Key:
+    """A row.
+
+    Attributes:
+        name: such as "SOLVER.BASE_LR".
+        default: ours; `DETECTRON2` where Detectron2's stays.
+        meaning: what it is, with its unit, in one or two sentences.
+        source: where the default comes from; empty where no source gives one.
+        allowed: its values; None for all of the default's type.
+        changes: what another value changes.
+        compared: whether results of different values are of different settings; not where the
+            reports compare or average over the values.
+        idle: for a key of Detectron2's that no run acts on, what there is in its place. It may not
+            be set.
+    """
+
+    name: str
+    default: Any = DETECTRON2
+    meaning: str = ""
+    source: str = ""
+    allowed: Allowed | None = None
+    changes: Changes = Changes.TRAINING
+    compared: bool = True
+    idle: str = ""
+
+
+def one_of(*values: str) -> Allowed:
+    return Allowed(f"one of {', '.join(values)}", lambda value: value in values)
+
+
+def at_least(least: float) -> Allowed:
+    return Allowed(f"{least} or more", lambda value: _is_number(value) and least <= value)
+
+
+def between(least: float, most: float) -> Allowed:
+    return Allowed(f"{least} to {most}", lambda value: _is_number(value) and least <= value <= most)
+
+
+def or_none(allowed: Allowed) -> Allowed:
+    return Allowed(
+        f"{allowed.expected}, or None", lambda value: value is None or allowed.holds(value)
+    )
+
+
+NAMES = Allowed("names", lambda value: all(isinstance(name, str) for name in value))
+SIZE = Allowed(
+    "width and height in pixels",
+    lambda value: len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value),
+)
+PATHS = Allowed(
+    "down, up or both; without maps, LEVELS is empty",
+    lambda value: NAMES.holds(value) and bool(value) and set(value) <= {"down", "up"},
+)
+SHARE = Allowed("above 0, at most 1", lambda value: _is_number(value) and 0 < value <= 1)
+MEAN = Allowed(
+    "3 numbers of 0 to 255",
+    lambda value: len(value) == 3 and all(_is_number(v) and 0 <= v <= 255 for v in value),
+)
+DEVIATION = Allowed(
+    "3 numbers above 0, at most 255", lambda value: MEAN.holds(value) and all(value)
+)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+# The keys that this project adds. A section of the documentation is a section of the config.
+ADDED = (
+    Key(
+        "MODEL.DIFFUSION.WEIGHTS",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "Folder in diffusers' format, or hub id. The original repository of SD 1.5 is gone from "
+        "the hub; this is its mirror.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.DIFFUSION.REVISION",
+        "",
+        "Branch, tag or commit of the hub's model; empty for its main branch.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.DIFFUSION.UNET",
+        "",
+        "Folder of a fine-tuned UNet (DreamBooth) that replaces the one of WEIGHTS; empty for "
+        "none.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.DIFFUSION.TIMESTEP",
+        0,
+        "Time step t that the UNet is conditioned on. The released code passes 1.",
+        "TADP and VPD: t = 0",
+        between(0, 999),
+    ),
+    Key(
+        "MODEL.DIFFUSION.LATENT_SCALING",
+        True,
+        "Multiply latents by the VAE's scaling factor, 0.18215 for SD 1.5.",
+        "TADP, section 3; VPD: off",
+    ),
+    Key(
+        "MODEL.DIFFUSION.GRADIENT_CHECKPOINTING",
+        False,
+        "Recompute the UNet's blocks in the backward pass: less memory, more time, equal results.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.DIFFUSION.LATENT_CACHE.FOLDER",
+        "",
+        "Keep the VAE's latents in this folder, rounded to half precision, so that each image is "
+        "encoded once; empty for no cache. For detection, and for testing without windows, at a "
+        "fixed size. The folder may be shared and removed.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.DIFFUSION.LATENT_CACHE.LIMIT",
+        4.0,
+        "GiB that the folder may take. VOC 2007 + 2012 take 1.1 at 512 x 512.",
+        allowed=at_least(0),
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS",
+        ("s4", "s5"),
+        "Levels whose features are followed by cross-attention maps; empty for none.",
+        allowed=NAMES,
+    ),
+    Key(
+        "MODEL.DIFFUSION.ATTENTION_MAPS.PATHS",
+        ("down", "up"),
+        "Paths of the UNet over whose layers the maps are averaged.",
+        allowed=PATHS,
+    ),
+    Key(
+        "MODEL.DIFFUSION.ATTENTION_MAPS.GRADIENT",
+        True,
+        "Whether gradients flow through the maps. In the released code they do not.",
+    ),
+    Key(
+        "TEXT.DOMAIN",
+        "",
+        'Target domain: "watercolor", "comic" or "night". It gives the name of a modifier its '
+        "meaning.",
+        compared=False,
+    ),
+    Key(
+        "TEXT.MODIFIER",
+        "null",
+        'Caption modifier in training and testing: "null", "simple", "ti", "dreambooth", "nearby", '
+        '"unrelated", or a template such as "a charcoal sketch of {caption}".',
+        compared=False,
+    ),
+    Key(
+        "TEXT.MODIFIER_TRAIN",
+        "",
+        "Modifier in training where it differs from MODIFIER; empty for the same. The released "
+        'detection commands train without one ("null") and test with one.',
+    ),
+    Key(
+        "TEXT.TOKENS",
+        (),
+        "Files of learned tokens (learned_embeds.safetensors).",
+        allowed=NAMES,
+        compared=False,
+    ),
+    Key(
+        "TEXT.CAPTION_DIR",
+        "",
+        "Folder of the caption files <dataset>.jsonl or .json; empty for "
+        "$DETECTRON2_DATASETS/captions.",
+        compared=False,
+    ),
+    Key(
+        "TEXT.CAPTION_TEXT",
+        "clean",
+        '"clean": cleaned captions where there are some; "raw": captions as they were made.',
+        allowed=one_of("clean", "raw"),
+    ),
+    Key(
+        "TEXT.CACHE_SIZE",
+        20_000,
+        "Contexts of how many prompts are kept in memory, 0.23 MiB each for SD 1.x: those of all "
+        "VOC captions take 3.8 GiB per process.",
+        allowed=at_least(0),
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "INPUT.RESIZE",
+        "fixed",
+        '"fixed": every image gets FIXED_SIZE_TRAIN or FIXED_SIZE_TEST, its aspect ratio not kept; '
+        '"shortest_edge": Detectron2\'s MIN_SIZE and MAX_SIZE.',
+        allowed=one_of("fixed", "shortest_edge"),
+    ),
+    Key(
+        "INPUT.FIXED_SIZE_TRAIN",
+        (512, 512),
+        "Width and height in training, pixels.",
+        "TADP, section C, for detection",
+        SIZE,
+    ),
+    Key(
+        "INPUT.FIXED_SIZE_TEST",
+        (512, 512),
+        "Width and height in testing, pixels.",
+        "TADP, section C, for detection",
+        SIZE,
+        Changes.TESTING,
+    ),
+    Key(
+        "INPUT.MAX_PIXELS",
+        89_478_485,
+        "Images of more pixels are refused before they are decoded.",
+        "Pillow's own limit, 0.25 GiB",
+        at_least(1),
+        Changes.NOTHING,
+    ),
+    Key(
+        "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA",
+        1.0,
+        "Share of a crop that one class may cover; 1.0 for all of it. INPUT.CROP comes after the "
+        "resize here.",
+        allowed=SHARE,
+    ),
+    Key(
+        "INPUT.COLOR_AUG_SSD",
+        False,
+        "Random brightness, contrast, saturation and hue in training.",
+    ),
+    Key(
+        "SOLVER.UNET_LR_FACTOR",
+        0.1,
+        "Learning rate of the UNet as a multiple of BASE_LR.",
+        "TADP, section C; its tables: 0.01",
+        at_least(0),
+    ),
+    Key(
+        "SOLVER.POLY_POWER",
+        0.9,
+        'Exponent of the polynomial decay (1 - iteration / MAX_ITER)^power, with "PolyLR".',
+        "TADP, section C",
+        at_least(0),
+    ),
+    Key(
+        "SOLVER.GRADIENT_ACCUMULATION",
+        1,
+        "Batches of IMS_PER_BATCH images whose gradients are averaged into one iteration.",
+        allowed=at_least(1),
+    ),
+    Key(
+        "SOLVER.CHECKPOINTS_KEPT",
+        2,
+        "Checkpoints that are kept besides the final one; one of SD 1.5 with its optimizer is "
+        "10 GB.",
+        allowed=at_least(1),
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "SOLVER.AMP.DTYPE",
+        "bf16",
+        'Mixed precision of SOLVER.AMP.ENABLED: "bf16" on GPU and CPU, "fp16" on GPU only.',
+        allowed=one_of("bf16", "fp16"),
+    ),
+    Key(
+        "TEST.COCO_METRICS",
+        False,
+        "Besides the two VOC metrics, COCO's AP (mean over classes with ground truth).",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "TEST.PRECISION",
+        "fp32",
+        '"fp32", or a mixed precision of the diffusion model: "bf16", and on a GPU "fp16".',
+        allowed=one_of("fp32", "bf16", "fp16"),
+        changes=Changes.TESTING,
+    ),
+    Key(
+        "TEST.WINDOW_SIZE",
+        0,
+        "Segmentation in windows of this size, pixels, whose logits are averaged where they "
+        "overlap; 0 for the whole image at once.",
+        allowed=at_least(0),
+        changes=Changes.TESTING,
+    ),
+    Key(
+        "TEST.WINDOW_STRIDE",
+        341,
+        "Distance of two windows, pixels.",
+        "TADP, section C",
+        at_least(1),
+        Changes.TESTING,
+    ),
+    Key(
+        "TEST.WINDOW_BATCH",
+        6,
+        "Windows that are computed together.",
+        allowed=at_least(1),
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "TEST.SUBMISSION",
+        False,
+        "Write segmentations for Dark Zurich's benchmark server into OUTPUT_DIR/submission.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "TEST.GALLERY_IMAGES",
+        8,
+        "Images per data set that are drawn with their predictions into OUTPUT_DIR/gallery; 0 for "
+        "none.",
+        allowed=at_least(0),
+        changes=Changes.NOTHING,
+    ),
+)
+
+# Detectron2's own keys: other defaults, and values that are checked.
+CHANGED = (
+    Key(
+        "INPUT.FORMAT",
+        "RGB",
+        "Order of the channels.",
+        allowed=one_of("RGB", "BGR"),
+    ),
+    Key(
+        "MODEL.PIXEL_MEAN",
+        [127.5, 127.5, 127.5],
+        "With PIXEL_STD, to [-1, 1], as Stable Diffusion was trained.",
+        allowed=MEAN,
+    ),
+    Key("MODEL.PIXEL_STD", [127.5, 127.5, 127.5], "As PIXEL_MEAN.", allowed=DEVIATION),
+    Key(
+        "SOLVER.LR_SCHEDULER_NAME",
+        "PolyLR",
+        '"PolyLR", or one of Detectron2\'s schedules.',
+        "TADP, section C",
+    ),
+    Key(
+        "SOLVER.WEIGHT_DECAY_NORM",
+        0.0,
+        "Weight decay of norm layers.",
+        "TADP, section C",
+        at_least(0),
+    ),
+    Key(
+        "SOLVER.WEIGHT_DECAY_BIAS",
+        None,
+        "Weight decay of biases; None for that of all weights. In Detectron2 0.5 it would be "
+        "0.0001.",
+        allowed=or_none(at_least(0)),
+    ),
+    Key(
+        "SOLVER.WARMUP_ITERS",
+        0,
+        "Iterations over which the learning rate rises from WARMUP_FACTOR of it.",
+        allowed=at_least(0),
+    ),
+    Key(
+        "SEED",
+        1,
+        "Same seed, same machine, same result; negative for a random one, which is recorded.",
+        allowed=Allowed(f"at most {2**31}", lambda value: value <= 2**31),
+        compared=False,
+    ),
+    Key("MODEL.DEVICE", changes=Changes.NOTHING),
+    Key("MODEL.WEIGHTS", compared=False),
+    Key("DATASETS.TRAIN", allowed=NAMES),
+    # A result is of one data set; the others do not change it.
+    Key("DATASETS.TEST", allowed=NAMES, changes=Changes.NOTHING),
+    Key("DATALOADER.NUM_WORKERS", allowed=at_least(0), changes=Changes.NOTHING),
+    Key("INPUT.RANDOM_FLIP", allowed=one_of("horizontal", "vertical", "none")),
+    Key("INPUT.MIN_SIZE_TRAIN_SAMPLING", allowed=one_of("choice", "range")),
+    Key("INPUT.MASK_FORMAT", allowed=one_of("polygon", "bitmask")),
+    Key(
+        "INPUT.CROP.TYPE",
+        allowed=one_of("relative", "relative_range", "absolute", "absolute_range"),
+    ),
+    Key("SOLVER.BASE_LR", allowed=at_least(0)),
+    Key("SOLVER.WEIGHT_DECAY", allowed=at_least(0)),
+    Key("SOLVER.MAX_ITER", allowed=at_least(0)),
+    Key("SOLVER.WARMUP_FACTOR", allowed=at_least(0)),
+    Key("SOLVER.WARMUP_METHOD", allowed=one_of("linear", "constant")),
+    Key("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", allowed=one_of("value", "norm")),
+    Key("SOLVER.CHECKPOINT_PERIOD", allowed=at_least(1), changes=Changes.NOTHING),
+    Key("TEST.EVAL_PERIOD", allowed=at_least(0), changes=Changes.NOTHING),
+    Key("CUDNN_BENCHMARK", changes=Changes.NOTHING),
+    Key("OUTPUT_DIR", changes=Changes.NOTHING),
+    Key("VERSION", changes=Changes.NOTHING),
+    Key("VIS_PERIOD", allowed=at_least(0), changes=Changes.NOTHING),
+)
+
+# Detectron2's keys that no run here acts on, whatever the other keys are.
+IDLE = (
+    Key(
+        "DATALOADER.ASPECT_RATIO_GROUPING",
+        False,
+        idle="images are not grouped, because a resumed run would not find half-filled groups",
+    ),
+    Key("TEST.EXPECTED_RESULTS", idle="tadp-d2 report compares results"),
+)
+
+KEYS: Mapping[str, Key] = {key.name: key for key in (*ADDED, *CHANGED, *IDLE)}
+
+
+def find_key(name: str) -> Key:
+    """The row of a key; for one of Detectron2's that has none, what its name tells.
+
+    Detectron2 names the keys of testing TEST.* and *_TEST.
+    """
+    testing = name.startswith("TEST.") or name.endswith("_TEST")
+    return KEYS.get(name) or Key(name, changes=Changes.TESTING if testing else Changes.TRAINING)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name -> value of every key in nested mappings."""
+    flat = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """
+    Args:
+        values: of a config, by name.
+        defaults: the same, as nothing is set.
+
+    Raises:
+        UserError: a value is none of those that its row allows, or is set and no run acts on it.
+    """
+    for name, value in values.items():
+        key = KEYS.get(name)
+        if key and key.allowed and not key.allowed.holds(value):
+            raise UserError(f"{name} is {value!r}: expected {key.allowed.expected}")
+        if key and key.idle and value != defaults[name]:
+            raise UserError(
+                f"{name} is {value!r}, which does nothing here: {key.idle}; leave it at "
+                f"{defaults[name]!r}"
+            )
+
+
+def is_setting(name: str) -> bool:
+    """Whether results of different values of a key are of different settings."""
+    key = find_key(name)
+    return key.compared and key.changes is not Changes.NOTHING
