@@ -99,7 +99,8 @@ def _code(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
+    # Within a word an underscore is one.
+    return re.sub(r"([\\`*<>|\[\]]|\b_|_\b)", r"\\\1", text)
 
 
 if __name__ == "__main__":

@@ -435,13 +435,69 @@ CHANGED = (
 )
 
 # Detectron2's keys that no run here acts on, whatever the other keys are.
+_PROPOSALS = "proposals come from the model's own MODEL.PROPOSAL_GENERATOR"
+_NO_RESNET = "the backbone is a diffusion model and no ResNet"
+_ADAMW = "the optimizer is AdamW"
+_PRECISE_BN = "statistics of batch norm stay those of training, which a resumed run goes on with"
 IDLE = (
     Key(
         "DATALOADER.ASPECT_RATIO_GROUPING",
         False,
         idle="images are not grouped, because a resumed run would not find half-filled groups",
     ),
+    *(
+        Key(f"DATALOADER.{name}", idle="each image is drawn once per epoch, in an order by SEED")
+        for name in ("SAMPLER_TRAIN", "REPEAT_THRESHOLD", "REPEAT_SQRT")
+    ),
+    Key("MODEL.LOAD_PROPOSALS", idle=_PROPOSALS),
+    *(
+        Key(f"DATASETS.{name}_{split}", idle=_PROPOSALS)
+        for name in ("PROPOSAL_FILES", "PRECOMPUTED_PROPOSAL_TOPK")
+        for split in ("TRAIN", "TEST")
+    ),
+    Key("MODEL.BACKBONE.FREEZE_AT", idle="the UNet is trained; VAE and text encoder are frozen"),
+    Key("MODEL.FPN.IN_FEATURES", idle="the FPN is built on all levels of the backbone"),
+    Key("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", idle="Detectron2 itself reads it no more"),
+    # The others of MODEL.RESNETS are for the last stage of a ResNet in Res5ROIHeads, too.
+    *(
+        Key(f"MODEL.RESNETS.{name}", idle=_NO_RESNET)
+        for name in (
+            *("DEPTH", "OUT_FEATURES", "RES5_DILATION", "STEM_OUT_CHANNELS"),
+            *("DEFORM_MODULATED", "DEFORM_NUM_GROUPS"),
+        )
+    ),
+    Key(
+        "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE",
+        idle="DATALOADER.FILTER_EMPTY_ANNOTATIONS alone leaves images out",
+    ),
+    Key("SOLVER.MOMENTUM", idle=_ADAMW),
+    Key("SOLVER.NESTEROV", idle=_ADAMW),
+    Key(
+        "SOLVER.REFERENCE_WORLD_SIZE",
+        idle="IMS_PER_BATCH, BASE_LR and MAX_ITER hold for any number of processes",
+    ),
     Key("TEST.EXPECTED_RESULTS", idle="tadp-d2 report compares results"),
+    Key("TEST.KEYPOINT_OKS_SIGMAS", idle="keypoints are not scored"),
+    Key("TEST.PRECISE_BN.ENABLED", idle=_PRECISE_BN),
+    Key("TEST.PRECISE_BN.NUM_ITER", idle=_PRECISE_BN),
+    Key("GLOBAL.HACK", idle="no code reads it"),
+)
+
+# Detectron2's other keys. Its own parts read them, where another key chooses or enables the part.
+# A section stands for its keys.
+ACTING = (
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
+    "FLOAT32_PRECISION",
+    *("INPUT.CROP", "INPUT.MAX_SIZE_TEST", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST"),
+    "INPUT.MIN_SIZE_TRAIN",
+    *("MODEL.ANCHOR_GENERATOR", "MODEL.BACKBONE.NAME", "MODEL.FPN", "MODEL.KEYPOINT_ON"),
+    *("MODEL.MASK_ON", "MODEL.META_ARCHITECTURE", "MODEL.PANOPTIC_FPN"),
+    *("MODEL.PROPOSAL_GENERATOR", "MODEL.RESNETS", "MODEL.RETINANET"),
+    *("MODEL.ROI_BOX_CASCADE_HEAD", "MODEL.ROI_BOX_HEAD", "MODEL.ROI_HEADS"),
+    *("MODEL.ROI_KEYPOINT_HEAD", "MODEL.ROI_MASK_HEAD", "MODEL.RPN", "MODEL.SEM_SEG_HEAD"),
+    *("SOLVER.AMP.ENABLED", "SOLVER.BASE_LR_END", "SOLVER.BIAS_LR_FACTOR", "SOLVER.CLIP_GRADIENTS"),
+    *("SOLVER.GAMMA", "SOLVER.IMS_PER_BATCH", "SOLVER.NUM_DECAYS", "SOLVER.RESCALE_INTERVAL"),
+    *("SOLVER.STEPS", "TEST.AUG", "TEST.DETECTIONS_PER_IMAGE"),
 )
 
 KEYS: Mapping[str, Key] = {key.name: key for key in (*ADDED, *CHANGED, *IDLE)}
@@ -465,6 +521,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def is_known(name: str) -> bool:
+    """Whether it is known what a key does. Later versions of Detectron2 may have others."""
+    return name in KEYS or any(name == other or name.startswith(f"{other}.") for other in ACTING)
+
+
 def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """
     Args:
@@ -475,14 +536,15 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
         UserError: a value is none of those that its row allows, or is set and no run acts on it.
     """
     for name, value in values.items():
-        key = KEYS.get(name)
-        if key and key.allowed and not key.allowed.holds(value):
+        key = find_key(name)
+        if key.allowed and not key.allowed.holds(value):
             raise UserError(f"{name} is {value!r}: expected {key.allowed.expected}")
-        if key and key.idle and value != defaults[name]:
-            raise UserError(
-                f"{name} is {value!r}, which does nothing here: {key.idle}; leave it at "
-                f"{defaults[name]!r}"
-            )
+        if value == defaults[name] or (is_known(name) and not key.idle):
+            continue
+        raise UserError(
+            f"{name} is {value!r}, which does nothing here: "
+            f"{key.idle or 'no part is known that reads it'}; leave it at {defaults[name]!r}"
+        )
 
 
 def is_setting(name: str) -> bool:

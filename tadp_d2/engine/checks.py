@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -94,7 +95,8 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
     for dataset in cfg.DATASETS.TEST:
         load_dataset(cfg, dataset)
     for dataset in () if evaluation else cfg.DATASETS.TRAIN:
-        load_dataset(cfg, dataset, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+        entries = load_dataset(cfg, dataset, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+        _check_annotations(cfg, dataset, entries)
     _check_same_classes(cfg, evaluation)
     if cfg.MODEL.DIFFUSION.UNET:
         check_unet_folder(Path(cfg.MODEL.DIFFUSION.UNET))
@@ -102,6 +104,24 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
     for file in cfg.TEXT.TOKENS:
         read_tokens(file)
     check_checkpoint(cfg.MODEL.WEIGHTS)
+
+
+def _check_annotations(cfg: CfgNode, dataset: str, entries: list[dict[str, Any]]) -> None:
+    """Checks that objects have what the model's heads train on besides boxes."""
+    for key, field in (("MASK_ON", "segmentation"), ("KEYPOINT_ON", "keypoints")):
+        if not cfg.MODEL[key]:
+            continue
+        for entry in entries:
+            if any(field not in obj for obj in entry.get("annotations", [{}])):
+                raise UserError(
+                    f"MODEL.{key} is True, but data set {dataset!r} has an object without "
+                    f"{field!r}: {entry['file_name']}"
+                )
+    if cfg.MODEL.KEYPOINT_ON and not MetadataCatalog.get(dataset).get("keypoint_names"):
+        raise UserError(
+            f"MODEL.KEYPOINT_ON is True, but the metadata of data set {dataset!r} does not say "
+            "keypoint_names"
+        )
 
 
 def check_fit(cfg: CfgNode, evaluation: bool = False) -> None:

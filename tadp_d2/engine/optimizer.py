@@ -55,9 +55,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
 def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """The schedule `SOLVER.LR_SCHEDULER_NAME`, per iteration: "PolyLR" or one of Detectron2's.
 
-    "PolyLR" multiplies every rate by `(1 - iteration / MAX_ITER) ^ POLY_POWER`, after a linear
-    warm-up over `WARMUP_ITERS` from `WARMUP_FACTOR` of the first rate. In a run that is cut short,
-    for a trial, the warm-up is at most half of it.
+    "PolyLR" multiplies every rate by `(1 - iteration / MAX_ITER) ^ POLY_POWER`, after a
+    warm-up over `WARMUP_ITERS` from `WARMUP_FACTOR` of the first rate, as `WARMUP_METHOD` says. In
+    a run that is cut short, for a trial, the warm-up is at most half of it.
 
     Raises:
         UserError: Detectron2 knows no schedule of that name, or something in it is wrong.
@@ -73,5 +73,7 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     if cfg.SOLVER.WARMUP_ITERS > 0:
         # It rises to where the schedule then is: at the end of the run that would be 0.
         warmup = min(cfg.SOLVER.WARMUP_ITERS / iterations, 0.5)
-        schedule = WarmupParamScheduler(schedule, cfg.SOLVER.WARMUP_FACTOR, warmup, "linear")
+        schedule = WarmupParamScheduler(
+            schedule, cfg.SOLVER.WARMUP_FACTOR, warmup, cfg.SOLVER.WARMUP_METHOD
+        )
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=iterations)

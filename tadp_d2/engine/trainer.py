@@ -39,9 +39,13 @@ class Trainer(DefaultTrainer):
     """Trains a config and evaluates it on every data set of `DATASETS.TEST`."""
 
     def __init__(self, cfg: CfgNode):
+        """
+        Raises:
+            UserError: as the model's parts do, or it cannot do what the config asks of it.
+        """
         TrainerBase.__init__(self)
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        _check_draws(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = AccumulatingTrainer(
             create_ddp_model(
@@ -198,6 +202,14 @@ class Trainer(DefaultTrainer):
             log_table(results)
             write_results(cfg, model, results)
         return results
+
+
+def _check_draws(cfg: CfgNode, model: nn.Module) -> None:
+    if cfg.VIS_PERIOD and not any(getattr(part, "vis_period", 0) for part in model.modules()):
+        raise UserError(
+            f"VIS_PERIOD is {cfg.VIS_PERIOD}, which does nothing here: {type(model).__name__} does "
+            "not draw its training images; leave it at 0"
+        )
 
 
 def _detection_evaluators(cfg: CfgNode, dataset: str) -> list[DatasetEvaluator]:

@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 
 from tadp_d2.config import add_tadp_config
 from tadp_d2.config.keys import (
+    ACTING,
     ADDED,
     CHANGED,
     DETECTRON2,
@@ -20,6 +21,7 @@ from tadp_d2.config.keys import (
     check_values,
     find_key,
     flatten,
+    is_known,
     is_setting,
     or_none,
 )
@@ -88,6 +90,55 @@ def test_what_rows_allow(allowed, good, bad):
 def test_a_value_that_is_not_allowed_is_named_with_its_key(defaults):
     with pytest.raises(UserError, match=r"^TEST.WINDOW_BATCH is 0: expected 1 or more$"):
         check_values(defaults | {"TEST.WINDOW_BATCH": 0}, defaults)
+
+
+def test_it_is_known_of_every_key_of_detectron2_what_it_does(theirs):
+    later = (
+        *("DATALOADER.REPEAT_SQRT", "FLOAT32_PRECISION", "MODEL.ROI_BOX_HEAD.USE_FED_LOSS"),
+        *("SOLVER.BASE_LR_END", "SOLVER.NUM_DECAYS", "SOLVER.RESCALE_INTERVAL"),
+    )
+    unknown = [name for name in (*theirs, *later) if not is_known(name)]
+    assert not unknown, "do runs act on them? One row each, or a name in ACTING"
+    # And no row or name is left over.
+    sections = {name.rpartition(".")[0] for name in theirs}
+    assert {*ACTING} <= {*theirs, *later, *sections}
+    assert {key.name for key in IDLE} <= {*theirs, *later}
+
+
+IDLE_VALUES = {
+    "DATALOADER.ASPECT_RATIO_GROUPING": True,
+    "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler",
+    "DATALOADER.REPEAT_THRESHOLD": 0.01,
+    "MODEL.LOAD_PROPOSALS": True,
+    "DATASETS.PROPOSAL_FILES_TRAIN": ("a.pkl",),
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": 10,
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.FPN.IN_FEATURES": ["s3", "s4"],
+    "MODEL.RESNETS.DEPTH": 101,
+    "SOLVER.MOMENTUM": 0.95,
+    "SOLVER.NESTEROV": True,
+    "SOLVER.REFERENCE_WORLD_SIZE": 8,
+    "TEST.PRECISE_BN.ENABLED": True,
+    "GLOBAL.HACK": 2.0,
+}
+
+
+@pytest.mark.parametrize("name", IDLE_VALUES)
+def test_a_key_that_no_run_acts_on_is_refused(make_config, name):
+    with pytest.raises(UserError, match=rf"^{name} is .*, which does nothing here: .*; leave it"):
+        make_config(name, IDLE_VALUES[name])
+
+
+def test_a_key_of_a_later_detectron2_may_stay_as_it_is_only(defaults):
+    later = defaults | {"SOLVER.LATER": 1}
+    check_values(later, later)
+    with pytest.raises(UserError, match=r"SOLVER.LATER is 2, .* no part is known .* leave it at 1"):
+        check_values(later | {"SOLVER.LATER": 2}, later)
+
+
+def test_options_of_what_is_switched_off_may_stand(make_config):
+    """Else an override that switches something off would need others."""
+    make_config("INPUT.CROP.SIZE", [64, 64], "MODEL.RETINANET.NUM_CLASSES", 3, "SOLVER.GAMMA", 0.5)
 
 
 def test_what_changes_results():

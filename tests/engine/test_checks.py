@@ -1,4 +1,4 @@
-"""Data whose classes Detectron2 takes by their numbers must have the model's."""
+"""Data must have the classes and the annotations that the model trains on."""
 
 import shutil
 
@@ -11,13 +11,17 @@ from tadp_d2.errors import UserError
 
 
 @pytest.fixture
-def register(world, tmp_path):
+def entry():
+    box = {"bbox": [0, 0, 8, 8], "bbox_mode": 0, "category_id": 0}
+    return {"file_name": "0.jpg", "image_id": 0, "height": 9, "width": 9, "annotations": [box]}
+
+
+@pytest.fixture
+def register(world, tmp_path, entry):
     """register(classes) registers "own", of one picture, and returns its folder of captions."""
     folder = tmp_path / "captions"
     shutil.copytree(world / "captions", folder)
     write_captions(folder / "own.jsonl", "own", {"0": "a thing"}, {})
-    box = {"bbox": [0, 0, 8, 8], "bbox_mode": 0, "category_id": 0}
-    entry = {"file_name": "0.jpg", "image_id": 0, "height": 9, "width": 9, "annotations": [box]}
 
     def register_own(classes):
         DatasetCatalog.register("own", lambda: [entry])
@@ -45,4 +49,27 @@ def test_equal_classes_pass(make_config, register):
         *("DATASETS.TRAIN", ("voc_2007_trainval", "own"), "DATASETS.TEST", ("own",)),
         *("TEXT.CAPTION_DIR", folder),
     )
+    check_inputs(cfg, evaluation=False, resume=False)
+
+
+@pytest.mark.parametrize(
+    "key, annotation", [("MASK_ON", "segmentation"), ("KEYPOINT_ON", "keypoints")]
+)
+def test_heads_without_annotations_to_train_on_are_refused(make_config, world, key, annotation):
+    cfg = make_config(f"MODEL.{key}", True)
+    message = f"MODEL.{key} is True, but data set 'voc_2007_trainval' has an object .*{annotation}"
+    with pytest.raises(UserError, match=message):
+        check_inputs(cfg, evaluation=False, resume=False)
+
+
+def test_keypoints_without_names_are_refused(make_config, register, entry):
+    folder = register(MetadataCatalog.get("voc_2007_trainval").thing_classes)
+    entry["annotations"][0]["keypoints"] = [1, 1, 2]
+    cfg = make_config(
+        *("DATASETS.TRAIN", ("own",), "DATASETS.TEST", ("own",), "TEXT.CAPTION_DIR", folder),
+        *("MODEL.KEYPOINT_ON", True),
+    )
+    with pytest.raises(UserError, match="the metadata of data set 'own' does not say keypoint_na"):
+        check_inputs(cfg, evaluation=False, resume=False)
+    MetadataCatalog.get("own").set(keypoint_names=["nose"], keypoint_flip_map=[])
     check_inputs(cfg, evaluation=False, resume=False)

@@ -73,6 +73,13 @@ def test_linear_warm_up(make_config, model):
     assert heads[4:] == pytest.approx([1 - i / 10 for i in range(4, 10)])
 
 
+def test_constant_warm_up(make_config, model):
+    warm = ("SOLVER.WARMUP_ITERS", 4, "SOLVER.WARMUP_FACTOR", 0.25, "SOLVER.POLY_POWER", 1.0)
+    cfg = make_config(*SETTINGS, *warm, "SOLVER.WARMUP_METHOD", "constant")
+    heads = [row["head"] / 2e-5 for row in rates(cfg, model)]
+    assert heads == pytest.approx([0.25] * 4 + [1 - i / 10 for i in range(4, 10)])
+
+
 def test_a_run_cut_short_for_a_trial_is_trained_all_the_same(make_config, model):
     warm = ("SOLVER.WARMUP_ITERS", 1500, "SOLVER.WARMUP_FACTOR", 1e-6, "SOLVER.POLY_POWER", 1.0)
     heads = [row["head"] / 2e-5 for row in rates(make_config(*SETTINGS, *warm), model)]
