@@ -20,8 +20,8 @@ from reference import ReferenceFeatures
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tadp_d2.diffusion.clip_text import Context
-from tadp_d2.diffusion.stable_diffusion import UNetFeatures
+from tadp_d2.diffusion.diffusion_model import Context, MapOptions
+from tadp_d2.diffusion.unet_features import UNetFeatures
 
 SIZES = {
     "small": (dict(block_out_channels=(32, 64, 96, 96), cross_attention_dim=32), 32),
@@ -42,7 +42,10 @@ def build(size: str, device: str) -> dict[str, nn.Module]:
     unet = UNet2DConditionModel(**config).to(device)
     twin = UNet2DConditionModel(**config).to(device)
     twin.load_state_dict(unet.state_dict())
-    return {"reference": ReferenceFeatures(twin), "tadp_d2": UNetFeatures(unet, map_gradient=False)}
+    return {
+        "reference": ReferenceFeatures(twin),
+        "tadp_d2": UNetFeatures(unet, maps=MapOptions(gradient=False)),
+    }
 
 
 def features(side: nn.Module, latents: Tensor, context: Tensor) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from measure import add_write, in_turns, report
 from worlds import first_pictures
 
-MODIFIERS = {
+DOMAINS = {
     "null": "null",
     "simple": "simple",
     "nearby": "nearby",
@@ -50,7 +50,7 @@ def make_configs(args: argparse.Namespace, folder: Path) -> dict:
     ]
     quick = "" if args.weights else "quick_schedules/"
     cfgs = {}
-    for number, (name, modifier) in enumerate(MODIFIERS.items()):
+    for number, (name, modifier) in enumerate(DOMAINS.items()):
         file = folder / f"{number if args.distinct else 0}.pth"
         own = [*base, "TEXT.MODIFIER", modifier, "OUTPUT_DIR", str(folder / name)]
         cfg = load_config(f"configs/{quick}voc2watercolor_simple.yaml", overrides=own)

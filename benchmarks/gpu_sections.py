@@ -32,14 +32,15 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, Blip2ForConditionalGeneration
 
 from tadp_d2.captioning.blip2 import Captioner
-from tadp_d2.diffusion.stable_diffusion import UNetFeatures
+from tadp_d2.diffusion.diffusion_model import MapOptions
+from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.engine.setup import load_config
 from tadp_d2.engine.train_step import AccumulatingTrainer
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.modeling.backbone import DiffusionBackbone, find_diffusion_backbone
 from tadp_d2.personalization.dreambooth import DreamBooth
 from tadp_d2.personalization.latents import LatentSource
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.settings import resolve
 from tadp_d2.personalization.textual_inversion import TextualInversion
 from tadp_d2.personalization.training import Training
@@ -222,7 +223,10 @@ def features(run: Run, clock: Clock) -> None:
         twin = UNet2DConditionModel(**config)
     ours = copy.deepcopy(twin)
     # The gradient through the maps is cut, as the released wrapper does.
-    pair = {"reference": ReferenceFeatures(twin), "tadp_d2": UNetFeatures(ours, map_gradient=False)}
+    pair = {
+        "reference": ReferenceFeatures(twin),
+        "tadp_d2": UNetFeatures(ours, maps=MapOptions(gradient=False)),
+    }
 
     def inputs(batch: int) -> tuple[Tensor, Tensor]:
         return (
@@ -525,7 +529,7 @@ def personalization(run: Run, clock: Clock) -> None:
         "dreambooth": (DreamBooth, {"prompt": "a sks style painting"}),
     }
     for method, (kind, given) in kinds.items():
-        model = DiffusionModel.load(str(run.weights)).to(torch.device(run.device))
+        model = TrainableDiffusion.load(str(run.weights)).to(torch.device(run.device))
         settings = resolve(method, "paper-text", {**given, "size": size})
         source = LatentSource(model, Crops(pictures, size, settings.flip, settings.center_crop))
         objective = kind(model, source, settings)

@@ -11,8 +11,8 @@ from reference import ReferenceFeatures
 from torch import Tensor, nn
 
 from tadp_d2.diffusion.attention import RecordedAttention
-from tadp_d2.diffusion.clip_text import Context
-from tadp_d2.diffusion.stable_diffusion import UNetFeatures
+from tadp_d2.diffusion.diffusion_model import Context
+from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.precision import autocast
 
 # "fp32" is without TF32 anywhere; "tf32" rounds the inputs of products to 10 bits.

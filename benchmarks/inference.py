@@ -51,10 +51,10 @@ def sides(task: str, cache: str) -> dict[str, tuple]:
 
 def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str, dict]:
     """The device, and side -> a function that evaluates and returns the metrics."""
+    from tadp_d2.conditioning.conditioner import Conditioner, build_conditioner
     from tadp_d2.config.load import load_config
     from tadp_d2.engine.trainer import Trainer
     from tadp_d2.modeling.backbone import find_diffusion_backbone
-    from tadp_d2.modeling.conditioned import CaptionConditioning
 
     quick = "" if args.weights else "quick_schedules/"
     base = (
@@ -69,8 +69,8 @@ def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str,
     read = functools.partial(load_config, f"configs/{quick}{CONFIGS[task]}.yaml")
     model = Trainer.build_model(read(overrides=[*base])).eval()
 
-    def evaluate(cfg: Any, conditioning: CaptionConditioning) -> dict:
-        model.conditioning = conditioning
+    def evaluate(cfg: Any, conditioner: Conditioner) -> dict:
+        model.conditioner = conditioner
         find_diffusion_backbone(model).test_precision = cfg.TEST.PRECISION
         if task == "segmentation":
             model.window_size, model.window_batch = cfg.TEST.WINDOW_SIZE, cfg.TEST.WINDOW_BATCH
@@ -79,8 +79,8 @@ def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str,
     calls = {}
     for name, overrides in sides(task, str(folder / f"latents_{task}")).items():
         cfg = read(overrides=[*base, *overrides])
-        conditioning = CaptionConditioning.from_config(cfg).to(model.device).eval()
-        calls[name] = functools.partial(evaluate, cfg, conditioning)
+        conditioner = build_conditioner(cfg).to(model.device).eval()
+        calls[name] = functools.partial(evaluate, cfg, conditioner)
     return model.device.type, calls
 
 

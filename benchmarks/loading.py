@@ -87,7 +87,7 @@ def parts(model: Any) -> dict[str, int]:
     names = {
         "backbone.bottom_up.unet": "UNet",
         "backbone.bottom_up.latent_encoder": "VAE, encoding half",
-        "conditioning.text": "text encoder",
+        "conditioner.text": "text encoder",
         "backbone": "FPN",
     }
     sizes: dict[str, int] = {}

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
 
 from tadp_d2.config.load import load_config
-from tadp_d2.diffusion.clip_text import Context
-from tadp_d2.diffusion.stable_diffusion import LatentEncoder, UNetFeatures
+from tadp_d2.diffusion.diffusion_model import Context
+from tadp_d2.diffusion.stable_diffusion import LatentEncoder
+from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.modeling.backbone import DiffusionBackbone, FullPrecisionFPN
 from tadp_d2.personalization.settings import resolve
 

@@ -28,8 +28,8 @@ def make_sides(args: argparse.Namespace, folder: str) -> tuple:
     # Detectron2 reads it when it registers data sets.
     os.environ["DETECTRON2_DATASETS"] = str(args.world)
     from tadp_d2.config.load import load_config
-    from tadp_d2.data.catalog import load_dataset
-    from tadp_d2.data.mapper import CaptionedDatasetMapper
+    from tadp_d2.data.loader import load_dataset
+    from tadp_d2.data.mapper import ConditionedMapper
     from tadp_d2.engine.trainer import Trainer
     from tadp_d2.randomness import seeded
 
@@ -40,7 +40,7 @@ def make_sides(args: argparse.Namespace, folder: str) -> tuple:
     )
     cfg = load_config("configs/voc2watercolor_simple.yaml", overrides=settings)
     model = Trainer.build_model(cfg).train()
-    entries = load_dataset(cfg, "voc_2007_trainval", filter_empty=True)[: args.pictures]
+    entries = load_dataset(cfg, "voc_2007_trainval", training=True)[: args.pictures]
 
     def mapped(mapper):
         for number, entry in enumerate(entries):
@@ -59,7 +59,7 @@ def make_sides(args: argparse.Namespace, folder: str) -> tuple:
             "configs/voc2watercolor_simple.yaml",
             overrides=[*settings, "MODEL.DIFFUSION.LATENT_CACHE.FOLDER", cache],
         )
-        sides[name] = functools.partial(batches, CaptionedDatasetMapper(own, is_train=True))
+        sides[name] = functools.partial(batches, ConditionedMapper(own, is_train=True))
     return model, Trainer.build_optimizer(cfg, model), sides
 
 
@@ -80,7 +80,7 @@ def difference(model, sides) -> float:
         maps = []
         for batch in (plain, cached):
             images = model.preprocess_image(batch)
-            with model.conditioning.conditioned(model.backbone, batch):
+            with model._condition_on(batch):
                 maps.append(model.backbone(images.tensor))
         for name, exact in maps[0].items():
             largest = max(largest, ((maps[1][name] - exact).norm() / exact.norm()).item())

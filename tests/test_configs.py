@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tadp_d2.conditioning.caption_prompt import get_modifiers
 from tadp_d2.config.load import load_config
 from tadp_d2.errors import UserError
-from tadp_d2.modeling.conditioned import get_modifiers
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = ("null", "simple", "ti", "dreambooth", "nearby", "unrelated")

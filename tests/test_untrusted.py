@@ -22,12 +22,11 @@ from transformers import AutoConfig
 from tadp_d2.captioning.blip2 import Captioner
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.config.load import load_config
-from tadp_d2.data.datasets.cross_domain_voc import load_voc
 from tadp_d2.data.image_files import read_rgb
 from tadp_d2.data.images import check_decodes, read_header, set_pixel_limit
-from tadp_d2.data.readers.pascal_voc import read_annotation
+from tadp_d2.data.readers.pascal_voc import load_voc, read_annotation
 from tadp_d2.data.texts import Caption
-from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.model_folder import find_weights
 from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
 from tadp_d2.diffusion.tokens import read_tokens
@@ -99,7 +98,7 @@ def test_checkpoints_tokens_and_optimizer_states_execute_nothing(tmp_path, marke
     [
         ("unet", "diffusion_pytorch_model", lambda folder: load_unet(folder / "unet")),
         ("vae", "diffusion_pytorch_model", load_vae),
-        ("text_encoder", "pytorch_model", TextConditioner.from_pretrained),
+        ("text_encoder", "pytorch_model", TextEncoder.from_pretrained),
     ],
 )
 def test_models_of_older_formats_execute_nothing(model_folder, tmp_path, marker, part, file, load):
@@ -252,7 +251,7 @@ def test_code_in_a_model_folder_is_never_run(world, model_folder, tmp_path, mark
 
     load_unet(tmp_path / "diffusion" / "unet")
     load_vae(tmp_path / "diffusion")
-    TextConditioner.from_pretrained(tmp_path / "diffusion")
+    TextEncoder.from_pretrained(tmp_path / "diffusion")
     Captioner.from_pretrained(str(tmp_path / "blip2"), device="cpu")
     with pytest.raises(UserError, match="unknown: cannot be loaded"):
         Captioner.from_pretrained(str(unknown), device="cpu")

@@ -15,8 +15,8 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from tadp_d2.config.load import load_config
-from tadp_d2.data.catalog import load_captions
 from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.loader import load_captions
 from tadp_d2.files import replacing
 from tadp_d2.inference.predictor import Predictor
 from tadp_d2.inference.word_maps import (
@@ -42,7 +42,7 @@ def look(
     """A picture, two maps at stride 16, its detections."""
     picture, _ = read_rgb(file)
     pixels = np.asarray(picture)
-    prompt = end_of_text(make_prompts(predictor.model.conditioning, caption)["caption"])
+    prompt = end_of_text(make_prompts(predictor.model.conditioner, caption)["caption"])
     heats = [draw_heat(picture, probe(pixels, prompt)[LEVEL][0].numpy()) for probe in probes]
     instances = predictor(pixels, caption)["instances"]
     return [picture, *heats, draw_detections(pixels, instances, predictor.classes)]

@@ -26,7 +26,7 @@ from tiny_pictures import make_samples, to_input
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tadp_d2.conditioning.domains import MODIFIERS, SLOT
+from tadp_d2.conditioning.domains import DOMAINS, SLOT
 from tadp_d2.files import new_folder, replacing
 from tadp_d2.progress import hide_library_bars, progress_line
 from tadp_d2.synthetic.tiny_tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
@@ -117,7 +117,9 @@ def prepare(path: Path, vae_folder: Path, count: int, seed: int) -> list[dict]:
 
 def sentences(captions: list[str]) -> set[str]:
     """What the tokenizer learns from: captions and all modifiers' words, without learned tokens."""
-    templates = [modifier.template for table in MODIFIERS.values() for modifier in table.values()]
+    templates = [
+        modifier.template for domain in DOMAINS.values() for modifier in domain.modifiers.values()
+    ]
     templates += STYLE_TEMPLATES.values()
     return {*captions, *(template for template in templates if "<" not in template)}
 

@@ -108,17 +108,14 @@ def _registered(dataset: str) -> list[CaptionImage]:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     import tadp_d2.config.registration  # noqa: F401 (registers the data sets)
-    from tadp_d2.data.datasets.cross_domain_voc import is_voc, read_voc
+    from tadp_d2.data.catalog import read_entries
 
     if dataset not in DatasetCatalog.list():
         raise UserError(
             f"{dataset!r} is neither a folder of pictures nor a registered data set, such as "
             "voc_2007_test, watercolor_test or dark_zurich_val (README.md lists them)"
         )
-    try:
-        entries = read_voc(dataset) if is_voc(dataset) else DatasetCatalog.get(dataset)
-    except OSError as error:
-        raise UserError(f"data set {dataset!r} cannot be read ({error})") from None
+    entries = read_entries(dataset)
     if not entries:
         raise UserError(f"data set {dataset!r} holds no picture")
     meta = MetadataCatalog.get(dataset)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tadp_d2.captioning.sets import caption_path
 from tadp_d2.captioning.shards import find_shards
-from tadp_d2.conditioning.domains import MODIFIERS, PLACEHOLDER, SLOT
+from tadp_d2.conditioning.domains import DOMAINS, PLACEHOLDER, SLOT
 from tadp_d2.data.texts import CaptionFile, find_caption_file
 from tadp_d2.errors import UserError
 
@@ -107,7 +107,7 @@ def token_lengths(captions: Collection[str], tokenizer: Any, domains: Sequence[s
     templates = {
         (domain, name): modifier.template
         for domain in domains
-        for name, modifier in MODIFIERS[domain].items()
+        for name, modifier in DOMAINS[domain].modifiers.items()
     }
     placeholders = {p for text in templates.values() for p in PLACEHOLDER.findall(text)}
     tokenizer.add_tokens(sorted(placeholders - tokenizer.get_vocab().keys()))

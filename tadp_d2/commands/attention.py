@@ -39,19 +39,20 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from tadp_d2.data.catalog import model_classes
     from tadp_d2.data.image_files import read_rgb
     from tadp_d2.engine.checkpoint import check_checkpoint
     from tadp_d2.inference.word_map_files import check_new, write_attention
-    from tadp_d2.inference.word_maps import compare, load_conditioning, make_prompts
+    from tadp_d2.inference.word_maps import compare, load_captions_conditioner, make_prompts
     from tadp_d2.progress import hide_library_bars
+    from tadp_d2.tasks.task import get_task
 
     hide_library_bars()
     check_new(args.output)
     cfg = read_config(args, *_overrides(args))
     check_checkpoint(cfg.MODEL.WEIGHTS)
     picture, digest = read_rgb(args.image)
-    prompts = make_prompts(load_conditioning(cfg), args.caption, args.objects, model_classes(cfg))
+    classes = get_task(cfg).classes()
+    prompts = make_prompts(load_captions_conditioner(cfg), args.caption, args.objects, classes)
     for name, prompt in prompts.items():
         print(f"{name}: {prompt.text!r}")
     maps = compare(cfg, np.asarray(picture), prompts)

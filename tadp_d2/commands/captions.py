@@ -99,11 +99,11 @@ def run_show(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from tadp_d2.conditioning.domains import MODIFIERS, get_modifier
+    from tadp_d2.conditioning.domains import DOMAINS, get_modifier
     from tadp_d2.errors import UserError
 
-    if args.domain and args.domain not in MODIFIERS:
-        raise UserError(f"--domain {args.domain}: expected one of {', '.join(MODIFIERS)}")
+    if args.domain and args.domain not in DOMAINS:
+        raise UserError(f"--domain {args.domain}: expected one of {', '.join(DOMAINS)}")
     if args.prompt:
         if not args.image:
             raise UserError("--prompt shows the prompts of single images: name some")
@@ -166,7 +166,7 @@ def _print_some(what: str, items: Sequence[str]) -> None:
 
 def _show_lengths(captions: "CaptionFile", args: argparse.Namespace) -> None:
     from tadp_d2.captioning.show import find_tokenizer, token_lengths
-    from tadp_d2.conditioning.domains import MODIFIERS
+    from tadp_d2.conditioning.domains import DOMAINS
     from tadp_d2.errors import UserError
 
     if not captions.records:
@@ -179,7 +179,7 @@ def _show_lengths(captions: "CaptionFile", args: argparse.Namespace) -> None:
             raise
         print(f"  lengths: not counted, no tokenizer ({error}); name one with --weights FOLDER")
         return
-    domains = [args.domain] if args.domain else list(MODIFIERS)
+    domains = [args.domain] if args.domain else list(DOMAINS)
     lengths = token_lengths(list(captions.captions.values()), tokenizer, domains)
     ordered = sorted(lengths.captions)
     print(
@@ -221,11 +221,11 @@ def _show_images(args: argparse.Namespace, captions: "CaptionFile") -> None:
 
 def _prompts(args: argparse.Namespace, texts: Sequence[str]) -> list[str]:
     """The prompts as the model reads them: cut to what the text encoder takes."""
+    from tadp_d2.conditioning.caption_prompt import check_modifier, make_prompt
     from tadp_d2.conditioning.domains import get_modifier
-    from tadp_d2.diffusion.clip_text import TextConditioner
-    from tadp_d2.diffusion.model_folder import find_weights
+    from tadp_d2.diffusion.families import open_diffusion_model
 
     modifier = get_modifier(args.domain or "", args.prompt)
-    conditioner = TextConditioner.from_pretrained(find_weights(*_weights(args)), args.token)
-    conditioner.check(modifier)
-    return [conditioner.prompt(text, modifier) for text in texts]
+    encoder = open_diffusion_model(*_weights(args)).load_text_encoder(args.token)
+    check_modifier(modifier, encoder)
+    return [make_prompt(text, modifier, encoder) for text in texts]

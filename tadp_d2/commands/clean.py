@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tadp_d2.captioning.rules import DOMAINS, remove_style
+from tadp_d2.captioning.rules import remove_style
+from tadp_d2.conditioning.domains import DOMAINS
 from tadp_d2.data.texts import Caption, read_captions
 from tadp_d2.errors import UserError
 

@@ -1,14 +1,17 @@
-"""Caption modifiers M(P): what is said about the target domain around an image's caption.
+"""Target domains: what is said of them around a caption, and what is removed from one.
 
-A modifier is data: a template, and for two of them an artifact that makes its words mean
-something. Adding a domain is adding a row to `MODIFIERS`, or writing a template into a config.
-Filling templates in is not done here.
+A domain is a row of `DOMAINS`: its caption modifiers M(P), its words that are removed from captions
+by rules, and what a language model is told to remove. A modifier is data: a template, and for two
+of them an artifact that makes its words mean something. Adding a domain is adding a row; a template
+may also be written into a config. Filling templates in and cleaning is not done here.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tadp_d2.conditioning.style_words import ART, NIGHT, Grammar
 from tadp_d2.errors import UserError
 
 SLOT = "{caption}"
@@ -56,16 +59,81 @@ def _art(style: str) -> dict[str, Modifier]:
     )
 
 
-# Target domain -> name -> modifier (TADP, section 4.3 and supplement).
-MODIFIERS: dict[str, dict[str, Modifier]] = {
-    "watercolor": _art("watercolor"),
-    "comic": _art("comic"),
-    "night": _table(
-        simple=f"a dark night photo of {SLOT}",
-        textual_inversion=f"a dark <night> photo of {SLOT}",
-        dreambooth=f"a dashcam photo of {SLOT} at sks night",
-        nearby=f"a foggy photo of {SLOT}",
-        unrelated=f"a watercolor painting of {SLOT}",
+@dataclass(frozen=True)
+class Instruction:
+    """What a language model that cleans captions is told of a domain.
+
+    Attributes:
+        what: is to be removed.
+        objects: what stays, because it is a thing in the scene.
+        examples: of captions before and after.
+    """
+
+    what: str
+    objects: str
+    examples: str
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A target domain.
+
+    Attributes:
+        modifiers: by name (TADP, section 4.3 and supplement).
+        words: that are removed from captions of the domain.
+        instruction: the same for a language model.
+    """
+
+    modifiers: Mapping[str, Modifier]
+    words: Grammar
+    instruction: Instruction
+
+
+_ART_OBJECTS = (
+    "Where such a work is an object in the scene, call it a picture, and call paint a color."
+)
+_ART_EXAMPLES = (
+    '"a watercolor painting of a dog and a bird" becomes "a dog and a bird"; "- a drawing of an '
+    'old man" becomes "an old man"; "a woman holding a painting of a cat" becomes "a woman holding '
+    'a picture of a cat"'
+)
+DOMAINS: Mapping[str, Domain] = {
+    "watercolor": Domain(
+        _art("watercolor"),
+        ART,
+        Instruction(
+            "every mention that the image is a watercolor or any work of art: painting, "
+            "drawing, illustration, sketch, portrait, depiction, print, its style, medium and "
+            "artist",
+            _ART_OBJECTS,
+            _ART_EXAMPLES,
+        ),
+    ),
+    "comic": Domain(
+        _art("comic"),
+        ART,
+        Instruction(
+            "every mention that the image is a comic or any work of art: cartoon, manga, "
+            "drawing, illustration, painting, sketch, poster, its style, medium and artist",
+            _ART_OBJECTS,
+            _ART_EXAMPLES,
+        ),
+    ),
+    "night": Domain(
+        _table(
+            simple=f"a dark night photo of {SLOT}",
+            textual_inversion=f"a dark <night> photo of {SLOT}",
+            dreambooth=f"a dashcam photo of {SLOT} at sks night",
+            nearby=f"a foggy photo of {SLOT}",
+            unrelated=f"a watercolor painting of {SLOT}",
+        ),
+        NIGHT,
+        Instruction(
+            "every mention of the night: the time of day, evening, darkness, dim light",
+            "Street lights and traffic lights are objects and stay.",
+            '"a dark street at night with street lights" becomes "a street with street lights"; '
+            '"a night photo of a car" becomes "a photo of a car"',
+        ),
     ),
 }
 
@@ -74,7 +142,7 @@ def get_modifier(domain: str, value: str | None) -> Modifier:
     """The modifier that a config means.
 
     Args:
-        domain: a key of `MODIFIERS`; it does not matter for "null" and for templates.
+        domain: a key of `DOMAINS`; it does not matter for "null" and for templates.
         value: a modifier's name, or a template that holds `{caption}`. None, which is how YAML
             reads an unquoted null, means "null".
 
@@ -87,14 +155,14 @@ def get_modifier(domain: str, value: str | None) -> Modifier:
         if value.count(SLOT) != 1 or "{" in value.replace(SLOT, ""):
             raise UserError(f"modifier template {value!r}: expected exactly one {SLOT}")
         return Modifier("template", value)
-    if domain not in MODIFIERS:
+    if domain not in DOMAINS:
         raise UserError(
-            f"TEXT.DOMAIN {domain!r} is unknown: expected one of {', '.join(MODIFIERS)}, or a "
+            f"TEXT.DOMAIN {domain!r} is unknown: expected one of {', '.join(DOMAINS)}, or a "
             f"template with {SLOT} as the modifier"
         )
-    if value not in MODIFIERS[domain]:
+    if value not in DOMAINS[domain].modifiers:
         raise UserError(
             f"unknown modifier {value!r} for domain {domain!r}: expected one of "
-            f"{', '.join(MODIFIERS[domain])}, or a template with {SLOT}"
+            f"{', '.join(DOMAINS[domain].modifiers)}, or a template with {SLOT}"
         )
-    return MODIFIERS[domain][value]
+    return DOMAINS[domain].modifiers[value]

@@ -184,6 +184,24 @@ ADDED = (
         "Whether gradients flow through the maps. In the released code they do not.",
     ),
     Key(
+        "MODEL.CONDITIONER.NAME",
+        "CaptionPrompt",
+        'What the diffusion model is conditioned on: "CaptionPrompt", "ClassEmbeddings", or one '
+        "that is registered in CONDITIONER_REGISTRY.",
+    ),
+    Key(
+        "MODEL.CONDITIONER.CLASS_NAMES",
+        (),
+        'Names for which "ClassEmbeddings" has a token each; none for the model\'s classes.',
+        allowed=NAMES,
+    ),
+    Key(
+        "MODEL.TASK",
+        "",
+        'The task: "detection", "semantic", or one that is registered in TASK_REGISTRY; empty for '
+        "that of META_ARCHITECTURE.",
+    ),
+    Key(
         "TEXT.DOMAIN",
         "",
         'Target domain: "watercolor", "comic" or "night". It gives the name of a modifier its '
@@ -279,6 +297,12 @@ ADDED = (
         "Learning rate of the UNet as a multiple of BASE_LR.",
         "TADP, section C; its tables: 0.01",
         at_least(0),
+    ),
+    Key(
+        "SOLVER.CONDITIONER_LR_FACTOR",
+        1.0,
+        "Learning rate of a conditioner that is trained, as a multiple of BASE_LR.",
+        allowed=at_least(0),
     ),
     Key(
         "SOLVER.POLY_POWER",

@@ -7,14 +7,22 @@ import copy
 
 from detectron2.config import CfgNode
 
-import tadp_d2.data.datasets.cross_domain_voc
-import tadp_d2.data.datasets.street_scenes
-import tadp_d2.modeling.conditioned  # noqa: F401
+import tadp_d2.conditioning.caption_prompt
+import tadp_d2.conditioning.class_embeddings
+import tadp_d2.data.datasets.art
+import tadp_d2.data.datasets.cityscapes
+import tadp_d2.data.datasets.dark_zurich
+import tadp_d2.data.datasets.nighttime_driving
+import tadp_d2.tasks.detection
+import tadp_d2.tasks.semantic  # noqa: F401
 from tadp_d2.config.keys import DETECTRON2, KEYS
+from tadp_d2.modeling.conditioned import register_conditioned
 
 
 def add_tadp_config(cfg: CfgNode) -> None:
     """Adds the keys of this project to Detectron2's config, and its defaults, in place."""
+    # Also for architectures that the program has registered since this module was imported.
+    register_conditioned()
     for key in KEYS.values():
         if key.default is not DETECTRON2:
             *sections, name = key.name.split(".")

@@ -1,120 +1,34 @@
-"""Data sets with captions, and the loaders over them."""
+"""THE way from a data set's name to its entries, its classes and what it offers.
+
+Whoever registers a data set in Detectron2's catalogs makes it known here, too: its layout is told
+from its `evaluator_type`, and layouts that are read strictly have a reader. A data set's own
+`offers` in its metadata says what else it holds.
+"""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetCatalog,
-    DatasetFromList,
-    MetadataCatalog,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
-from detectron2.utils import comm
-from torch.utils.data import DataLoader
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
-from tadp_d2.data.datasets.cross_domain_voc import is_voc, read_voc
-from tadp_d2.data.datasets.street_scenes import FOLDERS, is_sem_seg, read_sem_seg
-from tadp_d2.data.mapper import CaptionedDatasetMapper
-from tadp_d2.data.root import datasets_root
-from tadp_d2.data.stream import TrainingStream, build_loader, own_process_group
-from tadp_d2.data.texts import CaptionFile, find_caption_file, read_captions
-from tadp_d2.errors import Report, UserError, reporting, stop
+from tadp_d2.data.readers.label_maps import read_label_maps
+from tadp_d2.data.readers.pascal_voc import read_voc
+from tadp_d2.errors import Report, UserError, stop
 
-
-def model_classes(cfg: CfgNode) -> list[str]:
-    """The names of the model's class indices: those of the data it is trained on."""
-    dataset = cfg.DATASETS.TRAIN[0]
-    check_registered(dataset)
-    meta = MetadataCatalog.get(dataset)
-    return list(meta.get("thing_classes") or meta.stuff_classes)
-
-
-def load_captions(cfg: CfgNode, dataset: str, report: Report = stop) -> CaptionFile:
-    """The caption file of a data set.
-
-    Args:
-        report: gets what is wrong with single captions.
-
-    Raises:
-        UserError: it is absent or malformed.
-    """
-    folder = Path(cfg.TEXT.CAPTION_DIR) if cfg.TEXT.CAPTION_DIR else datasets_root() / "captions"
-    return read_captions(find_caption_file(folder, dataset), cfg.TEXT.CAPTION_TEXT, report)
-
-
-def read_entries(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
-    """Detectron2's dicts of a registered data set, read strictly where its layout is known.
-
-    Args:
-        report: gets what is wrong with single pictures, which are then left out.
-
-    Raises:
-        UserError: the data set is unknown, absent or malformed.
-    """
-    check_registered(dataset)
-    if is_voc(dataset):
-        return read_voc(dataset, report)
-    if is_sem_seg(dataset):
-        return read_sem_seg(dataset, report)
-    return get_detection_dataset_dicts(dataset, filter_empty=False)
-
-
-# Once per process: a data set is loaded anew for every evaluation.
-_read_known = functools.cache(read_entries)
-
-
-def load_dataset(cfg: CfgNode, dataset: str, filter_empty: bool = False) -> list[dict[str, Any]]:
-    """Detectron2's dicts of a registered data set, each with its "caption".
-
-    Args:
-        filter_empty: leave out pictures without objects, which a detector cannot train on.
-
-    Raises:
-        UserError: the data set is unknown, absent or malformed, an image has no caption, or no
-            image is left.
-    """
-    check_registered(dataset)
-    known = is_voc(dataset) or is_sem_seg(dataset)
-    dicts = [dict(entry) for entry in (_read_known if known else read_entries)(dataset)]
-    add_captions(cfg, dataset, dicts)
-    return with_objects(dataset, dicts) if filter_empty else dicts
-
-
-def add_captions(
-    cfg: CfgNode, dataset: str, entries: list[dict[str, Any]], report: Report = stop
-) -> None:
-    """Gives every entry of a data set its "caption", in place.
-
-    Args:
-        report: gets what is wrong with single captions.
-
-    Raises:
-        UserError: the caption file is absent or malformed, or the entries have no ids.
-    """
-    captions = load_captions(cfg, dataset, report)
-    if entries and "image_id" not in entries[0]:
-        raise UserError(
-            f"data set {dataset!r}: its entries have no image_id, by which captions are found; "
-            f"registered with them are {', '.join(known_datasets())}"
-        )
-    for entry in entries:
-        with reporting(report):
-            entry["caption"] = captions[str(entry["image_id"])]
-
-
-def with_objects(dataset: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries that have objects; where a class is given for every pixel, all.
-
-    Raises:
-        UserError: none has.
-    """
-    found = [entry for entry in entries if entry.get("annotations", True)]
-    if not found:
-        raise UserError(f"data set {dataset!r}: no image of it has an object to train on")
-    return found
+# Layout -> what its entries hold of every image.
+_OFFERS = {
+    "pascal_voc": {"instances"},
+    "coco": {"instances"},
+    "lvis": {"instances"},
+    "sem_seg": {"semantic"},
+    "coco_panoptic_seg": {"instances", "semantic", "panoptic"},
+}
+# Layout -> its strict reader.
+_READERS: dict[str, Callable[[str, Report], list[dict[str, Any]]]] = {
+    "pascal_voc": read_voc,
+    "sem_seg": read_label_maps,
+}
 
 
 def check_registered(dataset: str) -> None:
@@ -129,39 +43,75 @@ def check_registered(dataset: str) -> None:
 
 
 def known_datasets() -> list[str]:
-    """The registered data sets whose layout is checked."""
-    detection = ("voc_", "watercolor_", "comic_")
-    return [name for name in sorted(DatasetCatalog.list()) if name.startswith(detection)] + [
-        *FOLDERS
-    ]
+    """The registered data sets whose layout is read strictly."""
+    return [name for name in sorted(DatasetCatalog.list()) if _layout(name) in _READERS]
 
 
-def build_train_loader(cfg: CfgNode, start: int = 0) -> DataLoader:
-    """The training loader over all of `DATASETS.TRAIN`.
+def _layout(dataset: str) -> str:
+    return MetadataCatalog.get(dataset).get("evaluator_type", "")
+
+
+def is_voc(dataset: str) -> bool:
+    """Whether a registered data set is in VOC's layout: Detectron2's own and the targets are."""
+    return _layout(dataset) == "pascal_voc"
+
+
+def offers(dataset: str) -> frozenset[str]:
+    """What the entries of a registered data set hold: "instances", "semantic", ...
+
+    Of a layout that is not known its metadata tells, by the kinds of classes.
+    """
+    meta = MetadataCatalog.get(dataset)
+    kinds = {"instances": "thing_classes", "semantic": "stuff_classes"}
+    told = {offer for offer, names in kinds.items() if meta.get(names)}
+    return frozenset(meta.get("offers", ()) or _OFFERS.get(_layout(dataset), told))
+
+
+def is_labelled(dataset: str) -> bool:
+    """Whether the images of a registered data set come with their truth."""
+    return MetadataCatalog.get(dataset).get("has_labels", True)
+
+
+def location(dataset: str) -> Path | None:
+    """The file or folder that is there if a registered data set is; None if that is not known."""
+    meta = MetadataCatalog.get(dataset)
+    if is_voc(dataset):
+        return Path(meta.dirname, "ImageSets", "Main", f"{meta.split}.txt")
+    return meta.get("location")
+
+
+def read_entries(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
+    """Detectron2's dicts of a registered data set, read strictly where its layout is known.
 
     Args:
-        start: number of pictures, over all processes, that the run has seen already.
+        report: gets what is wrong with single images, which are then left out.
+
+    Raises:
+        UserError: the data set is unknown, absent or malformed.
     """
-    dicts = [
-        entry
-        for dataset in cfg.DATASETS.TRAIN
-        for entry in load_dataset(cfg, dataset, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    ]
-    mapper = CaptionedDatasetMapper(cfg, is_train=True)
-    return build_loader(
-        TrainingStream(DatasetFromList(dicts), mapper, cfg.SEED),
-        start,
-        cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
-        cfg.DATALOADER.NUM_WORKERS,
-    )
+    check_registered(dataset)
+    reader = _READERS.get(_layout(dataset))
+    if reader:
+        return reader(dataset, report)
+    try:
+        return get_detection_dataset_dicts(dataset, filter_empty=False)
+    except (OSError, AssertionError) as error:
+        raise UserError(f"data set {dataset!r} cannot be read ({error})") from None
 
 
-def build_test_loader(cfg: CfgNode, dataset: str) -> DataLoader:
-    """Detectron2's test loader over one data set, in its order."""
-    loader = build_detection_test_loader(
-        load_dataset(cfg, dataset),
-        mapper=CaptionedDatasetMapper(cfg, is_train=False),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
-    loader.worker_init_fn = own_process_group
-    return loader
+@functools.cache
+def _read_once(dataset: str) -> list[dict[str, Any]]:
+    return read_entries(dataset)
+
+
+def read_known(dataset: str) -> list[dict[str, Any]]:
+    """As `read_entries`; a layout with a strict reader is read once per process.
+
+    Callers may change the dicts, and not what is in them.
+
+    Raises:
+        UserError: as `read_entries`.
+    """
+    check_registered(dataset)
+    read = _read_once if _layout(dataset) in _READERS else read_entries
+    return [dict(entry) for entry in read(dataset)]

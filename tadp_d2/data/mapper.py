@@ -16,22 +16,25 @@ from tadp_d2.data.augmentation import build_augmentations
 from tadp_d2.data.images import check_decodes
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.errors import UserError
+from tadp_d2.tasks.task import Task, get_task
 
 
-class CaptionedDatasetMapper(DatasetMapper):
-    """Maps a dict with "caption" to the model's input, which keeps it.
+class ConditionedMapper(DatasetMapper):
+    """Maps a data set's dict to the model's input, which keeps what the conditioner needs.
 
     With a cache, the input also has "latents" (`CachedLatents`). Where the cache knows the picture,
     its file is not decoded, and "image" is black and of the right size.
     """
 
     @configurable
-    def __init__(self, *, cache: LatentCache | None, **options: Any):
+    def __init__(self, *, task: Task, cache: LatentCache | None, **options: Any):
         """
         Args:
-            cache: for pictures of which nothing is decided at random but the mirroring.
+            task: adds its truth to training inputs.
+            cache: for images of which nothing is decided at random but the mirroring.
         """
         super().__init__(**options)
+        self.task = task
         self.cache = cache
 
     @classmethod
@@ -39,6 +42,7 @@ class CaptionedDatasetMapper(DatasetMapper):
         return {
             **super().from_config(cfg, is_train),
             "augmentations": build_augmentations(cfg, is_train),
+            "task": get_task(cfg),
             "cache": LatentCache.from_config(cfg) if is_cacheable(cfg, is_train) else None,
         }
 

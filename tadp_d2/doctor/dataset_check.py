@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
-from tadp_d2.data.catalog import add_captions, read_entries, with_objects
-from tadp_d2.data.datasets.street_scenes import FOLDERS
+from tadp_d2.data.catalog import location, read_entries
 from tadp_d2.data.images import check_decodes, check_each
+from tadp_d2.data.loader import add_texts
 from tadp_d2.data.texts import NoCaptions
 from tadp_d2.doctor.findings import Finding, Kind, problems
 from tadp_d2.errors import UserError, reporting
+from tadp_d2.tasks.task import get_task
 
 # Pictures of the published sets.
 PUBLISHED = {
@@ -34,14 +34,7 @@ PUBLISHED = {
 
 def present() -> list[str]:
     """The published data sets whose split is here."""
-    return [dataset for dataset in PUBLISHED if _split_path(dataset).exists()]
-
-
-def _split_path(dataset: str) -> Path:
-    if dataset in FOLDERS:
-        return FOLDERS[dataset].images
-    meta = MetadataCatalog.get(dataset)
-    return Path(meta.dirname, "ImageSets", "Main", f"{meta.split}.txt")
+    return [dataset for dataset in PUBLISHED if location(dataset).exists()]
 
 
 def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[Finding]:
@@ -58,14 +51,14 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
         entries = [dict(entry) for entry in read_entries(dataset, report)]
     with reporting(report):
         try:
-            add_captions(cfg, dataset, entries, report)
+            add_texts(cfg, dataset, entries, report)
         except NoCaptions as error:
             if needed:
                 raise
             notes.append(str(error))
-    if entries and dataset in cfg.DATASETS.TRAIN and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+    if entries and dataset in cfg.DATASETS.TRAIN:
         with reporting(report):
-            with_objects(dataset, entries)
+            get_task(cfg).select_for_training(dataset, entries)
     pictures = [Path(entry["file_name"]) for entry in entries]
     check_each(check_decodes, pictures, f"pictures of {dataset} decoded", report)
     published = PUBLISHED.get(dataset, len(entries))

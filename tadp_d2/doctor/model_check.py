@@ -1,14 +1,13 @@
 """What a config names besides data: base model, tokens, fine-tuned UNet, checkpoint."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from tadp_d2.diffusion.clip_text import TextConditioner
-from tadp_d2.diffusion.model_folder import find_weights, must_be_fetched
-from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
+from tadp_d2.conditioning.conditioner import open_model_of
+from tadp_d2.diffusion.diffusion_model import MapOptions
+from tadp_d2.diffusion.model_folder import must_be_fetched
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.doctor.environment import check_room
 from tadp_d2.doctor.findings import Finding, Kind, problems
@@ -24,14 +23,13 @@ def check_base_model(cfg: CfgNode) -> Iterator[Finding]:
         yield _not_here(cfg)
         return
     try:
-        folder = find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
-        TextConditioner.from_pretrained(folder, cfg.TEXT.TOKENS)
-        load_vae(folder)
-        load_unet(Path(cfg.MODEL.DIFFUSION.UNET or folder / "unet"))
+        model = open_model_of(cfg)
+        model.load_text_encoder(cfg.TEXT.TOKENS)
+        model.load_features(model.load_latent_encoder(), MapOptions(levels=()))
     except UserError as error:
         yield from problems([error])
     else:
-        yield Finding(Kind.GOOD, f"{folder}: complete")
+        yield Finding(Kind.GOOD, f"{model.folder}: complete")
 
 
 def check_model(cfg: CfgNode) -> Iterator[Finding]:

@@ -13,21 +13,32 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tadp_d2.diffusion.stable_diffusion import UNetFeatures
+from tadp_d2.conditioning.conditioner import Conditioner
 from tadp_d2.errors import UserError, reason
+from tadp_d2.modeling.backbone import DiffusionBackbone
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """AdamW over the trainable parameters, with Detectron2's gradient clipping if configured.
 
-    The UNet's rate is `SOLVER.BASE_LR * SOLVER.UNET_LR_FACTOR` (TADP, section C); norm layers decay
-    by `SOLVER.WEIGHT_DECAY_NORM`. Each parameter group says its "part", "unet" or "head".
+    The UNet's learning rate is `SOLVER.BASE_LR * SOLVER.UNET_LR_FACTOR` (TADP, section C), that of
+    the conditioner `SOLVER.BASE_LR * SOLVER.CONDITIONER_LR_FACTOR`; norm layers decay by
+    `SOLVER.WEIGHT_DECAY_NORM`. Each group says its "part": "unet", "conditioner" or "head".
     """
-    unet = {
-        id(parameter)
+    parts = {
+        id(parameter): part
         for module in model.modules()
-        if isinstance(module, UNetFeatures)
+        for part, of_part in (
+            ("unet", isinstance(module, DiffusionBackbone)),
+            ("conditioner", isinstance(module, Conditioner)),
+        )
+        if of_part
         for parameter in module.parameters()
+    }
+    factors = {
+        "unet": cfg.SOLVER.UNET_LR_FACTOR,
+        "conditioner": cfg.SOLVER.CONDITIONER_LR_FACTOR,
+        "head": 1.0,
     }
     groups: dict[tuple, dict] = {}
     for group in get_default_optimizer_params(
@@ -39,11 +50,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     ):
         for parameter in group["params"]:
-            part = "unet" if id(parameter) in unet else "head"
-            factor = cfg.SOLVER.UNET_LR_FACTOR if part == "unet" else 1.0
+            part = parts.get(id(parameter), "head")
             settings = {
                 "part": part,
-                "lr": group["lr"] * factor,
+                "lr": group["lr"] * factors[part],
                 "weight_decay": group["weight_decay"],
             }
             groups.setdefault(tuple(settings.values()), {"params": [], **settings})

@@ -17,22 +17,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from tadp_d2.data.catalog import build_test_loader, build_train_loader, model_classes
-from tadp_d2.data.datasets.cross_domain_voc import is_voc
-from tadp_d2.data.datasets.street_scenes import has_labels, is_sem_seg
+from tadp_d2.data.loader import build_test_loader, build_train_loader
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.interruption import CatchUpEvaluation, ResumableWriter, SaveOnSignal
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.train_step import AccumulatingTrainer, NonFiniteLoss
 from tadp_d2.errors import UserError
-from tadp_d2.evaluation.coco import NamedCOCOEvaluator
-from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
-from tadp_d2.evaluation.submission import SubmissionWriter
-from tadp_d2.evaluation.voc import ClassSubsetVOCEvaluator
 from tadp_d2.files import remove_leftovers
 from tadp_d2.records.provenance import Provenance
 from tadp_d2.records.results import drop_later_lines, has_metrics, log_table, write_results
-from tadp_d2.visualization.gallery import DetectionGallery, SegmentationGallery
+from tadp_d2.tasks.task import get_task
+from tadp_d2.visualization.gallery import Gallery
 
 
 class Trainer(DefaultTrainer):
@@ -186,9 +181,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The metrics of a data set's kind and a gallery; see `TEST` in the config."""
-        build = _segmentation_evaluators if is_sem_seg(dataset_name) else _detection_evaluators
-        return DatasetEvaluators(build(cfg, dataset_name))
+        """The task's for a data set, and a gallery; see `TEST` in the config."""
+        task = get_task(cfg)
+        evaluators = task.evaluators(dataset_name)
+        if cfg.TEST.GALLERY_IMAGES:
+            evaluators.append(Gallery(task, dataset_name))
+        return DatasetEvaluators(evaluators)
 
     @classmethod
     def test(
@@ -199,7 +197,7 @@ class Trainer(DefaultTrainer):
         if len(cfg.DATASETS.TEST) == 1:
             results = OrderedDict({cfg.DATASETS.TEST[0]: results})
         if comm.is_main_process():
-            log_table(results)
+            log_table(results, get_task(cfg).metric_sets)
             write_results(cfg, model, results)
         return results
 
@@ -210,27 +208,3 @@ def _check_draws(cfg: CfgNode, model: nn.Module) -> None:
             f"VIS_PERIOD is {cfg.VIS_PERIOD}, which does nothing here: {type(model).__name__} does "
             "not draw its training images; leave it at 0"
         )
-
-
-def _detection_evaluators(cfg: CfgNode, dataset: str) -> list[DatasetEvaluator]:
-    """VOC's metrics for a VOC-style data set, COCO's on request and for any other."""
-    evaluators: list[DatasetEvaluator] = []
-    if is_voc(dataset):
-        evaluators.append(ClassSubsetVOCEvaluator(dataset, model_classes(cfg)))
-    if cfg.TEST.COCO_METRICS or not is_voc(dataset):
-        evaluators.append(NamedCOCOEvaluator(dataset, cfg.OUTPUT_DIR))
-    if cfg.TEST.GALLERY_IMAGES:
-        evaluators.append(DetectionGallery(cfg, dataset))
-    return evaluators
-
-
-def _segmentation_evaluators(cfg: CfgNode, dataset: str) -> list[DatasetEvaluator]:
-    """The metrics of a data set with labels, and files for a benchmark server on request."""
-    evaluators: list[DatasetEvaluator] = []
-    if has_labels(dataset):
-        evaluators.append(NamedSemSegEvaluator(dataset, model_classes(cfg)))
-    if cfg.TEST.SUBMISSION:
-        evaluators.append(SubmissionWriter(Path(cfg.OUTPUT_DIR, "submission", dataset)))
-    if cfg.TEST.GALLERY_IMAGES:
-        evaluators.append(SegmentationGallery(cfg, dataset))
-    return evaluators

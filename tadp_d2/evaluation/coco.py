@@ -11,18 +11,23 @@ from detectron2.utils import comm
 
 
 class NamedCOCOEvaluator(COCOEvaluator):
-    """`COCOEvaluator` for boxes, without compiled code, whose results are named "coco".
+    """`COCOEvaluator` without compiled code; "coco" are results of boxes, "coco_masks" of masks.
 
     COCO's means are over the classes that occur in the ground truth; difficult objects count as
     any other. A model that finds nothing has 0 where COCO has a value.
     """
 
-    def __init__(self, dataset: str, output_dir: str):
+    def __init__(self, dataset: str, output_dir: str, masks: bool = False):
         # Detectron2 converts the annotations once per folder; those of an earlier run may be stale.
         if comm.is_main_process() and not MetadataCatalog.get(dataset).get("json_file"):
             Path(output_dir, f"{dataset}_coco_format.json").unlink(missing_ok=True)
         comm.synchronize()
-        super().__init__(dataset, tasks=("bbox",), output_dir=output_dir, use_fast_impl=False)
+        super().__init__(
+            dataset,
+            tasks=("bbox", "segm") if masks else ("bbox",),
+            output_dir=output_dir,
+            use_fast_impl=False,
+        )
 
     def reset(self) -> None:
         super().reset()
@@ -40,7 +45,10 @@ class NamedCOCOEvaluator(COCOEvaluator):
         if not any(comm.all_gather(self._found)):
             super().process(self._first, [{"instances": _miss()} for _ in self._first])
         results = super().evaluate()
-        return None if results is None else OrderedDict(coco=results.get("bbox", {}))
+        if results is None:
+            return None
+        names = {"bbox": "coco", "segm": "coco_masks"}
+        return OrderedDict((names[task], results.get(task, {})) for task in self._tasks)
 
 
 def _miss() -> Instances:

@@ -16,14 +16,11 @@ from typing import Any
 import numpy as np
 import yaml
 from detectron2.config import CfgNode
-from detectron2.structures import Instances
-from PIL import Image
 
 from tadp_d2.data.image_files import UnreadablePicture, read_rgb
 from tadp_d2.errors import UserError
 from tadp_d2.files import remove_leftovers, replacing, sha256
 from tadp_d2.inference.predictor import Predictor
-from tadp_d2.visualization.gallery import draw_detections, draw_named_segments
 
 FORMAT = "tadp_d2 prediction"
 VERSION = 1
@@ -191,38 +188,9 @@ def _is_done(file: Path, record: Mapping[str, Any]) -> bool:
 def _write(
     output: Mapping[str, Any], pixels: np.ndarray, predictor: Predictor, file: Path
 ) -> dict[str, Any]:
-    """Writes the pictures of a prediction; returns what its JSON file says of it."""
-    if "instances" in output:
-        instances = output["instances"].to("cpu")
-        drawing = draw_detections(pixels, instances, predictor.classes)
-        result: dict[str, Any] = {"detections": _detections(instances, predictor.classes)}
-    else:
-        classes = output["sem_seg"].argmax(dim=0).cpu().numpy().astype(np.uint8)
-        with replacing(file.with_suffix(".png")) as temporary:
-            Image.fromarray(classes).save(temporary, format="PNG")
-        drawing = draw_named_segments(pixels, classes, predictor.metadata)
-        result = {
-            "classes": predictor.classes,
-            "class_map": file.with_suffix(".png").name,
-            "shares": _shares(classes, predictor.classes),
-        }
+    """Writes the images of a prediction; returns what its JSON file says of it."""
+    result = predictor.task.write(output, file)
+    drawing = predictor.task.draw_large(pixels, output)
     with replacing(file.with_suffix(".jpg")) as temporary:
         drawing.save(temporary, format="JPEG", quality=90)
     return result
-
-
-def _detections(instances: Instances, class_names: list[str]) -> list[dict[str, Any]]:
-    """Best first; boxes are x0, y0, x1, y1 in pixels of the picture."""
-    rows = zip(
-        instances.pred_classes.tolist(),
-        instances.scores.tolist(),
-        instances.pred_boxes.tensor.tolist(),
-        strict=True,
-    )
-    return [{"class": class_names[index], "score": score, "box": box} for index, score, box in rows]
-
-
-def _shares(classes: np.ndarray, class_names: list[str]) -> dict[str, float]:
-    """Class -> its share of the picture's area; only those that occur."""
-    counts = np.bincount(classes.ravel(), minlength=len(class_names)) / classes.size
-    return {name: float(share) for name, share in zip(class_names, counts, strict=True) if share}

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import build_model
@@ -13,18 +12,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tadp_d2.data.augmentation import build_augmentations
-from tadp_d2.data.catalog import model_classes
 from tadp_d2.engine.checkpoint import RunCheckpointer, check_checkpoint
 from tadp_d2.errors import UserError
 from tadp_d2.records.provenance import Provenance
+from tadp_d2.tasks.task import get_task
 
 
 class Predictor:
     """Picture and caption -> detections or segments, as Detectron2's `DefaultPredictor`.
 
     Attributes:
+        task: of the model.
         classes: the names of the model's class indices.
-        metadata: Detectron2's of the data that the model is trained on.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -36,13 +35,13 @@ class Predictor:
             UserError: as `load_model`.
         """
         self.model = load_model(cfg)
-        self.classes = model_classes(cfg)
-        self.metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        self.task = get_task(cfg)
+        self.classes = self.task.classes()
         self._cfg = cfg
 
     def prompt(self, caption: str) -> str:
         """What the model reads for a caption: with the modifier, cut where it is too long."""
-        return self.model.conditioning.prompt(caption)
+        return self.model.conditioner.prompt({"caption": caption})
 
     def __call__(self, pixels: np.ndarray, caption: str) -> dict[str, Any]:
         """
@@ -51,7 +50,7 @@ class Predictor:
             caption: before the modifier.
 
         Returns:
-            Detectron2's output for one image: "instances" in pixels of this picture, or "sem_seg",
+            The model's output for one image, such as "instances" in its pixels, or "sem_seg",
             K x H x W.
         """
         height, width = pixels.shape[:2]

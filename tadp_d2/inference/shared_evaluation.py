@@ -11,7 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import Tensor, nn
 
-from tadp_d2.data.catalog import build_test_loader, load_captions
+from tadp_d2.conditioning.conditioner import build_conditioner
+from tadp_d2.data.loader import build_test_loader, load_captions
 from tadp_d2.data.texts import CaptionFile
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.engine.trainer import Trainer
@@ -19,7 +20,6 @@ from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
 from tadp_d2.inference.predictor import load_model
 from tadp_d2.modeling.backbone import find_diffusion_backbone
-from tadp_d2.modeling.conditioned import CaptionConditioning
 from tadp_d2.records.results import write_results
 
 # What must be equal for several models to look at the same inputs.
@@ -102,7 +102,7 @@ def _with_other_prompts(model: nn.Module, cfg: CfgNode) -> nn.Module:
     """A model that shares all parts with another one but what makes its contexts."""
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
-    twin.conditioning = CaptionConditioning.from_config(cfg).to(model.device).eval()
+    twin.conditioner = build_conditioner(cfg).to(model.device).eval()
     return twin
 
 

@@ -14,7 +14,11 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tadp_d2.diffusion.clip_text import Context, TextConditioner
+from tadp_d2.conditioning.caption_prompt import CaptionPrompt
+from tadp_d2.conditioning.class_embeddings import average_class
+from tadp_d2.conditioning.conditioner import open_model_of
+from tadp_d2.conditioning.templates import TEMPLATES
+from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.diffusion.prompt_words import Word, find_words, join_words
 from tadp_d2.errors import UserError
 from tadp_d2.inference.predictor import load_model, prepare
@@ -23,8 +27,6 @@ from tadp_d2.modeling.backbone import (
     build_diffusion_backbone,
     find_diffusion_backbone,
 )
-from tadp_d2.modeling.conditioned import CaptionConditioning
-from tadp_d2.personalization.templates import SLOT, TEMPLATES
 
 # The name of the average over the levels, among them.
 MEAN = "mean"
@@ -45,7 +47,7 @@ class Prompt(NamedTuple):
 
 
 def make_prompts(
-    conditioning: CaptionConditioning,
+    conditioner: CaptionPrompt,
     caption: str,
     objects: Sequence[str] = (),
     classes: Sequence[str] = (),
@@ -65,10 +67,10 @@ def make_prompts(
         texts["oracle"] = " ".join(objects)
     if classes:
         texts["class names"] = " ".join(classes)
-    text = conditioning.text
+    text = conditioner.text
     prompts = {}
     for name, captioned in texts.items():
-        prompt = conditioning.prompt(captioned)
+        prompt = conditioner.prompt({"caption": captioned})
         prompts[name] = Prompt(prompt, find_words(prompt, text.tokenizer), text([prompt]))
         if not prompts[name].words:
             raise UserError(f"the {name} is empty: there is no word to look for")
@@ -78,17 +80,6 @@ def make_prompts(
         told = f"a mean over {len(TEMPLATES['object'])} sentences for each class"
         prompts["class embeddings"] = Prompt(told, words, Context(embeddings[None]))
     return prompts
-
-
-def average_class(name: str, text: TextConditioner) -> Tensor:
-    """The first end-of-text embedding, averaged over sentences with a class name, D (VPD).
-
-    VPD averages over CLIP's 80 sentences; these are the ones of this project.
-    """
-    sentences = [sentence.replace(SLOT, name) for sentence in TEMPLATES["object"]]
-    ends = [len(text.tokenizer(sentence).input_ids) - 1 for sentence in sentences]
-    embeddings = text(sentences).embeddings
-    return embeddings[torch.arange(len(ends)), ends].mean(dim=0)
 
 
 def end_of_text(prompt: Prompt) -> Prompt:
@@ -182,9 +173,9 @@ def load_trained(cfg: CfgNode) -> DiffusionBackbone:
     return find_diffusion_backbone(model)
 
 
-def load_conditioning(cfg: CfgNode) -> CaptionConditioning:
-    """What makes prompts and contexts, in the mode of testing."""
-    return CaptionConditioning.from_config(cfg).eval().to(cfg.MODEL.DEVICE)
+def load_captions_conditioner(cfg: CfgNode) -> CaptionPrompt:
+    """What makes prompts and contexts of captions, in the mode of testing."""
+    return CaptionPrompt.from_config(cfg, open_model_of(cfg)).eval().to(cfg.MODEL.DEVICE)
 
 
 def compare(

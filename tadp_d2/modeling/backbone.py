@@ -1,35 +1,35 @@
 """The diffusion model as a Detectron2 backbone, plain and with Detectron2's FPN."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import Tensor, nn
-from transformers import CLIPTextConfig
 
-from tadp_d2.diffusion.clip_text import Context
+from tadp_d2.conditioning.conditioner import Condition, count_context_tokens, open_model_of
+from tadp_d2.diffusion.diffusion_model import Context, MapOptions
 from tadp_d2.diffusion.latent_cache import CachedLatents
-from tadp_d2.diffusion.model_folder import find_weights
-from tadp_d2.diffusion.stable_diffusion import LatentEncoder, UNetFeatures, load_unet, load_vae
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen
 from tadp_d2.precision import autocast
 
+# Images as the backbone gets them, and their latents -> the condition of the pass.
+MakeCondition = Callable[[Tensor, Tensor], Condition]
+
 
 class DiffusionBackbone(Backbone):
-    """Image -> frozen VAE -> latent -> one UNet pass under a context -> multi-scale features.
+    """Image -> frozen VAE -> latent -> one UNet pass under a condition -> multi-scale features.
 
-    It must be told the context of the images: `with backbone.conditioned(context): ...`.
+    It must be given a condition: `with backbone.conditioned(condition): ...`.
     """
 
     def __init__(
         self,
-        latent_encoder: LatentEncoder,
-        unet: UNetFeatures,
+        latent_encoder: nn.Module,
+        unet: nn.Module,
         timestep: float = 0,
         test_precision: str = "fp32",
     ):
@@ -44,24 +44,31 @@ class DiffusionBackbone(Backbone):
         self.unet = unet
         self.timestep = timestep
         self.test_precision = test_precision
-        self._context: Context | None = None
-        self._cached: Sequence[CachedLatents] | None = None
+        self._condition: MakeCondition | None = None
+        self._cached: Sequence[CachedLatents | None] | None = None
+        self._losses: dict[str, Tensor] = {}
 
     @contextlib.contextmanager
     def conditioned(
-        self, context: Context, cached: Sequence[CachedLatents | None] | None = None
-    ) -> Iterator[None]:
-        """Passes inside the block are conditioned on `context`, B x N x D.
+        self,
+        condition: MakeCondition | Context,
+        cached: Sequence[CachedLatents | None] | None = None,
+    ) -> Iterator[dict[str, Tensor]]:
+        """Passes inside the block are under a condition; yields the losses that it adds to them.
 
         Args:
+            condition: a context for the images; or a function that is called in each pass with
+                the images as the backbone gets them, and with their latents.
             cached: B, the images' latents, or where they are to be kept, if anywhere. All are
                 rounded to half precision, so that it does not matter which are new.
         """
-        self._context, self._cached = context, cached
+        outer = self._condition, self._cached, self._losses
+        make = (lambda *_: Condition(condition)) if isinstance(condition, Context) else condition
+        self._condition, self._cached, self._losses = make, cached, {}
         try:
-            yield
+            yield self._losses
         finally:
-            self._context = self._cached = None
+            self._condition, self._cached, self._losses = outer
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """
@@ -71,10 +78,10 @@ class DiffusionBackbone(Backbone):
         Returns:
             level -> B x C x H/stride x W/stride, as `output_shape` says.
         """
-        if self._context is None:
+        if self._condition is None:
             raise RuntimeError(
-                "the diffusion backbone needs a context: call it inside conditioned(context), or "
-                "use a meta-architecture that does, such as CaptionedRCNN"
+                "the diffusion backbone needs a condition: call it inside conditioned(...), or use "
+                "a meta-architecture that does, such as ConditionedRetinaNet for RetinaNet"
             )
         if self.training or self.test_precision == "fp32":
             return self._features(images)
@@ -85,7 +92,9 @@ class DiffusionBackbone(Backbone):
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         latents = self.latent_encoder(images) if self._cached is None else self._recall(images)
-        return self.unet(latents, self._context, self.timestep)
+        condition = self._condition(images, latents)
+        self._losses.update(condition.losses)
+        return self.unet(latents, condition.context, self.timestep)
 
     def _recall(self, images: Tensor) -> Tensor:
         latents = []
@@ -112,8 +121,18 @@ class DiffusionBackbone(Backbone):
 
 
 def find_diffusion_backbone(model: nn.Module) -> DiffusionBackbone:
-    """The one in a model."""
-    return next(part for part in model.modules() if isinstance(part, DiffusionBackbone))
+    """The one in a model.
+
+    Raises:
+        UserError: it has none.
+    """
+    for part in model.modules():
+        if isinstance(part, DiffusionBackbone):
+            return part
+    raise UserError(
+        "this model has no diffusion backbone: MODEL.BACKBONE.NAME must be "
+        "build_diffusion_backbone, build_diffusion_fpn_backbone or one that contains it"
+    )
 
 
 class FullPrecisionFPN(FPN):
@@ -130,32 +149,15 @@ class FullPrecisionFPN(FPN):
 def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionBackbone:
     """The plain backbone, whose maps are named "s3", "s4", ... by the log2 of their strides."""
     options = cfg.MODEL.DIFFUSION
-    folder = find_weights(options.WEIGHTS, options.REVISION)
-    vae = load_vae(folder)
-    unet_folder = Path(options.UNET) if options.UNET else folder / "unet"
-    unet = load_unet(unet_folder)
-    text = CLIPTextConfig.from_pretrained(folder / "text_encoder")
-    if unet.config.in_channels != vae.config.latent_channels:
-        raise UserError(
-            f"{unet_folder}: reads latents of {unet.config.in_channels} channels, but the VAE of "
-            f"{folder} writes {vae.config.latent_channels}"
-        )
-    if unet.config.cross_attention_dim != text.hidden_size:
-        raise UserError(
-            f"{unet_folder}: reads contexts of width {unet.config.cross_attention_dim}, but the "
-            f"text encoder of {folder} writes {text.hidden_size}: they are of different base models"
-        )
-    if options.GRADIENT_CHECKPOINTING:
-        unet.enable_gradient_checkpointing()
-    latent_encoder = LatentEncoder(vae, options.LATENT_SCALING)
-    features = UNetFeatures(
-        unet,
-        latent_stride=latent_encoder.stride,
-        context_length=text.max_position_embeddings,
-        map_levels=options.ATTENTION_MAPS.LEVELS,
-        map_paths=options.ATTENTION_MAPS.PATHS,
-        map_gradient=options.ATTENTION_MAPS.GRADIENT,
+    model = open_model_of(cfg)
+    latent_encoder = model.load_latent_encoder(options.LATENT_SCALING)
+    maps = MapOptions(
+        tokens=count_context_tokens(cfg),
+        levels=options.ATTENTION_MAPS.LEVELS,
+        paths=options.ATTENTION_MAPS.PATHS,
+        gradient=options.ATTENTION_MAPS.GRADIENT,
     )
+    features = model.load_features(latent_encoder, maps, options.GRADIENT_CHECKPOINTING)
     return DiffusionBackbone(latent_encoder, features, options.TIMESTEP, cfg.TEST.PRECISION)
 
 

@@ -1,9 +1,12 @@
-"""Segmentation of a large picture in overlapping windows."""
+"""Sliding windows around any dense model: a large image is predicted in overlapping windows."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor
 
 Window = tuple[slice, slice]
@@ -28,34 +31,98 @@ def _spans(length: int, size: int, stride: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in starts]
 
 
-def segment_in_windows(
-    segment: Callable[[list[Tensor]], list[Tensor]],
+class InWindows:
+    """Mixed into a meta-architecture that predicts maps: it can test in windows.
+
+    In testing, an image is cut into windows that are predicted as images of their own, with all
+    that the input says besides. Each map, K x h x w, is the mean of the windows where they overlap.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        window_size: int = 0,
+        window_stride: int = 1,
+        window_batch: int = 1,
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            args, kwargs: of the architecture: a config, of which TEST.WINDOW_* count, or its parts.
+            window_size: side of the windows, pixels; 0 for the whole image at once.
+            window_stride: distance of two windows, pixels.
+            window_batch: windows that are predicted together.
+        """
+        super().__init__(*args, **kwargs)
+        cfg = args[0] if args else kwargs.get("cfg")
+        if isinstance(cfg, CfgNode):
+            window_size = cfg.TEST.WINDOW_SIZE
+            window_stride = cfg.TEST.WINDOW_STRIDE
+            window_batch = cfg.TEST.WINDOW_BATCH
+        self.window_size = window_size
+        self.window_stride = window_stride
+        self.window_batch = window_batch
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+        """As the architecture's."""
+        if self.training or not self.window_size:
+            return super().forward(batched_inputs)
+        return [self._forward_in_windows(inputs) for inputs in batched_inputs]
+
+    def _forward_in_windows(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        image = inputs["image"]
+        # A window is an image of its own, to be predicted at its own size.
+        shared = {key: value for key, value in inputs.items() if key not in ("image", "sem_seg")}
+
+        def predict(crops: list[Tensor]) -> list[Mapping[str, Tensor]]:
+            return super(InWindows, self).forward(
+                [
+                    shared | {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
+                    for crop in crops
+                ]
+            )
+
+        found = predict_in_windows(
+            predict, image, self.window_size, self.window_stride, self.window_batch
+        )
+        size = (inputs.get("height", image.shape[1]), inputs.get("width", image.shape[2]))
+        return {
+            name: sem_seg_postprocess(maps, tuple(image.shape[1:]), *size)
+            for name, maps in found.items()
+        }
+
+
+def predict_in_windows(
+    predict: Callable[[list[Tensor]], list[Mapping[str, Tensor]]],
     image: Tensor,
     size: int,
     stride: int,
     batch: int,
-) -> Tensor:
-    """The mean of the windows' logits at each pixel. One logit map is kept, not one per window.
+) -> dict[str, Tensor]:
+    """The mean of the windows' maps at each pixel. One map is kept, not one per window.
 
     Args:
-        segment: maps windows of the image (C x h x w each, at most `batch`) to logits, K x h x w.
+        predict: windows of the image (C x h x w each, at most `batch`) -> maps by name, each
+            K x h x w.
         image: C x H x W.
         size, stride: as `windows`.
-        batch: windows that are segmented together.
+        batch: windows that are predicted together.
 
     Returns:
-        K x H x W, float32.
+        name -> K x H x W, float32.
     """
     height, width = image.shape[-2:]
-    total, count = None, None
+    totals: dict[str, Tensor] = {}
+    count = torch.zeros(height, width)
     for chunk in _chunks(windows(height, width, size, stride), batch):
-        for window, logits in zip(chunk, segment([image[:, *w] for w in chunk]), strict=True):
-            if total is None:
-                total = logits.new_zeros(len(logits), height, width, dtype=torch.float32)
-                count = total.new_zeros(height, width)
-            total[:, *window] += logits
+        for window, found in zip(chunk, predict([image[:, *w] for w in chunk]), strict=True):
+            for name, maps in found.items():
+                if name not in totals:
+                    shape = (len(maps), height, width)
+                    totals[name] = maps.new_zeros(shape, dtype=torch.float32)
+                totals[name][:, *window] += maps
             count[window] += 1
-    return total.div_(count)
+    return {name: total.div_(count.to(total.device)) for name, total in totals.items()}
 
 
 def _chunks(items: list[Window], size: int) -> Iterator[list[Window]]:

@@ -8,12 +8,12 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from tadp_d2.diffusion.stable_diffusion import unet_fingerprint
+from tadp_d2.diffusion.unet_features import unet_fingerprint
 from tadp_d2.errors import UserError
 from tadp_d2.files import new_folder, replacing
 from tadp_d2.frozen import fingerprint
 from tadp_d2.personalization.latents import LatentSource
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.objective import Objective, denoising_loss, draw_noise
 from tadp_d2.personalization.samples import draw_sample
 from tadp_d2.personalization.settings import DreamBoothSettings
@@ -31,7 +31,9 @@ class DreamBooth(Objective):
 
     needs = ("text_encoder", "vae")
 
-    def __init__(self, model: DiffusionModel, source: LatentSource, settings: DreamBoothSettings):
+    def __init__(
+        self, model: TrainableDiffusion, source: LatentSource, settings: DreamBoothSettings
+    ):
         """
         Raises:
             UserError: an optional package is missing, or a prompt is too long.
@@ -115,7 +117,7 @@ def _move_into(source: Path, folder: Path) -> None:
 
 
 def make_prior_pictures(
-    model: DiffusionModel,
+    model: TrainableDiffusion,
     settings: DreamBoothSettings,
     folder: Path,
     progress: Callable[[int, int], None] | None = None,
@@ -141,7 +143,9 @@ def make_prior_pictures(
             progress(number + 1, settings.prior_images)
 
 
-def prior_source(model: DiffusionModel, settings: DreamBoothSettings, folder: Path) -> LatentSource:
+def prior_source(
+    model: TrainableDiffusion, settings: DreamBoothSettings, folder: Path
+) -> LatentSource:
     """The latents of the pictures that `make_prior_pictures` left in `folder`."""
     paths = [folder / f"{number:05}.png" for number in range(settings.prior_images)]
     pictures, _ = read_pictures(paths, settings.size)
@@ -160,7 +164,7 @@ def _bitsandbytes(device: torch.device) -> ModuleType:
     return bitsandbytes
 
 
-def _add_lora(model: DiffusionModel, settings: DreamBoothSettings) -> nn.Module:
+def _add_lora(model: TrainableDiffusion, settings: DreamBoothSettings) -> nn.Module:
     """Puts low-rank updates beside the UNet's attention layers, in place; they start at zero."""
     try:
         import peft

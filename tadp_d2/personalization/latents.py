@@ -5,14 +5,14 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.training_images import Crop, Crops
 
 
 class LatentSource:
     """Latents of random crops."""
 
-    def __init__(self, model: DiffusionModel, crops: Crops, cache_size: int = 2048):
+    def __init__(self, model: TrainableDiffusion, crops: Crops, cache_size: int = 2048):
         """
         Args:
             cache_size: crops whose latents are kept, 64 KiB each at 512 pixels; square pictures,

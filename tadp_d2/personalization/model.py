@@ -18,10 +18,11 @@ from huggingface_hub import constants, hf_hub_download
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.model_folder import find_weights, loading
-from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae, unet_fingerprint
+from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
 from tadp_d2.diffusion.tokens import expand_tokens
+from tadp_d2.diffusion.unet_features import unet_fingerprint
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 from tadp_d2.precision import autocast
@@ -33,7 +34,7 @@ _PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass
-class DiffusionModel:
+class TrainableDiffusion:
     """Tokenizer, text encoder, VAE, UNet and noise schedule; all in eval mode, none trainable.
 
     Eval mode is for good: Stable Diffusion has no layers that behave differently in training.
@@ -50,7 +51,7 @@ class DiffusionModel:
             part.eval().requires_grad_(False)
 
     @classmethod
-    def load(cls, weights: str = DEFAULT_WEIGHTS, revision: str = "") -> "DiffusionModel":
+    def load(cls, weights: str = DEFAULT_WEIGHTS, revision: str = "") -> "TrainableDiffusion":
         """
         Args:
             weights: a folder in diffusers' format, or a hub id.
@@ -69,7 +70,7 @@ class DiffusionModel:
                 f"{folder / _SCHEDULER}: prediction_type {scheduler.config.prediction_type!r} is "
                 f"not supported; expected {' or '.join(_PREDICTIONS)}"
             )
-        text = TextConditioner.from_pretrained(folder)
+        text = TextEncoder.from_pretrained(folder)
         return cls(
             text.tokenizer,
             text.text_encoder.module,
@@ -92,7 +93,7 @@ class DiffusionModel:
         """Pixels per latent pixel."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def to(self, device: torch.device) -> "DiffusionModel":
+    def to(self, device: torch.device) -> "TrainableDiffusion":
         for part in (self.text_encoder, self.vae, self.unet):
             part.to(device)
         return self

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from tadp_d2.personalization.latents import LatentSource
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.settings import Settings
 
 # Pictures whose loss is followed.
@@ -34,7 +34,7 @@ def draw_noise(
 
 
 def denoising_loss(
-    model: DiffusionModel, latents: Tensor, context: Tensor, noise: Tensor, times: Tensor
+    model: TrainableDiffusion, latents: Tensor, context: Tensor, noise: Tensor, times: Tensor
 ) -> Tensor:
     """Mean squared error of the UNet's prediction, of the noise or the velocity.
 
@@ -53,7 +53,7 @@ def denoising_loss(
 
 @torch.no_grad()
 def held_out_loss(
-    model: DiffusionModel,
+    model: TrainableDiffusion,
     images: Tensor,
     prompts: Sequence[str],
     seed: int = 0,
@@ -103,7 +103,7 @@ class Objective(ABC):
 
     needs: tuple[str, ...]
 
-    def __init__(self, model: DiffusionModel, source: LatentSource, settings: Settings):
+    def __init__(self, model: TrainableDiffusion, source: LatentSource, settings: Settings):
         self.model = model
         self.settings = settings
         self.sources = [source]

@@ -16,7 +16,7 @@ from tadp_d2.files import saving
 from tadp_d2.personalization import textual_inversion
 from tadp_d2.personalization.dreambooth import DreamBooth
 from tadp_d2.personalization.latents import LatentSource
-from tadp_d2.personalization.model import DEFAULT_WEIGHTS, DiffusionModel
+from tadp_d2.personalization.model import DEFAULT_WEIGHTS, TrainableDiffusion
 from tadp_d2.personalization.objective import Objective
 from tadp_d2.personalization.output import OutputFolder
 from tadp_d2.personalization.settings import DreamBoothSettings, InversionSettings, Settings
@@ -85,7 +85,7 @@ def dreambooth(run: Run, settings: DreamBoothSettings, watch: Watch | None = Non
 
 def _personalize(
     method: str,
-    make_objective: Callable[[DiffusionModel, LatentSource, Any], Objective],
+    make_objective: Callable[[TrainableDiffusion, LatentSource, Any], Objective],
     run: Run,
     settings: Settings,
     watch: Watch,
@@ -98,7 +98,7 @@ def _personalize(
     if settings.precision == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16 needs a GPU, this run is on {device.type}: use bf16")
     paths = list(find_pictures(run.images, run.output))
-    model = DiffusionModel.load(run.weights, run.revision)
+    model = TrainableDiffusion.load(run.weights, run.revision)
     _check_size(settings, model)
     pictures, skipped = read_pictures(paths, settings.size, run.skip_unreadable)
     _say_what_is_read(pictures, skipped)
@@ -159,7 +159,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _check_size(settings: Settings, model: DiffusionModel) -> None:
+def _check_size(settings: Settings, model: TrainableDiffusion) -> None:
     if settings.size % model.divisor:
         raise UserError(
             f"--size {settings.size}: this model takes sizes that divide by {model.divisor}"

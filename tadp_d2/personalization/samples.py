@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tadp_d2.files import replacing
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.settings import Settings
 from tadp_d2.visualization.sheet import contact_sheet
 
@@ -20,7 +20,7 @@ _TITLE = 40
 
 @torch.no_grad()
 def draw_sample(
-    model: DiffusionModel, prompt: str, size: int, steps: int, precision: str, seed: int
+    model: TrainableDiffusion, prompt: str, size: int, steps: int, precision: str, seed: int
 ) -> Image.Image:
     """A picture of size x size pixels; same seed, same initial noise, on every device."""
     pipeline = model.pipeline()
@@ -58,7 +58,7 @@ class SampleSheet:
         self._columns = [f"{column}_{digest[:8]}" for column, digest in enumerate(drawn)]
         self._settings = settings
 
-    def add_row(self, model: DiffusionModel, step: int) -> None:
+    def add_row(self, model: TrainableDiffusion, step: int) -> None:
         """Draws the row of a step, unless it is there."""
         settings = self._settings
         for column, prompt in enumerate(self._prompts):

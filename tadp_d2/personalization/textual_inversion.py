@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tadp_d2.conditioning.templates import SAMPLES, SLOT, TEMPLATES
 from tadp_d2.diffusion.tokens import add_token
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing
 from tadp_d2.frozen import fingerprint
 from tadp_d2.personalization.latents import LatentSource
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.objective import Objective, denoising_loss, draw_noise
 from tadp_d2.personalization.settings import InversionSettings
-from tadp_d2.personalization.templates import SAMPLES, SLOT, TEMPLATES
 
 FILE = "learned_embeds.safetensors"
 
@@ -49,7 +49,9 @@ class TextualInversion(Objective):
 
     needs = ("text_encoder", "unet")
 
-    def __init__(self, model: DiffusionModel, source: LatentSource, settings: InversionSettings):
+    def __init__(
+        self, model: TrainableDiffusion, source: LatentSource, settings: InversionSettings
+    ):
         """Adds the token to the model's tokenizer and text encoder.
 
         Raises:

@@ -11,9 +11,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
-from tadp_d2.data.catalog import load_captions, model_classes
+from tadp_d2.data.loader import load_captions
 from tadp_d2.data.texts import CaptionFile
-from tadp_d2.diffusion.clip_text import TextConditioner
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
@@ -23,6 +22,7 @@ from tadp_d2.records.artifacts import (
     token_metadata_path,
     unet_metadata_path,
 )
+from tadp_d2.tasks.task import get_task
 
 _logger = logging.getLogger(__name__)
 
@@ -41,12 +41,10 @@ class Provenance:
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
         backbone = find_diffusion_backbone(model)
-        text = next(part for part in model.modules() if isinstance(part, TextConditioner))
         diffusion = cfg.MODEL.DIFFUSION
         captions = _caption_files(cfg)
         self.record: dict[str, Any] = {
             "vae": fingerprint(backbone.latent_encoder.module),
-            "text_encoder": text.base_fingerprint,
             # Of the UNet that training starts from. The checkpoint's own takes its place.
             "unet": backbone.unet.base_fingerprint,
             "pixels": [
@@ -60,8 +58,11 @@ class Provenance:
                 sorted(diffusion.ATTENTION_MAPS.LEVELS),
                 sorted(diffusion.ATTENTION_MAPS.PATHS),
             ],
-            "classes": model_classes(cfg),
-            "tokens": text.token_fingerprints,
+            "classes": get_task(cfg).classes(),
+            # Of a conditioner without learned tokens.
+            "tokens": {},
+            "conditioner": cfg.MODEL.CONDITIONER.NAME,
+            **model.conditioner.provenance(),
             "captions": {name: file.fingerprint() for name, file in captions.items()},
             "caption_files": {name: str(file.path) for name, file in captions.items()},
         }

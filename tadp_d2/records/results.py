@@ -16,20 +16,19 @@ import detectron2
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.utils.events import get_event_storage
 from tabulate import tabulate
 from torch import nn
 
 from tadp_d2 import __version__
+from tadp_d2.data.catalog import read_known
 from tadp_d2.files import replacing
 from tadp_d2.records.provenance import Provenance
 from tadp_d2.records.result_files import FORMAT, VERSION, image_ids_fingerprint, read_metrics
+from tadp_d2.tasks.metrics import MetricSet, by_name
+from tadp_d2.tasks.task import get_task
 
 _logger = logging.getLogger(__name__)
-
-# The means that the log's table shows; results.json has all.
-_MEANS = ("AP", "AP50", "AP75", "mIoU", "pACC")
 
 
 def write_results(
@@ -40,10 +39,13 @@ def write_results(
     Args:
         results: data set -> metric set -> metric -> value; NaN (nothing to measure) becomes null.
     """
+    task = get_task(cfg)
     content = {
         "format": FORMAT,
         "version": VERSION,
         "metrics": _plain(results),
+        "task": task.name,
+        "metric_sets": {found.name: found.record() for found in task.metric_sets},
         "datasets": {dataset: _identity(dataset) for dataset in results},
         "iteration": _iteration(cfg.SOLVER.MAX_ITER),
         "weights": cfg.MODEL.WEIGHTS,
@@ -72,29 +74,41 @@ def has_metrics(path: Path, iteration: int, datasets: Sequence[str]) -> bool:
     return any(key.startswith(f"{dataset}/") for key in keys for dataset in datasets)
 
 
-def log_table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+def log_table(
+    results: Mapping[str, Mapping[str, Mapping[str, float]]], metric_sets: Sequence[MetricSet]
+) -> None:
     """Logs a table with a column per data set and metric set: the means, then each class."""
+    known = by_name(metric_sets)
     columns = {
-        f"{dataset} {name}": _short(metrics)
+        f"{dataset} {name}": _short(metrics, known.get(name))
         for dataset, sets in results.items()
         for name, metrics in sets.items()
     }
     names = dict.fromkeys(name for column in columns.values() for name in column)
     rows = [[name, *(column.get(name) for column in columns.values())] for name in names]
     table = tabulate(rows, headers=["", *columns], floatfmt=".1f", tablefmt="pipe", missingval="-")
-    _logger.info(f"Results (classes: AP50 or IoU):\n{table}")
+    of_class = dict.fromkeys(found.of_class for found in metric_sets if found.of_class)
+    told = f" (classes: {' or '.join(of_class)})" if of_class else ""
+    _logger.info(f"Results{told}:\n{table}")
 
 
-def _short(metrics: Mapping[str, float]) -> dict[str, float]:
-    means = {name: value for name, value in metrics.items() if name in _MEANS}
-    prefix = "IoU-" if "mIoU" in metrics else "AP50-"
-    classes = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
-    return means | {name: None if math.isnan(v) else v for name, v in classes.items()}
+def _short(metrics: Mapping[str, float], metric_set: MetricSet | None) -> dict[str, float | None]:
+    """What the log's table shows; results.json has all."""
+    of_class = metric_set.of_class if metric_set else ""
+    # Of one class and one size of objects the names have a dash; means have none.
+    shown = {name: value for name, value in metrics.items() if "-" not in name}
+    if of_class:
+        shown |= {
+            name.removeprefix(f"{of_class}-"): value
+            for name, value in metrics.items()
+            if name.startswith(f"{of_class}-")
+        }
+    return {name: None if math.isnan(value) else value for name, value in shown.items()}
 
 
 def _identity(dataset: str) -> dict[str, Any]:
     """What tells one data set from another that is registered under the same name."""
-    ids = [str(entry["image_id"]) for entry in DatasetCatalog.get(dataset)]
+    ids = [str(entry["image_id"]) for entry in read_known(dataset)]
     return {"images": len(ids), "image_ids": image_ids_fingerprint(ids)}
 
 

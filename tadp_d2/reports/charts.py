@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from tadp_d2.records.result_files import read_metrics
-from tadp_d2.reports.comparison import CLASS_METRICS, MEANS, Comparison, modifier_title
+from tadp_d2.reports.comparison import Comparison, modifier_title
 from tadp_d2.reports.curves import Line, chart
 from tadp_d2.reports.markup import escape, filtered
 from tadp_d2.reports.runs import Run
 from tadp_d2.reports.spread import Spread
 from tadp_d2.reports.tables import DASH, count_of_seeds
+from tadp_d2.tasks.metrics import Metric
 
 # Modifier -> class of its colour in the page.
 Colors = Mapping[str, str]
@@ -19,34 +20,37 @@ def bars(comparison: Comparison, colors: Colors) -> str:
     if not comparison.metric_sets:
         return ""
     metric_set = comparison.metric_sets[0]
-    of_class = CLASS_METRICS[metric_set]
-    mean = "mIoU" if of_class == "IoU" else of_class
-    metrics = {f"mean ({mean})": mean, **comparison.classes(metric_set)}
-    columns = [(metric_set, metric) for metric in metrics.values()]
+    mean = metric_set.mean_of_classes
+    metrics = {f"mean ({mean.name})": mean.name, **comparison.classes(metric_set)}
+    columns = [(metric_set.name, metric) for metric in metrics.values()]
     means = [group.means(columns) for group in comparison.groups]
     labels = [
         f"{comparison.label(group)} ({count_of_seeds(own)})"
         for group, own in zip(comparison.groups, means, strict=True)
     ]
+    shown = [found.mean for own in means for found in own.spreads if found]
+    top = max([0.0, *shown]) if mean.top is None else mean.top
     groups = "".join(
         f"<li><h4>{escape(name)}</h4><ul>"
         + "".join(
-            _bar(label, modifier_title(group.modifier), own.spreads[place], colors)
+            _bar(label, modifier_title(group.modifier), own.spreads[place], colors, mean, top)
             for label, group, own in zip(labels, comparison.groups, means, strict=True)
         )
         + "</ul></li>"
         for place, name in enumerate(metrics)
     )
-    title = f"{escape(comparison.title)}: {of_class} ({metric_set})"
+    title = f"{escape(comparison.title)}: {metric_set.of_class or mean.title} ({metric_set.name})"
     return (
         f"<div{filtered(dataset=comparison.dataset)}><h3>{title}</h3>"
         f'<ul class="bars">{groups}</ul></div>'
     )
 
 
-def _bar(label: str, name: str, found: Spread | None, colors: Colors) -> str:
-    text = DASH if found is None else f"{found.mean:.1f}"
-    width = 0 if found is None else min(max(found.mean, 0), 100)
+def _bar(
+    label: str, name: str, found: Spread | None, colors: Colors, metric: Metric, top: float
+) -> str:
+    text = DASH if found is None else f"{found.mean:.{metric.decimals}f}"
+    width = 0 if found is None or not top else min(max(100 * found.mean / top, 0), 100)
     return (
         f'<li class="{colors[name]}"{filtered(modifier=name)}><span>'
         f"{escape(label)}</span>"
@@ -83,8 +87,8 @@ def _curve_keys(run: Run) -> dict[tuple[str, str], str]:
     trained_on = ", ".join(map(str, run.record["config"]["DATASETS"]["TRAIN"]))
     keys = {("", f"loss on {trained_on}"): "total_loss"}
     for dataset, result in run.results.items():
-        metric_set = next((name for name in MEANS if name in result.metrics), None)
+        metric_set = next((s for n, s in run.metric_sets.items() if n in result.metrics), None)
         if metric_set:
-            metric = MEANS[metric_set][-1]
-            keys[dataset, f"{metric} on {dataset}"] = f"{dataset}/{metric_set}/{metric}"
+            metric = metric_set.headline.name
+            keys[dataset, f"{metric} on {dataset}"] = f"{dataset}/{metric_set.name}/{metric}"
     return keys

@@ -10,20 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tadp_d2.conditioning.domains import MODIFIERS, Modifier
+from tadp_d2.conditioning.domains import DOMAINS, Modifier
 from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark
 from tadp_d2.reports.runs import Result, Run
 from tadp_d2.reports.spread import Difference, Spread, paired_difference, spread
-
-# Metric sets by their worth for a comparison, with their means: the paper's first.
-MEANS = {
-    "voc07": ("AP", "AP50"),
-    "sem_seg": ("mIoU",),
-    "voc_area": ("AP", "AP50"),
-    "coco": ("AP", "AP50"),
-}
-# What they say of a single class.
-CLASS_METRICS = {"voc07": "AP50", "sem_seg": "IoU", "voc_area": "AP50", "coco": "AP"}
+from tadp_d2.tasks.metrics import KNOWN, MetricSet, by_name
 
 
 @dataclass(frozen=True)
@@ -118,19 +109,30 @@ class Comparison:
         return f"{group.title} {group.setting}" if len(self.settings) > 1 else group.title
 
     @property
-    def metric_sets(self) -> list[str]:
-        """Those of `MEANS` that occur, in its order."""
+    def metric_sets(self) -> list[MetricSet]:
+        """Those that occur: known ones by their worth, then others as result files have them."""
         occur = {name for g in self.groups for r in g.results.values() for name in r.metrics}
-        return [name for name in MEANS if name in occur]
+        described = {
+            name: metric_set
+            for group in self.groups
+            for run in group.runs.values()
+            for name, metric_set in run.metric_sets.items()
+        }
+        order = [*by_name(KNOWN), *described]
+        return [
+            described[name] for name in dict.fromkeys(order) if name in occur & described.keys()
+        ]
 
-    def classes(self, metric_set: str) -> dict[str, str]:
+    def classes(self, metric_set: MetricSet) -> dict[str, str]:
         """Class -> its metric, in the order of the result files."""
-        prefix = f"{CLASS_METRICS[metric_set]}-"
+        if not metric_set.of_class:
+            return {}
+        prefix = f"{metric_set.of_class}-"
         return {
             metric.removeprefix(prefix): metric
             for group in self.groups
             for result in group.results.values()
-            for metric in result.metrics.get(metric_set, {})
+            for metric in result.metrics.get(metric_set.name, {})
             if metric.startswith(prefix)
         }
 
@@ -201,7 +203,7 @@ def _titles(modifiers: Mapping[str, Modifier], benchmark: Benchmark | None) -> d
     """Template -> what it is called; itself where its name would mislead."""
     if benchmark:
         # A modifier of another domain is none of the paper's rows.
-        known = {modifier.template for modifier in MODIFIERS[benchmark.domain].values()}
+        known = {modifier.template for modifier in DOMAINS[benchmark.domain].modifiers.values()}
     else:
         names = Counter(modifier.name for modifier in modifiers.values())
         known = {template for template, m in modifiers.items() if names[m.name] == 1}

@@ -14,7 +14,7 @@ class Benchmark:
     Attributes:
         dataset: the name under which it is registered.
         title: as the paper writes it.
-        domain: a key of `tadp_d2.conditioning.domains.MODIFIERS`.
+        domain: a key of `tadp_d2.conditioning.domains.DOMAINS`.
         table: of the paper, where the numbers stand.
         metric_set: which of the metric sets in a result file the paper reports.
         metrics: the reported metrics of that set.

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tadp_d2.conditioning.domains import MODIFIERS, Modifier, get_modifier
+from tadp_d2.conditioning.domains import DOMAINS, Modifier, get_modifier
 from tadp_d2.config.keys import ADDED, flatten, is_setting
 from tadp_d2.errors import UserError
 from tadp_d2.records.result_files import read_results
 from tadp_d2.reports.published import Benchmark, find_benchmark
+from tadp_d2.tasks.metrics import KNOWN, MetricSet, by_name, read_metric_set
 
 # Metric set -> metric -> value in 0..100; None where there was nothing to measure.
 Metrics = Mapping[str, Mapping[str, float | None]]
@@ -33,6 +34,7 @@ class Run:
         iterations: how many it was trained for; of an evaluation, as its checkpoint's name tells,
             None where it does not.
         results: what it reached, by data set.
+        metric_sets: what its numbers are, by name.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class Run:
     seed: int
     iterations: int | None
     results: Mapping[str, "Result"]
+    metric_sets: Mapping[str, MetricSet]
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,29 @@ def read_run(file: Path) -> Run:
     for place in ("versions", "provenance.caption_files"):
         _get(file, record, place, dict)
     seed = _get(file, record, "seed", int)
-    return Run(file.parent, record, _known(modifier), seed, iterations, results)
+    metric_sets = _metric_sets(file, record)
+    return Run(file.parent, record, _known(modifier), seed, iterations, results, metric_sets)
+
+
+def _metric_sets(file: Path, record: Mapping[str, Any]) -> dict[str, MetricSet]:
+    """As the file describes them; files of earlier versions have only known ones."""
+    if "metric_sets" not in record:
+        return by_name(KNOWN)
+    described = _get(file, record, "metric_sets", dict)
+    try:
+        return {name: read_metric_set(name, own) for name, own in described.items()}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged: metric_sets ({error!r})") from None
 
 
 def _known(modifier: Modifier) -> Modifier:
     """The modifier of the tables whose words a template repeats, if it needs nothing else."""
-    known = {m.template: m for row in MODIFIERS.values() for m in row.values() if not m.needs}
+    known = {
+        m.template: m
+        for domain in DOMAINS.values()
+        for m in domain.modifiers.values()
+        if not m.needs
+    }
     return known.get(modifier.template, modifier)
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tadp_d2.reports.comparison import MEANS, Comparison, Group, Means, modifier_title
+from tadp_d2.reports.comparison import Comparison, Group, Means, modifier_title
 from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark, find_benchmark
 from tadp_d2.reports.runs import Run
 from tadp_d2.reports.spread import Difference, Spread
+from tadp_d2.tasks.metrics import Metric
 
 DASH = "-"
 
@@ -43,12 +44,12 @@ def number(value: float | None, sign: str = "") -> Cell:
     return Cell(DASH) if value is None else Cell(f"{value:{sign}.1f}", value)
 
 
-def mean_cell(found: Spread | None) -> Cell:
+def mean_cell(found: Spread | None, decimals: int = 1) -> Cell:
     """Mean and deviation over seeds; a dash where there are none."""
     if found is None:
         return Cell(DASH)
-    deviation = "" if found.deviation is None else f" ± {found.deviation:.1f}"
-    return Cell(f"{found.mean:.1f}{deviation}", found.mean)
+    deviation = "" if found.deviation is None else f" ± {found.deviation:.{decimals}f}"
+    return Cell(f"{found.mean:.{decimals}f}{deviation}", found.mean)
 
 
 def overview(comparisons: Sequence[Comparison]) -> Table:
@@ -165,15 +166,16 @@ def _lacking(group: Group, means: Means) -> list[str]:
 
 def results_table(comparison: Comparison) -> Table:
     """Results on data that is not the paper's, such as a source or the synthetic world."""
-    metrics = [(name, metric) for name in comparison.metric_sets for metric in MEANS[name]]
+    metrics = [(own, metric) for own in comparison.metric_sets for metric in own.means]
     lettered = len(comparison.settings) > 1
     columns = ["modifier", *(["setting"] if lettered else [])]
-    columns += [metric if name == "sem_seg" else f"{metric} ({name})" for name, metric in metrics]
+    columns += [own.titled(metric) for own, metric in metrics]
     rows, lacking = [], []
     for group in comparison.groups:
-        means = group.means(metrics)
+        means = group.means([(own.name, metric.name) for own, metric in metrics])
         cells = [Cell(group.title), *([Cell(group.setting)] if lettered else [])]
-        cells += [*map(mean_cell, means.spreads), _count(means)]
+        decimals = [metric.decimals for _, metric in metrics]
+        cells += [*map(mean_cell, means.spreads, decimals), _count(means)]
         rows.append(Row(cells, modifier_title(group.modifier)))
         lacking += _lacking(group, means)
     notes = [*_stranger_notes(comparison), *_notes(comparison), *lacking]
@@ -204,31 +206,33 @@ def effects_table(comparison: Comparison) -> Table | None:
     metric_set = comparison.metric_sets[0]
     lettered = len(comparison.settings) > 1
     columns = ["modifier", *(["setting"] if lettered else [])]
-    for metric in MEANS[metric_set]:
-        columns += [f"{metric} - null", "95 % interval"]
+    for metric in metric_set.means:
+        columns += [f"{metric.name} - null", "95 % interval"]
     rows = []
     for group in comparison.groups:
-        found = comparison.to_null(group, metric_set, *MEANS[metric_set])
+        found = comparison.to_null(group, metric_set.name, *(m.name for m in metric_set.means))
         if group.modifier.name == "null" or None in found:
             continue
         cells = [Cell(group.title), *([Cell(group.setting)] if lettered else [])]
-        for difference in found:
-            mean = Cell(f"{difference.mean:+.2f}", difference.mean)
-            cells += [mean, _interval(difference)]
+        for difference, metric in zip(found, metric_set.means, strict=True):
+            mean = Cell(f"{difference.mean:+.{metric.decimals + 1}f}", difference.mean)
+            cells += [mean, _interval(difference, metric)]
         pairs = Cell(str(found[0].pairs), found[0].pairs)
         rows.append(Row([*cells, pairs], modifier_title(group.modifier)))
     if not rows:
         return None
-    title = f"{comparison.title}, {metric_set}"
+    title = f"{comparison.title}, {metric_set.name}"
     return Table(title, [*columns, "pairs"], rows, dataset=comparison.dataset)
 
 
-def _interval(difference: Difference) -> Cell:
+def _interval(difference: Difference, metric: Metric) -> Cell:
     if difference.interval is None:
         return Cell(DASH)
     low, high = difference.interval
-    verdict = " (better)" if low > 0 else " (worse)" if high < 0 else ""
-    return Cell(f"{low:+.2f} to {high:+.2f}{verdict}", low)
+    higher, lower = ("better", "worse") if metric.higher_is_better else ("worse", "better")
+    verdict = f" ({higher})" if low > 0 else f" ({lower})" if high < 0 else ""
+    digits = metric.decimals + 1
+    return Cell(f"{low:+.{digits}f} to {high:+.{digits}f}{verdict}", low)
 
 
 def paper_tables(comparisons: Sequence[Comparison]) -> list[Table]:

@@ -15,12 +15,10 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from diffusers import UNet2DConditionModel
-from torch import nn
 
-from tadp_d2.conditioning.class_embeddings import ClassEmbeddings
 from tadp_d2.conditioning.domains import SLOT
 from tadp_d2.config.load import PRESETS, load_config
-from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES
+from tadp_d2.data.datasets.art import SHARED_CLASSES
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
 from tadp_d2.randomness import seeded
@@ -222,7 +220,6 @@ class _Run:
             self._write_random_unet()
         seed_all_rng(self._seed)
         trainer = Trainer(cfg)
-        self._set_text(trainer.model)
         trainer.train()
         return self.folder / "model_final.pth"
 
@@ -235,15 +232,8 @@ class _Run:
             output = self.folder / f"{dataset}_{number}"
             cfgs[reading.name] = self._config(output, dataset, reading, checkpoint)
         contestants = load_contestants(cfgs)
-        for contestant in contestants:
-            self._set_text(contestant.model)
         found = evaluate_together(contestants)
         return {name: _means(results[dataset]) for name, results in found.items()}
-
-    def _set_text(self, model: nn.Module) -> None:
-        if self._training.reading.captions == caption_kinds.CLASS_EMBEDDINGS:
-            text = model.conditioning.text
-            model.conditioning.text = ClassEmbeddings(text, SHARED_CLASSES)
 
     def _write_random_unet(self) -> None:
         options = UNet2DConditionModel.load_config(self._world / MODEL_FOLDER / "unet")
@@ -259,6 +249,7 @@ class _Run:
             **schedule.overrides,
             **dict(training.options),
             **self._text(reading),
+            **_conditioner(training.reading),
             "MODEL.DIFFUSION.WEIGHTS": str(self._world / MODEL_FOLDER),
             "MODEL.DIFFUSION.UNET": self._unet(),
             "MODEL.DIFFUSION.LATENT_CACHE.FOLDER": str(self._study / "latents"),
@@ -300,3 +291,12 @@ class _Run:
 
 def _modifier(template: str) -> str:
     return "null" if template == SLOT else template
+
+
+def _conditioner(reading: Reading) -> dict[str, Any]:
+    if reading.captions != caption_kinds.CLASS_EMBEDDINGS:
+        return {}
+    return {
+        "MODEL.CONDITIONER.NAME": "ClassEmbeddings",
+        "MODEL.CONDITIONER.CLASS_NAMES": SHARED_CLASSES,
+    }

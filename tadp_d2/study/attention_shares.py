@@ -16,14 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tadp_d2.config.load import PRESETS, load_config
-from tadp_d2.data.catalog import load_captions, read_entries
+from tadp_d2.data.catalog import read_entries
 from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.loader import load_captions
 from tadp_d2.diffusion.prompt_words import Word
 from tadp_d2.inference.word_maps import (
     AttentionProbe,
     Prompt,
     end_of_text,
-    load_conditioning,
+    load_captions_conditioner,
     load_untrained,
     make_prompts,
 )
@@ -67,7 +68,7 @@ def look(world: Path, style: str, pictures: int | None = None) -> dict[str, Any]
     overrides = ["MODEL.DIFFUSION.WEIGHTS", str(world / MODEL_FOLDER), "MODEL.DEVICE", "cpu"]
     overrides += ["TEXT.MODIFIER", STYLE_TEMPLATES[style]]
     cfg = load_config(str(_CONFIG), overrides=overrides)
-    conditioning, probe = load_conditioning(cfg), AttentionProbe(cfg, load_untrained(cfg))
+    conditioning, probe = load_captions_conditioner(cfg), AttentionProbe(cfg, load_untrained(cfg))
     captions, names = load_captions(cfg, dataset), MetadataCatalog.get(dataset).thing_classes
     ratios: dict[str, dict[str, list[float]]] = {
         kind: {level: [] for level in _LEVELS} for kind in (_WORDS, _END)

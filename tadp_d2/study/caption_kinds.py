@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from detectron2.data import MetadataCatalog
 
 from tadp_d2.data.catalog import read_entries
-from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES, is_voc
+from tadp_d2.data.datasets.art import SHARED_CLASSES
 from tadp_d2.data.root import datasets_root
 from tadp_d2.data.texts import find_caption_file, read_captions, write_captions
 from tadp_d2.synthetic.sentences import listed, plural
@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 def read_pictures(dataset: str) -> list[Picture]:
     """The pictures of a registered data set; without classes where they are given by pixels."""
     captions = read_captions(find_caption_file(datasets_root() / "captions", dataset))
-    names = MetadataCatalog.get(dataset).thing_classes if is_voc(dataset) else []
+    names = MetadataCatalog.get(dataset).get("thing_classes", [])
     return [
         Picture(
             str(entry["image_id"]),

@@ -16,18 +16,19 @@ from PIL import Image
 
 from tadp_d2.conditioning.domains import SLOT
 from tadp_d2.config.load import load_config
-from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES
+from tadp_d2.data.datasets.art import SHARED_CLASSES
 from tadp_d2.data.image_files import read_rgb
 from tadp_d2.data.readers.pascal_voc import read_annotation, read_split
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing, sha256
 from tadp_d2.inference.predictor import Predictor
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.samples import draw_sample
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES
+from tadp_d2.tasks.task import get_task
 from tadp_d2.visualization.sheet import contact_sheet
 
 # Style -> where its pictures are in the world, and the split that a judge of styles learns from.
@@ -56,9 +57,9 @@ def check_detector(run: Path) -> None:
     for name in (_CONFIG, _CHECKPOINT):
         if not (run / name).is_file():
             raise UserError(f"--detector {run}: there is no {name}; {expected}")
-    architecture = load_config(str(run / _CONFIG)).MODEL.META_ARCHITECTURE
-    if architecture != "CaptionedRCNN":
-        raise UserError(f"--detector {run}: is a {architecture}; {expected}")
+    task = get_task(load_config(str(run / _CONFIG))).name
+    if task != "detection":
+        raise UserError(f"--detector {run}: its task is {task}; {expected}")
 
 
 def jobs(world: Path, folder: Path, seeds: Sequence[int], run: Path) -> list[Job]:
@@ -92,7 +93,7 @@ def draw_and_judge(
         was found, of each picture; "real_classes" and "real_styles": how often the judges are
         right on the world's test pictures of this style as the VAE passes them on, 0 to 1.
     """
-    model = DiffusionModel.load(str(world / MODEL_FOLDER))
+    model = TrainableDiffusion.load(str(world / MODEL_FOLDER))
     detector = Predictor(_judge(world, run))
     centers, spread = _learn_styles(world, model)
     asked, found, styles, pictures = [], [], [], []
@@ -142,7 +143,9 @@ def _class(detector: Predictor, pixels: np.ndarray) -> str:
     return next((name for name in names if name in SHARED_CLASSES), "")
 
 
-def _learn_styles(world: Path, model: DiffusionModel) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _learn_styles(
+    world: Path, model: TrainableDiffusion
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Mean statistics of each style's training pictures, and their spread over all."""
     found = {
         style: np.stack(
@@ -176,7 +179,7 @@ def _statistics(pixels: np.ndarray) -> np.ndarray:
 
 
 def _pictures(
-    world: Path, model: DiffusionModel, style: str, split: str
+    world: Path, model: TrainableDiffusion, style: str, split: str
 ) -> list[tuple[np.ndarray, set[str]]]:
     """The first pictures of a split as the VAE passes them on, with the names of what they show.
 
@@ -191,7 +194,7 @@ def _pictures(
     return found
 
 
-def _through_vae(picture: Image.Image, model: DiffusionModel) -> np.ndarray:
+def _through_vae(picture: Image.Image, model: TrainableDiffusion) -> np.ndarray:
     pixels = np.array(picture.resize((_SIZE, _SIZE)))
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
     decoded = model.decode(model.encode(images))

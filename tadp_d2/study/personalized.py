@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from tadp_d2.conditioning.domains import MODIFIERS, SLOT
+from tadp_d2.conditioning.domains import DOMAINS, SLOT
 from tadp_d2.data.readers.pascal_voc import read_split
 from tadp_d2.data.texts import find_caption_file, read_captions
 from tadp_d2.diffusion.stable_diffusion import load_unet
 from tadp_d2.diffusion.tokens import add_token, read_tokens
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.objective import held_out_loss
 from tadp_d2.personalization.personalize import Run, dreambooth, invert
 from tadp_d2.personalization.settings import resolve
@@ -70,17 +70,19 @@ def learn_and_measure(
     Returns:
         "method", "style", "seed", and "before" and "after": style -> loss.
     """
-    model = DiffusionModel.load(str(world / MODEL_FOLDER))
+    model = TrainableDiffusion.load(str(world / MODEL_FOLDER))
     if method == "invert":
         token = f"<{style}>"
-        before = _losses(model, world, MODIFIERS[style]["ti"].template.replace(token, style), seed)
+        before = _losses(
+            model, world, DOMAINS[style].modifiers["ti"].template.replace(token, style), seed
+        )
         file = learn(world, folder, method, style, seed)
         add_token(token, read_tokens(file)[token], model.tokenizer, model.text_encoder)
     else:
-        before = _losses(model, world, MODIFIERS[style]["dreambooth"].template, seed)
+        before = _losses(model, world, DOMAINS[style].modifiers["dreambooth"].template, seed)
         model.unet = load_unet(learn(world, folder, method, style, seed))
     modifier = "ti" if method == "invert" else method
-    after = _losses(model, world, MODIFIERS[style][modifier].template, seed)
+    after = _losses(model, world, DOMAINS[style].modifiers[modifier].template, seed)
     return {"method": method, "style": style, "seed": seed, "before": before, "after": after}
 
 
@@ -127,7 +129,7 @@ def _pictures(world: Path, style: str) -> list[Path]:
     return [root / "JPEGImages" / f"{i}.jpg" for i in read_split(root, split, style)]
 
 
-def _losses(model: DiffusionModel, world: Path, template: str, seed: int) -> dict[str, float]:
+def _losses(model: TrainableDiffusion, world: Path, template: str, seed: int) -> dict[str, float]:
     """Style -> loss on its held-out pictures, under a template around their captions."""
     losses = {}
     for style in STYLES:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tadp_d2.conditioning.domains import MODIFIERS, PLACEHOLDER, SLOT
+from tadp_d2.conditioning.domains import DOMAINS, PLACEHOLDER, SLOT
 from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark
 from tadp_d2.study import caption_kinds
 
@@ -209,7 +209,7 @@ def _modifiers(target: Benchmark) -> list[Arm]:
             reading=Reading(template=modifier.template),
             unet=target.domain if modifier.needs == "unet" else PRETRAINED,
         )
-        for modifier in MODIFIERS[target.domain].values()
+        for modifier in DOMAINS[target.domain].modifiers.values()
     ]
 
 
@@ -222,7 +222,7 @@ def _modifiers_in_testing(target: Benchmark) -> list[Arm]:
             *_published(target, modifier.name),
             test=Reading(template=modifier.template),
         )
-        for modifier in MODIFIERS[target.domain].values()
+        for modifier in DOMAINS[target.domain].modifiers.values()
     ]
 
 
@@ -237,7 +237,7 @@ def _published(target: Benchmark, modifier: str) -> list[Claim]:
 
 
 def _source_style(target: Benchmark) -> list[Arm]:
-    modifiers = MODIFIERS[target.domain]
+    modifiers = DOMAINS[target.domain].modifiers
     simple, token = (Reading(template=modifiers[name].template) for name in ("simple", "ti"))
     photo = Reading(template=f"a photo of {SLOT}")
     photo_token = Reading(template=token.template.replace(target.domain, "photo"))
@@ -251,7 +251,7 @@ def _source_style(target: Benchmark) -> list[Arm]:
 
 
 def _cleaning(target: Benchmark) -> list[Arm]:
-    simple = Reading(template=MODIFIERS[target.domain]["simple"].template)
+    simple = Reading(template=DOMAINS[target.domain].modifiers["simple"].template)
     uncleaned = Reading(f"uncleaned {target.domain}", simple.template)
     claim = Claim("cleaned", -1, "TADP 4.3, argued")
     return [

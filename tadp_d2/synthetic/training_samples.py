@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tadp_d2.conditioning.domains import MODIFIERS, SLOT
+from tadp_d2.conditioning.domains import DOMAINS, SLOT
 from tadp_d2.synthetic.drawing import street_styles, styles
 from tadp_d2.synthetic.drawing.scenes import Scene, describe, largest_first, sample_scene
 from tadp_d2.synthetic.drawing.streets import describe as describe_street
@@ -19,11 +19,11 @@ from tadp_d2.synthetic.drawing.streets import sample_street
 # in the words of the simple modifier.
 STYLE_TEMPLATES = {
     "photo": f"a photo of {SLOT}",
-    "watercolor": MODIFIERS["watercolor"]["simple"].template,
-    "comic": MODIFIERS["comic"]["simple"].template,
+    "watercolor": DOMAINS["watercolor"].modifiers["simple"].template,
+    "comic": DOMAINS["comic"].modifiers["simple"].template,
     "day": f"a dashcam photo of {SLOT}",
-    "foggy": MODIFIERS["night"]["nearby"].template,
-    "night": MODIFIERS["night"]["simple"].template,
+    "foggy": DOMAINS["night"].modifiers["nearby"].template,
+    "night": DOMAINS["night"].modifiers["simple"].template,
 }
 # Width and height as the quick schedules see them, pixels.
 SIZE, STREET_SIZE = (192, 192), (384, 192)

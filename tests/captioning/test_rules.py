@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 
 from tadp_d2.captioning.rules import (
-    DOMAINS,
-    GRAMMARS,
     NEUTRAL,
     content_words,
     remove_style,
     style_words_left,
 )
-from tadp_d2.conditioning.domains import MODIFIERS
+from tadp_d2.conditioning.domains import DOMAINS
 from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
 
@@ -124,14 +122,10 @@ def test_the_night(text, expected):
     assert remove_style(text, "night") == expected
 
 
-def test_every_target_domain_has_rules():
-    assert set(DOMAINS) == set(MODIFIERS)
-
-
 @pytest.mark.parametrize("name", ["simple", "null"])
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_the_papers_own_prompts_are_cleaned(domain, name):
-    prompt = MODIFIERS[domain][name].template.format(caption="a dog and a bird")
+    prompt = DOMAINS[domain].modifiers[name].template.format(caption="a dog and a bird")
     expected = "a photo of a dog and a bird" if (domain, name) == ("night", "simple") else None
     assert remove_style(prompt, domain) == (expected or "a dog and a bird")
 
@@ -154,7 +148,7 @@ def test_whatever_the_words_none_of_the_domain_is_left_and_again_changes_nothing
     seed = 7
     print("seed", seed)
     draw = random.Random(seed)
-    tables = " | ".join(GRAMMARS[domain].words.values()).replace("~", draw.choice(" -"))
+    tables = " | ".join(DOMAINS[domain].words.words.values()).replace("~", draw.choice(" -"))
     style = [" ".join(word.split()) for word in tables.split("|") if word.strip()]
     plain = ["a", "an", "the", "of", "in", "by", "with", "dog", "red", "bird's", "and", "sitting"]
     plain += ["-", ",", ".", "on", "is", "orange", "light"]

@@ -11,16 +11,17 @@ from transformers import CLIPTokenizer
 from tadp_d2.captioning.show import coverage, find_loop, find_loops, style_words, token_lengths
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.cli import main
-from tadp_d2.conditioning.domains import MODIFIERS
+from tadp_d2.conditioning.caption_prompt import make_prompt
+from tadp_d2.conditioning.domains import DOMAINS
 from tadp_d2.data.texts import Caption, read_captions, write_captions
-from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 
 LONG = "a dog and a cat and a bird in a park near a street with a car and a bicycle "
 
 
 @pytest.fixture
-def conditioner(model_folder):
-    return TextConditioner.from_pretrained(model_folder)
+def encoder(model_folder):
+    return TextEncoder.from_pretrained(model_folder)
 
 
 def _show(capsys, *arguments):
@@ -76,7 +77,7 @@ def test_style_words_are_those_of_the_cleaning():
     assert list(style_words(captions, "watercolor")) == ["1"]
 
 
-def test_a_caption_counts_as_too_long_if_the_model_would_cut_it(conditioner, model_folder):
+def test_a_caption_counts_as_too_long_if_the_model_would_cut_it(encoder, model_folder):
     """Against the prompts that the model reads, word by word around the limit."""
     words = (LONG * 5).split()
     captions = [" ".join(words[:n]) for n in range(55, 80)] + [""]
@@ -84,18 +85,18 @@ def test_a_caption_counts_as_too_long_if_the_model_would_cut_it(conditioner, mod
     lengths = token_lengths(captions, tokenizer, ["night", "comic"])
     assert lengths.limit == 77
     for (domain, name), number in lengths.too_long.items():
-        modifier = MODIFIERS[domain][name]
+        modifier = DOMAINS[domain].modifiers[name]
         if modifier.needs == "token":
             continue
         cut = [
-            conditioner.prompt(c, modifier) != modifier.template.format(caption=c).strip()
+            make_prompt(c, modifier, encoder) != modifier.template.format(caption=c).strip()
             for c in captions
         ]
         assert number == sum(cut) and 0 < number < len(captions)
     # A learned token is one token: the template has as many words as "simple".
     for domain in ("night", "comic"):
         assert lengths.too_long[domain, "ti"] == lengths.too_long[domain, "simple"]
-    assert lengths.captions == [len(i) for i in conditioner.tokenizer(captions).input_ids]
+    assert lengths.captions == [len(i) for i in encoder.tokenizer(captions).input_ids]
 
 
 def test_a_data_set_at_a_glance(world, model_folder, tmp_path, capsys):
@@ -139,16 +140,14 @@ def test_without_its_images_a_file_is_still_shown(world, tmp_path, model_folder,
     assert "captions: 6" in out and "images: not compared ('mine' is neither" in out
 
 
-def test_one_image_with_its_prompt_as_the_model_reads_it(
-    model_folder, conditioner, tmp_path, capsys
-):
+def test_one_image_with_its_prompt_as_the_model_reads_it(model_folder, encoder, tmp_path, capsys):
     path = tmp_path / "d.jsonl"
     with CaptionStore(path, "d", {"model": "m"}) as store:
         store.add_captions({"1": Caption(f"a painting of {LONG * 5}"), "2": Caption("a cat")})
         store.add_cleaned({"1": (LONG * 5, {"method": "rules"})})
     arguments = ("--weights", model_folder, "--domain", "night", "--prompt", "dreambooth")
     out = _show(capsys, path, "1", "2", *arguments)
-    prompt = conditioner.prompt(LONG * 5, MODIFIERS["night"]["dreambooth"])
+    prompt = make_prompt(LONG * 5, DOMAINS["night"].modifiers["dreambooth"], encoder)
     assert f"prompt:  {prompt!r}" in out and prompt.endswith("at sks night")
     assert len(prompt) < len(LONG * 5)
     assert "prompt:  'a dashcam photo of a cat at sks night'" in out
@@ -160,7 +159,7 @@ def test_one_image_with_its_prompt_as_the_model_reads_it(
         capsys, path, "2", *arguments[:-1], "ti"
     )
     token = tmp_path / "learned_embeds.safetensors"
-    width = conditioner.text_encoder.module.config.hidden_size
+    width = encoder.text_encoder.module.config.hidden_size
     safetensors.torch.save_file({"<night>": torch.zeros(2, width)}, token)
     out = _show(capsys, path, "2", *arguments[:-1], "ti", "--token", token)
     assert "prompt:  'a dark <night> <night>_1 photo of a cat'" in out

@@ -4,8 +4,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from tadp_d2.conditioning.caption_prompt import check_modifier, make_prompt
 from tadp_d2.conditioning.domains import Modifier, get_modifier
-from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.errors import UserError
 
 LONG = " ".join(["a dog and a car in a park"] * 20)
@@ -13,7 +14,7 @@ LONG = " ".join(["a dog and a car in a park"] * 20)
 
 @pytest.fixture(scope="module")
 def text(model_folder):
-    return TextConditioner.from_pretrained(model_folder)
+    return TextEncoder.from_pretrained(model_folder)
 
 
 def tokens(text, prompt):
@@ -41,7 +42,7 @@ def test_a_context_depends_on_its_prompt_alone(text):
 
 
 def test_each_prompt_is_encoded_once(model_folder, monkeypatch):
-    text = TextConditioner.from_pretrained(model_folder, cache_size=2)
+    text = TextEncoder.from_pretrained(model_folder, cache_size=2)
     encoded = []
     encode = text._encode
     monkeypatch.setattr(text, "_encode", lambda p, device: encoded.append(p) or encode(p, device))
@@ -52,15 +53,15 @@ def test_each_prompt_is_encoded_once(model_folder, monkeypatch):
 
 
 def test_without_a_cache(model_folder):
-    text = TextConditioner.from_pretrained(model_folder, cache_size=0)
+    text = TextEncoder.from_pretrained(model_folder, cache_size=0)
     assert torch.equal(*(text(["a dog"]).embeddings for _ in range(2)))
     assert not text._cache
 
 
 def test_short_captions_are_kept_whole(text):
     modifier = get_modifier("watercolor", "simple")
-    assert text.prompt(" two  dogs ", modifier) == "a watercolor style painting of two dogs"
-    assert text.prompt("", get_modifier("", "null")) == ""
+    assert make_prompt(" two  dogs ", modifier, text) == "a watercolor style painting of two dogs"
+    assert make_prompt("", get_modifier("", "null"), text) == ""
 
 
 @pytest.mark.parametrize("name", ["null", "simple", "dreambooth", "nearby", "unrelated"])
@@ -68,7 +69,7 @@ def test_short_captions_are_kept_whole(text):
 def test_long_captions_lose_their_last_words_and_the_modifier_none(text, domain, name):
     modifier = get_modifier(domain, name)
     before, after = modifier.template.split("{caption}")
-    prompt = text.prompt(LONG, modifier)
+    prompt = make_prompt(LONG, modifier, text)
     kept = prompt.removeprefix(before).removesuffix(after)
     assert prompt == before + kept + after
     assert LONG.startswith(kept)
@@ -80,7 +81,7 @@ def test_long_captions_lose_their_last_words_and_the_modifier_none(text, domain,
 def test_a_modifier_that_fills_the_prompt_is_an_error(text):
     modifier = Modifier("template", LONG + " {caption}")
     with pytest.raises(UserError, match="tokens longer than the 77"):
-        text.check(modifier)
+        check_modifier(modifier, text)
 
 
 def test_the_text_encoder_is_frozen(text):

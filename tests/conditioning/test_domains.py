@@ -2,7 +2,7 @@
 
 import pytest
 
-from tadp_d2.conditioning.domains import MODIFIERS, get_modifier
+from tadp_d2.conditioning.domains import DOMAINS, get_modifier
 from tadp_d2.errors import UserError
 
 
@@ -33,8 +33,9 @@ def test_prompts_of_the_paper(domain, name, prompt):
 
 def test_every_domain_has_the_six():
     names = ["null", "simple", "ti", "dreambooth", "nearby", "unrelated"]
-    assert all(list(table) == names for table in MODIFIERS.values())
-    for table in MODIFIERS.values():
+    tables = [domain.modifiers for domain in DOMAINS.values()]
+    assert all(list(table) == names for table in tables)
+    for table in tables:
         assert {name: m.needs for name, m in table.items() if m.needs} == {
             "ti": "token",
             "dreambooth": "unet",
@@ -42,7 +43,7 @@ def test_every_domain_has_the_six():
 
 
 def test_null_needs_no_domain_and_yaml_reads_it_as_none():
-    assert get_modifier("", "null") == get_modifier("", None) == MODIFIERS["comic"]["null"]
+    assert get_modifier("", "null") == get_modifier("", None) == DOMAINS["comic"].modifiers["null"]
 
 
 def test_a_template_needs_no_domain():

@@ -16,13 +16,13 @@ from safetensors import safe_open
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from tadp_d2.diffusion.clip_text import Context
-from tadp_d2.diffusion.stable_diffusion import UNetFeatures
+from tadp_d2.diffusion.diffusion_model import Context
+from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.engine.train_step import AccumulatingTrainer
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.personalization.latents import LatentSource
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.settings import resolve
 from tadp_d2.personalization.textual_inversion import TextualInversion
 from tadp_d2.personalization.training import Training
@@ -194,7 +194,7 @@ def test_cached_latents_are_the_same_bits_and_near_to_none(config, tmp_path):
     for cfg in (cached, cached, config("detection")):
         batch = next(iter(Trainer.build_train_loader(cfg)))
         images = model.preprocess_image(batch)
-        with torch.no_grad(), model.conditioning.conditioned(model.backbone, batch):
+        with torch.no_grad(), model._condition_on(batch):
             found.append(model.backbone(images.tensor))
     assert len(list(folder.rglob("*.npy"))) == 2
     for name, first in found[0].items():
@@ -256,7 +256,7 @@ def test_evaluation_in_mixed_precision_rounds_the_features(config, task, precisi
     for name in ("fp32", precision):
         find_diffusion_backbone(model).test_precision = name
         images = model.preprocess_image(batch) if task == "detection" else _normalized(model, batch)
-        with torch.no_grad(), model.conditioning.conditioned(model.backbone, batch):
+        with torch.no_grad(), model._condition_on(batch):
             found.append(model.backbone(images.tensor))
         assert model(batch)
     assert all(maps.dtype == torch.float32 for maps in found[1].values())
@@ -276,7 +276,7 @@ def test_textual_inversion_learns_as_on_the_cpu(world, model_folder):
     given = {"token": "<new>", "init": "painting", "size": 64, "accumulation": 2}
     losses = {}
     for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "fp16")):
-        model = DiffusionModel.load(str(model_folder)).to(torch.device(device))
+        model = TrainableDiffusion.load(str(model_folder)).to(torch.device(device))
         settings = dataclasses.replace(resolve("invert", "paper-text", given), precision=precision)
         source = LatentSource(model, Crops(pictures, 64))
         training = Training(TextualInversion(model, source, settings))

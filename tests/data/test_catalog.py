@@ -6,8 +6,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tadp_d2.captioning.store import CaptionStore
-from tadp_d2.data.catalog import build_test_loader, build_train_loader, load_dataset
-from tadp_d2.data.mapper import CaptionedDatasetMapper
+from tadp_d2.data.loader import build_test_loader, build_train_loader, load_dataset
+from tadp_d2.data.mapper import ConditionedMapper
 from tadp_d2.data.texts import Caption, read_captions, write_captions
 from tadp_d2.errors import UserError
 
@@ -41,12 +41,12 @@ def test_training_reads_both_voc_years(make_config):
 def test_squares_of_fixed_size_with_boxes_scaled_by_each_axis(make_config):
     cfg = make_config("INPUT.RANDOM_FLIP", "none")
     entry = load_dataset(cfg, "voc_2007_train")[0]
-    mapped = CaptionedDatasetMapper(cfg, is_train=True)(entry)
+    mapped = ConditionedMapper(cfg, is_train=True)(entry)
     assert mapped["image"].shape == (3, 128, 128)
     scale = np.array([128 / entry["width"], 128 / entry["height"]] * 2)
     expected = [np.array(item["bbox"]) * scale for item in entry["annotations"]]
     np.testing.assert_allclose(mapped["instances"].gt_boxes.tensor, expected, rtol=1e-5)
-    tested = CaptionedDatasetMapper(cfg, is_train=False)(entry)
+    tested = ConditionedMapper(cfg, is_train=False)(entry)
     assert tested["image"].shape == (3, 128, 128)
     assert (tested["height"], tested["width"]) == (entry["height"], entry["width"])
 
@@ -54,7 +54,7 @@ def test_squares_of_fixed_size_with_boxes_scaled_by_each_axis(make_config):
 def test_shortest_edge_keeps_the_aspect_ratio(make_config):
     cfg = make_config("INPUT.RESIZE", "shortest_edge", "INPUT.MIN_SIZE_TEST", 96)
     entry = load_dataset(cfg, "voc_2007_test")[0]
-    _, height, width = CaptionedDatasetMapper(cfg, is_train=False)(entry)["image"].shape
+    _, height, width = ConditionedMapper(cfg, is_train=False)(entry)["image"].shape
     assert min(height, width) == 96
     assert abs(width / height - entry["width"] / entry["height"]) < 0.02
 
@@ -63,7 +63,7 @@ def test_pictures_are_rgb(make_config):
     cfg = make_config()
     entry = load_dataset(cfg, "voc_2007_test")[0]
     expected = np.asarray(Image.open(entry["file_name"]).convert("RGB")).mean((0, 1))
-    mapped = CaptionedDatasetMapper(cfg, is_train=False)(entry)["image"]
+    mapped = ConditionedMapper(cfg, is_train=False)(entry)["image"]
     np.testing.assert_allclose(mapped.float().mean((1, 2)), expected, atol=2)
 
 
@@ -112,25 +112,25 @@ def test_a_users_own_data_set_with_numbers_as_ids(make_config, own_set, tmp_path
 
 def test_pictures_without_objects_are_left_out_of_training_only(make_config, own_set, tmp_path):
     cfg = make_config("TEXT.CAPTION_DIR", str(tmp_path))
-    assert len(load_dataset(cfg, "own", filter_empty=True)) == 1
+    assert len(load_dataset(cfg, "own", training=True)) == 1
     own_set.pop(0)
     with pytest.raises(UserError, match="no image of it has an object"):
-        load_dataset(cfg, "own", filter_empty=True)
+        load_dataset(cfg, "own", training=True)
 
 
 def test_an_unreadable_picture_is_named(make_config, own_set, tmp_path):
     (tmp_path / "0.jpg").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"0\.jpg: cannot be read as a picture"):
-        CaptionedDatasetMapper(make_config(), is_train=False)(own_set[0])
+        ConditionedMapper(make_config(), is_train=False)(own_set[0])
 
 
 def test_a_cut_off_picture_is_named(make_config, own_set, tmp_path):
     data = (tmp_path / "0.jpg").read_bytes()
     (tmp_path / "0.jpg").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"0\.jpg: cannot be read as a picture"):
-        CaptionedDatasetMapper(make_config(), is_train=False)(own_set[0])
+        ConditionedMapper(make_config(), is_train=False)(own_set[0])
 
 
 def test_a_picture_of_another_size_than_annotated_is_named(make_config, own_set):
     with pytest.raises(UserError, match=r"0\.jpg: the picture has another size"):
-        CaptionedDatasetMapper(make_config(), is_train=False)({**own_set[0], "width": 61})
+        ConditionedMapper(make_config(), is_train=False)({**own_set[0], "width": 61})

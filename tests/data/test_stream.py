@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import torch
 
-from tadp_d2.data.catalog import build_train_loader
+from tadp_d2.data.loader import build_train_loader
 from tadp_d2.data.stream import DrawSampler, TrainingStream
 
 

@@ -11,11 +11,13 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tadp_d2.data.catalog import build_test_loader, build_train_loader, load_dataset, model_classes
+from tadp_d2.data.catalog import is_labelled, offers
 from tadp_d2.data.datasets.cityscapes import CLASSES, COLORS
-from tadp_d2.data.datasets.street_scenes import FOLDERS, has_labels, is_sem_seg, load_street_scenes
+from tadp_d2.data.loader import build_test_loader, build_train_loader, load_dataset
+from tadp_d2.data.readers.label_maps import load_label_maps
 from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
+from tadp_d2.tasks.task import get_task
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "tadp_captions"
 UNLABELLED = {"dark_zurich_train", "dark_zurich_test"}
@@ -32,19 +34,26 @@ def test_the_19_classes_in_the_order_of_their_train_ids():
     assert COLORS[0] == (128, 64, 128) and COLORS[18] == (119, 11, 32)
 
 
-@pytest.mark.parametrize("dataset", FOLDERS)
+DATASETS = (
+    *("cityscapes_train", "cityscapes_val", "cityscapes_foggy_val"),
+    *("dark_zurich_train", "dark_zurich_val", "dark_zurich_test", "nighttime_driving_test"),
+)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_each_set_is_loaded_with_captions_and_labels(make_segmentation_config, world, dataset):
     cfg = make_segmentation_config("TEST.SUBMISSION", True)
     entries = load_dataset(cfg, dataset)
     captions = read_captions(world / "captions" / f"{dataset}.jsonl").captions
     assert {entry["image_id"]: entry["caption"] for entry in entries} == captions
-    assert is_sem_seg(dataset) and has_labels(dataset) == (dataset not in UNLABELLED)
+    assert offers(dataset) == {"semantic"}
+    assert is_labelled(dataset) == (dataset not in UNLABELLED)
     assert MetadataCatalog.get(dataset).ignore_label == 255
     for entry in entries:
         assert entry["file_name"].endswith(entry["image_id"])
         size = (entry["width"], entry["height"])
         assert Image.open(entry["file_name"]).size == size
-        if has_labels(dataset):
+        if is_labelled(dataset):
             assert Image.open(entry["sem_seg_file_name"]).size == size
 
 
@@ -62,7 +71,7 @@ def test_ids_are_those_of_the_published_captions(name, dataset):
     path = PUBLISHED / f"{name}_captions.json"
     if not path.is_file():
         pytest.skip("the files published with TADP are not here")
-    folders = FOLDERS[dataset]
+    folders = MetadataCatalog.get(dataset).folders
     pattern = f"{folders.nesting}/*{folders.image_suffix}"
     ids = json.loads(path.read_text())
     assert len(ids) == 50
@@ -71,7 +80,7 @@ def test_ids_are_those_of_the_published_captions(name, dataset):
 
 def test_training_crops(make_segmentation_config):
     cfg = make_segmentation_config()
-    assert model_classes(cfg) == list(CLASSES)
+    assert get_task(cfg).classes() == list(CLASSES)
     batch = next(iter(build_train_loader(cfg)))
     assert len(batch) == 4
     for inputs in batch:
@@ -96,9 +105,9 @@ def test_label_ids_alone_are_an_error_that_names_the_tool(tmp_path, world):
     for label in (tmp_path / "cityscapes" / "gtFine").rglob("*_labelTrainIds.png"):
         label.rename(label.with_name(label.name.replace("labelTrainIds", "labelIds")))
     folders = replace(
-        FOLDERS["cityscapes_val"],
+        MetadataCatalog.get("cityscapes_val").folders,
         images=tmp_path / "cityscapes" / "leftImg8bit" / "val",
         labels=tmp_path / "cityscapes" / "gtFine" / "val",
     )
     with pytest.raises(UserError, match=r"has no label map.*csCreateTrainIdLabelImgs"):
-        load_street_scenes(folders, "cityscapes_val")
+        load_label_maps(folders, "cityscapes_val")

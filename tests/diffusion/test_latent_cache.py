@@ -7,8 +7,8 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from PIL import Image
 
-from tadp_d2.data.catalog import load_dataset
-from tadp_d2.data.mapper import CaptionedDatasetMapper, is_cacheable
+from tadp_d2.data.loader import load_dataset
+from tadp_d2.data.mapper import ConditionedMapper, is_cacheable
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.randomness import seeded
@@ -28,11 +28,11 @@ def cfg(make_config, folder):
 
 @pytest.fixture
 def entries(cfg):
-    return load_dataset(cfg, "voc_2007_trainval", filter_empty=True)[:4]
+    return load_dataset(cfg, "voc_2007_trainval", training=True)[:4]
 
 
 def map_all(cfg, entries, is_train=True):
-    mapper = CaptionedDatasetMapper(cfg, is_train)
+    mapper = ConditionedMapper(cfg, is_train)
     inputs = []
     for number, entry in enumerate(entries):
         with seeded("test", number):
@@ -42,7 +42,7 @@ def map_all(cfg, entries, is_train=True):
 
 def features(model, inputs):
     images = model.preprocess_image(inputs)
-    with torch.no_grad(), model.conditioning.conditioned(model.backbone, inputs):
+    with torch.no_grad(), model._condition_on(inputs):
         return model.backbone(images.tensor)
 
 
@@ -74,7 +74,7 @@ def test_the_second_look_gives_the_same_bits_and_opens_no_picture(
 
 
 def test_boxes_are_those_of_the_stock_mapper(cfg, entries):
-    stock = CaptionedDatasetMapper(cfg.clone(), is_train=True)
+    stock = ConditionedMapper(cfg.clone(), is_train=True)
     stock.cache = None
     model = Trainer.build_model(cfg)
     features(model, map_all(cfg, entries))

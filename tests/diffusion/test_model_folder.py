@@ -5,7 +5,7 @@ import shutil
 import pytest
 from transformers import CLIPTokenizer
 
-from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.model_folder import find_weights
 from tadp_d2.diffusion.stable_diffusion import load_unet
 from tadp_d2.errors import UserError
@@ -29,7 +29,7 @@ def test_a_tokenizer_in_the_newer_format_is_one_too(model_folder, tmp_path):
     tokenizer.save_pretrained(tmp_path / "model" / "tokenizer")
     assert not (tmp_path / "model" / "tokenizer" / "vocab.json").exists()
     assert find_weights(str(tmp_path / "model")) == tmp_path / "model"
-    text = TextConditioner.from_pretrained(tmp_path / "model")
+    text = TextEncoder.from_pretrained(tmp_path / "model")
     assert text.tokenizer("a dog").input_ids == tokenizer("a dog").input_ids
 
 
@@ -41,7 +41,7 @@ def test_damaged_weights_are_named(model_folder, tmp_path):
         load_unet(tmp_path / "model" / "unet")
     (tmp_path / "model" / "text_encoder" / "model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(UserError, match="text_encoder: cannot be loaded"):
-        TextConditioner.from_pretrained(tmp_path / "model")
+        TextEncoder.from_pretrained(tmp_path / "model")
 
 
 def test_offline_a_hub_id_is_an_error_without_asking_the_network(monkeypatch):

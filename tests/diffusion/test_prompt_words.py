@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.prompt_words import Word, find_words, join_words
 from tadp_d2.diffusion.tokens import add_token
 
 
 @pytest.fixture(scope="module")
 def tokenizer(model_folder):
-    text = TextConditioner.from_pretrained(model_folder)
+    text = TextEncoder.from_pretrained(model_folder)
     for token, count in (("<new>", 3), ("<one>", 1)):
         vectors = torch.zeros(count, text.text_encoder.module.config.hidden_size)
         add_token(token, vectors, text.tokenizer, text.text_encoder.module)

@@ -5,8 +5,9 @@ import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline
 
+from tadp_d2.conditioning.caption_prompt import check_modifier, make_prompt
 from tadp_d2.conditioning.domains import get_modifier
-from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.errors import UserError
 
@@ -33,15 +34,15 @@ def test_same_prompt_embedding_as_in_diffusers(model_folder, tmp_path, suffix, n
     prompt = "a <watercolor> style painting of a dog"
     expected, _ = pipeline.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
 
-    text = TextConditioner.from_pretrained(model_folder, [file])
-    ours = text([text.prompt("a dog", get_modifier("watercolor", "ti"))]).embeddings
+    text = TextEncoder.from_pretrained(model_folder, [file])
+    ours = text([make_prompt("a dog", get_modifier("watercolor", "ti"), text)]).embeddings
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_no_other_row_of_the_embedding_changes(model_folder, tmp_path):
     file = write(tmp_path / "learned_embeds.safetensors", {"<new>": vectors(2)})
-    before = TextConditioner.from_pretrained(model_folder)
-    after = TextConditioner.from_pretrained(model_folder, [file])
+    before = TextEncoder.from_pretrained(model_folder)
+    after = TextEncoder.from_pretrained(model_folder, [file])
 
     def rows(text):
         return text.text_encoder.module.get_input_embeddings().weight
@@ -55,22 +56,22 @@ def test_no_other_row_of_the_embedding_changes(model_folder, tmp_path):
 def test_a_token_that_exists_already_is_an_error(model_folder, tmp_path):
     file = write(tmp_path / "learned_embeds.safetensors", {"dog</w>": vectors(1)})
     with pytest.raises(UserError, match="'dog</w>' exists already"):
-        TextConditioner.from_pretrained(model_folder, [file])
+        TextEncoder.from_pretrained(model_folder, [file])
     twice = write(tmp_path / "twice.safetensors", {"<a>": vectors(1)})
     with pytest.raises(UserError, match="'<a>' exists already"):
-        TextConditioner.from_pretrained(model_folder, [twice, twice])
+        TextEncoder.from_pretrained(model_folder, [twice, twice])
 
 
 def test_a_token_of_another_width_is_an_error(model_folder, tmp_path):
     file = write(tmp_path / "learned_embeds.safetensors", {"<a>": vectors(1, width=768)})
     with pytest.raises(UserError, match="width 768, the text encoder of width 64"):
-        TextConditioner.from_pretrained(model_folder, [file])
+        TextEncoder.from_pretrained(model_folder, [file])
 
 
 def test_a_modifier_whose_token_was_not_learned_is_an_error(model_folder):
-    text = TextConditioner.from_pretrained(model_folder)
+    text = TextEncoder.from_pretrained(model_folder)
     with pytest.raises(UserError, match="<watercolor>, which the text encoder does not know"):
-        text.check(get_modifier("watercolor", "ti"))
+        check_modifier(get_modifier("watercolor", "ti"), text)
 
 
 class _Payload:

@@ -1,6 +1,7 @@
 """Features of the UNet: the golden file, other UNets, gradients, maps."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
 
-from tadp_d2.diffusion.clip_text import Context
-from tadp_d2.diffusion.stable_diffusion import LatentEncoder, UNetFeatures, load_unet
+from tadp_d2.diffusion.diffusion_model import Context, MapOptions
+from tadp_d2.diffusion.stable_diffusion import LatentEncoder, load_unet
+from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.errors import UserError
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "vpd_unet_features.safetensors"
+FOLDER = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[1] / "golden")
+GOLDEN = FOLDER / "vpd_unet_features.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def golden_features(golden, **options):
     prefix = "unet."
     weights = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     unet.load_state_dict({k: v.float() for k, v in weights.items()})
-    return UNetFeatures(unet, **options)
+    return UNetFeatures(unet, maps=MapOptions(**options))
 
 
 def run(features, golden, context=None):
@@ -85,14 +88,14 @@ def test_maps_are_probabilities(golden):
 
 
 def test_maps_can_be_left_out_moved_and_cut_from_the_graph(golden):
-    assert golden_features(golden, map_levels=()).channels == dict(s3=32, s4=32, s5=32, s6=64)
-    s3 = golden_features(golden, map_levels=("s3",))
+    assert golden_features(golden, levels=()).channels == dict(s3=32, s4=32, s5=32, s6=64)
+    s3 = golden_features(golden, levels=("s3",))
     assert run(s3, golden)["s3"].shape[1] == 32 + 77
     with_maps = run(golden_features(golden), golden)["s4"][:, :32]
-    without = run(golden_features(golden, map_levels=()), golden)["s4"]
+    without = run(golden_features(golden, levels=()), golden)["s4"]
     torch.testing.assert_close(with_maps, without, rtol=1e-4, atol=1e-4)
     for gradient in (True, False):
-        features = golden_features(golden, map_gradient=gradient).train()
+        features = golden_features(golden, gradient=gradient).train()
         for block in features.unet.up_blocks[1:]:
             block.requires_grad_(False)
         features.requires_grad_(False)
@@ -106,14 +109,14 @@ def test_maps_can_be_left_out_moved_and_cut_from_the_graph(golden):
 
 def test_the_mean_over_paths_is_weighted_by_layers(golden):
     both = run(golden_features(golden), golden)["s5"][:, -77:]
-    down = run(golden_features(golden, map_paths=("down",)), golden)["s5"][:, -77:]
-    up = run(golden_features(golden, map_paths=("up",)), golden)["s5"][:, -77:]
+    down = run(golden_features(golden, paths=("down",)), golden)["s5"][:, -77:]
+    up = run(golden_features(golden, paths=("up",)), golden)["s5"][:, -77:]
     torch.testing.assert_close(both, (2 * down + 3 * up) / 5)
 
 
 def test_a_level_without_cross_attention_has_no_maps(golden):
     with pytest.raises(UserError, match="attention maps at s6"):
-        golden_features(golden, map_levels=("s5", "s6"))
+        golden_features(golden, levels=("s5", "s6"))
 
 
 def test_masked_tokens_get_no_attention_and_any_number_of_tokens_works(golden):
@@ -121,9 +124,7 @@ def test_masked_tokens_get_no_attention_and_any_number_of_tokens_works(golden):
     mask = torch.ones(2, 77, dtype=torch.bool)
     mask[:, 20:] = False
     masked = run(golden_features(golden), golden, Context(context, mask))
-    short = run(
-        golden_features(golden, context_length=20), golden, Context(context[:, :20].contiguous())
-    )
+    short = run(golden_features(golden, tokens=20), golden, Context(context[:, :20].contiguous()))
     assert not masked["s4"][:, -57:].any()
     assert short["s4"].shape[1] == 32 + 20
     torch.testing.assert_close(masked["s4"][:, : 32 + 20], short["s4"], rtol=1e-4, atol=1e-4)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tadp_d2.data.catalog import build_train_loader
+from tadp_d2.data.loader import build_train_loader
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.modeling.conditioned import CaptionedRCNN
 

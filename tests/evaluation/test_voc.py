@@ -10,7 +10,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
-from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES, register_target
+from tadp_d2.data.datasets.art import SHARED_CLASSES, register_target
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.coco import NamedCOCOEvaluator
 from tadp_d2.evaluation.voc import ClassSubsetVOCEvaluator

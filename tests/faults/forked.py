@@ -75,11 +75,11 @@ def _serve(folder: Path) -> None:
     import tadp_d2.cli
     import tadp_d2.doctor.examine  # noqa: F401
     import train_net  # noqa: F401
-    from tadp_d2.diffusion.clip_text import TextConditioner
+    from tadp_d2.diffusion.clip_text import TextEncoder
     from tadp_d2.synthetic import tiny_diffusion
 
     # transformers prepares itself when it loads its first model.
-    TextConditioner.from_pretrained(Path(tiny_diffusion.__file__).parent / "stable_diffusion")
+    TextEncoder.from_pretrained(Path(tiny_diffusion.__file__).parent / "stable_diffusion")
 
     for line in sys.stdin:
         child = os.fork()

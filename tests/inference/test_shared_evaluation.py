@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tadp_d2.cli import main
-from tadp_d2.data.catalog import build_test_loader
+from tadp_d2.data.loader import build_test_loader
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.inference.predictor import load_model

@@ -12,19 +12,19 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from tadp_d2.cli import main
+from tadp_d2.conditioning.templates import TEMPLATES
 from tadp_d2.errors import UserError
 from tadp_d2.inference.predictor import Predictor
 from tadp_d2.inference.word_maps import (
     AttentionProbe,
     average,
     compare,
-    load_conditioning,
+    load_captions_conditioner,
     load_trained,
     load_untrained,
     make_prompts,
 )
 from tadp_d2.modeling.backbone import find_diffusion_backbone
-from tadp_d2.personalization.templates import TEMPLATES
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
 
@@ -42,7 +42,7 @@ def seen_by_head(predictor, caption):
 def test_maps_are_those_that_the_detectors_head_receives(detector, trained_config):
     cfg = trained_config(detector)
     features = seen_by_head(Predictor(cfg), "a dog and a bird")
-    prompts = make_prompts(load_conditioning(cfg), "a dog and a bird")
+    prompts = make_prompts(load_captions_conditioner(cfg), "a dog and a bird")
     assert list(prompts) == ["caption"]
     words = [word.text for word in prompts["caption"].words]
     assert words == ["a", "watercolor", "style", "painting", "of", "a", "dog", "and", "a", "bird"]
@@ -60,7 +60,7 @@ def test_a_segmentor_looks_at_the_whole_picture_and_padding_is_cut_off(segmentor
     # 160 x 64 is padded to 192 x 64.
     size = ("INPUT.FIXED_SIZE_TEST", (160, 64), "TEST.WINDOW_SIZE", 0)
     cfg = trained_config(segmentor, *size)
-    prompts = make_prompts(load_conditioning(cfg), "two cars")
+    prompts = make_prompts(load_captions_conditioner(cfg), "two cars")
     maps = AttentionProbe(cfg, load_trained(cfg))(PIXELS, prompts["caption"])
     features = seen_by_head(Predictor(cfg), "two cars")
     words = ["a", "dark", "night", "photo", "of", "two", "cars"]
@@ -71,7 +71,7 @@ def test_a_segmentor_looks_at_the_whole_picture_and_padding_is_cut_off(segmentor
 
 def test_the_maps_before_training_are_the_diffusion_models_own(detector, trained_config):
     cfg = trained_config(detector)
-    prompts = make_prompts(load_conditioning(cfg), "a dog")
+    prompts = make_prompts(load_captions_conditioner(cfg), "a dog")
     before, after = (
         AttentionProbe(cfg, load(cfg))(PIXELS, prompts["caption"])
         for load in (load_untrained, load_trained)
@@ -95,7 +95,7 @@ def test_the_average_is_over_levels_of_one_size():
 
 
 def test_a_class_is_the_mean_of_its_sentences_ends(detector, trained_config):
-    conditioning = load_conditioning(trained_config(detector))
+    conditioning = load_captions_conditioner(trained_config(detector))
     classes = ["dog", "pottedplant"]
     prompts = make_prompts(conditioning, "a dog", ["dog", "cat"], classes)
     assert prompts["oracle"].text == "a watercolor style painting of dog cat"
@@ -111,7 +111,9 @@ def test_a_class_is_the_mean_of_its_sentences_ends(detector, trained_config):
                 ends.append(encoder(ids).last_hidden_state[0, -1])
         torch.testing.assert_close(embedding, torch.stack(ends).mean(0), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="the caption is empty"):
-        make_prompts(load_conditioning(trained_config(detector, "TEXT.MODIFIER", "null")), " ")
+        make_prompts(
+            load_captions_conditioner(trained_config(detector, "TEXT.MODIFIER", "null")), " "
+        )
 
 
 def test_a_model_without_maps_says_so(detector, trained_config):
@@ -155,7 +157,7 @@ def test_the_command_draws_a_trained_model_before_and_after(
     for name in names:
         assert len(record["prompts"][name]["words"]) == len(numbers[f"{name}/{states[0]}/s4"])
     cfg = trained_config(detector)
-    prompt = make_prompts(load_conditioning(cfg), "a dog")["caption"]
+    prompt = make_prompts(load_captions_conditioner(cfg), "a dog")["caption"]
     maps = AttentionProbe(cfg, load_trained(cfg))(PIXELS, prompt)
     assert torch.equal(numbers["caption/after training/s5"], maps["s5"])
     # 25 words, and two rows for each of three levels in four blocks.

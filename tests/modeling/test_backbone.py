@@ -6,7 +6,7 @@ import torch
 from detectron2.modeling import build_backbone
 from diffusers import UNet2DConditionModel
 
-from tadp_d2.diffusion.clip_text import Context
+from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import DiffusionBackbone
 
@@ -76,11 +76,11 @@ def test_features_depend_on_the_context(backbone):
 
 
 def test_a_context_lasts_for_its_block_only(backbone):
-    with pytest.raises(RuntimeError, match="needs a context"):
+    with pytest.raises(RuntimeError, match="needs a condition"):
         backbone(images(1, 3, 64, 64))
     with pytest.raises(ZeroDivisionError), backbone.conditioned(context(1)):
         1 / 0  # noqa: B018
-    with pytest.raises(RuntimeError, match="needs a context"):
+    with pytest.raises(RuntimeError, match="needs a condition"):
         backbone(images(1, 3, 64, 64))
 
 

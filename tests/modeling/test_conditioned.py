@@ -6,8 +6,9 @@ from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from tadp_d2.conditioning.caption_prompt import get_modifiers
 from tadp_d2.errors import UserError
-from tadp_d2.modeling.conditioned import CaptionedRCNN, get_modifiers
+from tadp_d2.modeling.conditioned import CaptionedRCNN
 
 
 def image(caption="a dog", height=100, width=140, seed=0):
@@ -48,8 +49,8 @@ def model(make_config):
 def prompts(model, monkeypatch):
     """The prompts that reach the text encoder."""
     seen = []
-    forward = model.conditioning.text.forward
-    monkeypatch.setattr(model.conditioning.text, "forward", lambda p: seen.append(p) or forward(p))
+    forward = model.conditioner.text.forward
+    monkeypatch.setattr(model.conditioner.text, "forward", lambda p: seen.append(p) or forward(p))
     return seen
 
 
@@ -94,7 +95,7 @@ def test_a_small_picture_in_a_batch_is_as_alone_but_for_the_padding(model):
 
 
 def test_without_a_modifier_of_its_own_training_uses_that_of_testing(make_config):
-    conditioning = build(make_config()).conditioning
+    conditioning = build(make_config()).conditioner
     assert conditioning.train_modifier == conditioning.test_modifier
 
 

@@ -91,7 +91,7 @@ def test_without_windows_it_is_detectron2s_segmentor_on_the_whole_image(build):
     inputs = image()
     with torch.no_grad():
         (found,) = model([inputs])
-        with model.conditioning.conditioned(model.backbone, [inputs]):
+        with model._condition_on([inputs]):
             (expected,) = SemanticSegmentor.forward(model, [inputs])
     assert torch.equal(found["sem_seg"], expected["sem_seg"])
 
@@ -99,8 +99,8 @@ def test_without_windows_it_is_detectron2s_segmentor_on_the_whole_image(build):
 def test_each_window_is_read_with_the_images_caption(build, monkeypatch):
     model = build("TEXT.MODIFIER_TRAIN", "a photo of {caption}", "TEST.WINDOW_BATCH", 2)
     seen = []
-    forward = model.conditioning.text.forward
-    monkeypatch.setattr(model.conditioning.text, "forward", lambda p: seen.append(p) or forward(p))
+    forward = model.conditioner.text.forward
+    monkeypatch.setattr(model.conditioner.text, "forward", lambda p: seen.append(p) or forward(p))
     model.train()([image("a car")])
     with torch.no_grad():
         model.eval()([image("a car"), image("a bus", width=64)])

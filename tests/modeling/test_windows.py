@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tadp_d2.modeling.windows import segment_in_windows, windows
+from tadp_d2.modeling.windows import predict_in_windows, windows
 
 SIZES = [(64, 64), (64, 129), (100, 200), (63, 150), (40, 50), (64, 65), (130, 64), (1, 300)]
 
@@ -46,8 +46,10 @@ def plain_loop(image, size, stride):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_agrees_with_a_plain_loop(height, width, stride, batch):
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
-    logits = segment_in_windows(lambda cs: [fake_logits(c) for c in cs], image, 64, stride, batch)
-    np.testing.assert_allclose(logits, plain_loop(image, 64, stride), rtol=1e-5)
+    found = predict_in_windows(
+        lambda crops: [{"logits": fake_logits(crop)} for crop in crops], image, 64, stride, batch
+    )
+    np.testing.assert_allclose(found["logits"], plain_loop(image, 64, stride), rtol=1e-5)
 
 
 def test_the_papers_windows():
@@ -70,22 +72,23 @@ def test_never_more_windows_at_once_than_asked_for():
     """Whatever the picture's size: the memory beyond one logit map is that of a batch."""
     asked, made = [], []
 
-    def segment(crops):
+    def predict(crops):
         # Of all logits so far, none but those of the latest call may still be held.
         assert sum(logits() is not None for logits in made[:-4]) == 0
         asked.append(len(crops))
         found = [fake_logits(crop) for crop in crops]
         made.extend(weakref.ref(logits) for logits in found)
-        return found
+        return [{"logits": logits} for logits in found]
 
-    segment_in_windows(segment, torch.rand(3, 64, 64 * 13), 64, 64, 4)
+    predict_in_windows(predict, torch.rand(3, 64, 64 * 13), 64, 64, 4)
     assert asked == [4, 4, 4, 1]
 
 
 def test_low_precision_logits_are_summed_in_float32():
     def ones(crops):
-        return [torch.ones(1, *crop.shape[1:], dtype=torch.bfloat16) for crop in crops]
+        shapes = [(1, *crop.shape[1:]) for crop in crops]
+        return [{"logits": torch.ones(shape, dtype=torch.bfloat16)} for shape in shapes]
 
-    logits = segment_in_windows(ones, torch.rand(3, 64, 64 + 300), 64, 1, 50)
-    assert logits.dtype == torch.float32
-    assert (logits == 1).all()
+    found = predict_in_windows(ones, torch.rand(3, 64, 64 + 300), 64, 1, 50)
+    assert found["logits"].dtype == torch.float32
+    assert (found["logits"] == 1).all()

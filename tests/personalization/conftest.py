@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tadp_d2.cli import main
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def untouched(model_folder):
-    return DiffusionModel.load(str(model_folder))
+    return TrainableDiffusion.load(str(model_folder))
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
 from tadp_d2.data.image_files import find_pictures
-from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.model_folder import find_weights
-from tadp_d2.diffusion.stable_diffusion import load_unet, unet_fingerprint
+from tadp_d2.diffusion.stable_diffusion import load_unet
+from tadp_d2.diffusion.unet_features import unet_fingerprint
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 from tadp_d2.personalization.dreambooth import DreamBooth
@@ -98,8 +99,8 @@ def test_prior_pictures_are_drawn_once_and_trained_with(model, pictures, tmp_pat
 def test_a_trained_text_encoder_makes_a_whole_model(run, model_folder, tmp_path):
     run("dreambooth", tmp_path, "--steps", 2, "--train-text-encoder")
     assert find_weights(str(tmp_path)) == tmp_path
-    own = TextConditioner.from_pretrained(tmp_path).base_fingerprint
-    assert own != TextConditioner.from_pretrained(model_folder).base_fingerprint
+    own = TextEncoder.from_pretrained(tmp_path).base_fingerprint
+    assert own != TextEncoder.from_pretrained(model_folder).base_fingerprint
     metadata = json.loads((tmp_path / "dreambooth.json").read_text())
     assert metadata["needs"]["text_encoder"] == metadata["artifact"]["text_encoder"] == own
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)

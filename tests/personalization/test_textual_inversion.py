@@ -8,16 +8,17 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
+from tadp_d2.conditioning.caption_prompt import make_prompt
 from tadp_d2.conditioning.domains import Modifier
+from tadp_d2.conditioning.templates import SAMPLES, SLOT, TEMPLATES
 from tadp_d2.data.image_files import find_pictures
-from tadp_d2.diffusion.clip_text import TextConditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.files import sha256
 from tadp_d2.frozen import fingerprint
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.settings import KINDS, resolve
-from tadp_d2.personalization.templates import SAMPLES, SLOT, TEMPLATES
 from tadp_d2.personalization.textual_inversion import (
     LearnedRows,
     TextualInversion,
@@ -111,17 +112,18 @@ def test_the_token_means_the_same_in_diffusers_and_here(
 ):
     run("invert", tmp_path, "--steps", 3, "--rate", 0.1, "--vectors", vectors)
     file = tmp_path / "learned_embeds.safetensors"
-    text = TextConditioner.from_pretrained(model_folder, [file])
+    text = TextEncoder.from_pretrained(model_folder, [file])
     pipeline = StableDiffusionPipeline.from_pretrained(model_folder)
     pipeline.load_textual_inversion(str(file))
     prompt = "a <new> style painting of a dog"
     expected, _ = pipeline.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
-    ours = text([text.prompt("a dog", Modifier("template", "a <new> style painting of {caption}"))])
+    modifier = Modifier("template", "a <new> style painting of {caption}")
+    ours = text([make_prompt("a dog", modifier, text)])
     torch.testing.assert_close(ours.embeddings, expected, rtol=1e-5, atol=1e-6)
     assert len(read_tokens(file)["<new>"]) == vectors
 
     metadata = json.loads((tmp_path / "learned_embeds.json").read_text())
-    base = TextConditioner.from_pretrained(model_folder).base_fingerprint
+    base = TextEncoder.from_pretrained(model_folder).base_fingerprint
     assert metadata["base"]["text_encoder"] == metadata["needs"]["text_encoder"] == base
     assert metadata["artifact"] == {"<new>": fingerprint(read_tokens(file)["<new>"])}
     assert metadata["images"] == [
@@ -141,7 +143,7 @@ def test_the_published_format_of_the_token_loads(run, model_folder, tmp_path):
     vectors = read_tokens(tmp_path / "learned_embeds.safetensors")["<new>"]
     torch.save({"<new>": vectors[0]}, tmp_path / "learned_embeds.bin")
     ours, theirs = (
-        TextConditioner.from_pretrained(model_folder, [tmp_path / f"learned_embeds.{suffix}"])
+        TextEncoder.from_pretrained(model_folder, [tmp_path / f"learned_embeds.{suffix}"])
         for suffix in ("safetensors", "bin")
     )
     assert torch.equal(ours(["a <new> dog"]).embeddings, theirs(["a <new> dog"]).embeddings)

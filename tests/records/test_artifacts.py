@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from tadp_d2.config import add_tadp_config
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.errors import UserError
-from tadp_d2.personalization.model import DEFAULT_WEIGHTS, DiffusionModel
+from tadp_d2.personalization.model import DEFAULT_WEIGHTS, TrainableDiffusion
 from tadp_d2.records.provenance import Provenance
 
 
@@ -54,7 +54,7 @@ def provenance(cfg):
 
 def test_both_sides_mean_the_same_by_a_fingerprint(make_config, model_folder):
     record = provenance(make_config()).record
-    for part, value in DiffusionModel.load(str(model_folder)).fingerprints().items():
+    for part, value in TrainableDiffusion.load(str(model_folder)).fingerprints().items():
         assert record[part] == value
 
 

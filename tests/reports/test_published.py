@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tadp_d2.conditioning.domains import MODIFIERS
+from tadp_d2.conditioning.domains import DOMAINS
 from tadp_d2.reports.formats import markdown
 from tadp_d2.reports.published import BENCHMARKS
 from tadp_d2.reports.tables import overview
@@ -35,7 +35,7 @@ def test_differences_are_those_of_the_papers_text(title):
 
 def test_each_benchmark_has_a_value_for_each_metric_and_modifier():
     for benchmark in BENCHMARKS:
-        assert len(benchmark.ours) == len(MODIFIERS[benchmark.domain])
+        assert len(benchmark.ours) == len(DOMAINS[benchmark.domain].modifiers)
         rows = [*benchmark.ours.values(), *benchmark.others.values()]
         assert {len(row) for row in rows} == {len(benchmark.metrics)}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tadp_d2.captioning.rules import remove_style
-from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES
+from tadp_d2.data.datasets.art import SHARED_CLASSES
 from tadp_d2.data.texts import read_captions
 from tadp_d2.study import caption_kinds
 from tadp_d2.study.caption_kinds import KINDS, Picture, read_pictures, write_texts

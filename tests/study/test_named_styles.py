@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES
+from tadp_d2.data.datasets.art import SHARED_CLASSES
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError

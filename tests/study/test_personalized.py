@@ -1,7 +1,7 @@
 import pytest
 
 from tadp_d2.cli import main
-from tadp_d2.personalization.model import DiffusionModel
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.objective import held_out_loss
 from tadp_d2.personalization.training_images import Crops, read_pictures
 from tadp_d2.study import personalized
@@ -48,7 +48,7 @@ def test_before_is_the_untouched_model_under_known_words(world, tmp_path, method
     monkeypatch.setitem(personalized.SETTINGS[method], "steps", 1)
     found = learn_and_measure(world, tmp_path, method, "comic", seed=3)
     words = {"invert": "a comic style painting of", "dreambooth": "a sks style painting of"}[method]
-    model = DiffusionModel.load(str(world / MODEL_FOLDER))
+    model = TrainableDiffusion.load(str(world / MODEL_FOLDER))
     captions = personalized.read_captions(world / "captions" / "watercolor_test.jsonl").captions
     ids = (world / "watercolor/ImageSets/Main/test.txt").read_text().split()[:2]
     pictures, _ = read_pictures([world / "watercolor/JPEGImages" / f"{i}.jpg" for i in ids], 192)

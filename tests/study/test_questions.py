@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from tadp_d2.conditioning.domains import MODIFIERS
+from tadp_d2.conditioning.domains import DOMAINS
 from tadp_d2.study import caption_kinds
 from tadp_d2.study.adaptation import SCHEDULES, jobs
 from tadp_d2.study.questions import PRETRAINED, QUESTIONS, TARGETS, Reading, Training, plan
@@ -76,7 +76,7 @@ def test_one_question_asks_for_its_trainings_with_all_their_tests():
 
 def test_modifiers_are_the_papers_and_the_fine_tuned_unet_goes_with_its_words():
     for domain, arms in QUESTIONS["modifiers"].arms().items():
-        templates = [modifier.template for modifier in MODIFIERS[domain].values()]
+        templates = [modifier.template for modifier in DOMAINS[domain].modifiers.values()]
         assert [arm.training.reading.template for arm in arms] == templates
         assert all(arm.training.reading == arm.test for arm in arms)
         tuned = [arm.name for arm in arms if arm.training.unet != PRETRAINED]

@@ -8,13 +8,9 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from tadp_d2.visualization.gallery import (
-    contact_sheet,
-    draw_detections,
-    draw_named_segments,
-    draw_objects,
-    draw_segments,
-)
+from tadp_d2.visualization.objects import draw_detections, draw_objects
+from tadp_d2.visualization.segments import draw_named_segments, draw_segments
+from tadp_d2.visualization.sheet import contact_sheet
 
 
 def test_detections_above_the_threshold_are_drawn_where_they_are():

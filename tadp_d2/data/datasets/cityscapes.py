@@ -1,12 +1,60 @@
-"""The classes of Cityscapes that are trained and scored, as its own scripts define them."""
+"""Cityscapes, by day and in fog: the 19 classes that are trained and scored, and its splits.
+
+They lie below `$DETECTRON2_DATASETS/cityscapes` as published. Importing this module registers
+`cityscapes_train`, `cityscapes_val` and `cityscapes_foggy_val`.
+"""
 
 from cityscapesscripts.helpers.labels import labels
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from tadp_d2.data.readers.label_maps import Folders, load_label_maps
+from tadp_d2.data.root import datasets_root
 
 _EVALUATED = [label for label in labels if not label.ignoreInEval]
 _EVALUATED.sort(key=lambda label: label.trainId)
-# The 19 classes in the order of their train ids, and their colours (RGB).
+# The 19 classes in the order of their train ids, and their colors (RGB), as Cityscapes' own scripts
+# define them.
 CLASSES = tuple(label.name for label in _EVALUATED)
 COLORS = tuple(label.color for label in _EVALUATED)
 IDS = {name: number for number, name in enumerate(CLASSES)}
 # Pixels of this value are neither trained nor scored.
 IGNORE_LABEL = 255
+
+_ROOT = datasets_root() / "cityscapes"
+
+
+def register_street_scenes(name: str, folders: Folders) -> None:
+    """Registers a split with the 19 classes of Cityscapes."""
+    DatasetCatalog.register(name, lambda: load_label_maps(folders, name))
+    MetadataCatalog.get(name).set(
+        stuff_classes=list(CLASSES),
+        stuff_colors=list(COLORS),
+        ignore_label=IGNORE_LABEL,
+        evaluator_type="sem_seg",
+        folders=folders,
+        location=folders.images,
+        has_labels=folders.labels is not None,
+    )
+
+
+def _folders(split: str, images: str, suffix: str) -> Folders:
+    return Folders(
+        images=_ROOT / images / split,
+        nesting="*",
+        image_suffix=suffix,
+        labels=_ROOT / "gtFine" / split,
+        label_suffix="_gtFine_labelTrainIds.png",
+        if_no_labels=f"if there are label ids only, make them: CITYSCAPES_DATASET={_ROOT} "
+        "csCreateTrainIdLabelImgs",
+    )
+
+
+for _split in ("train", "val"):
+    register_street_scenes(
+        f"cityscapes_{_split}", _folders(_split, "leftImg8bit", "_leftImg8bit.png")
+    )
+# Foggy Cityscapes in its densest fog.
+register_street_scenes(
+    "cityscapes_foggy_val",
+    _folders("val", "leftImg8bit_foggy", "_leftImg8bit_foggy_beta_0.02.png"),
+)

@@ -8,7 +8,10 @@ is written.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tadp_d2.data.images import check_each, read_header
@@ -173,3 +176,52 @@ def _check(path: Path, forbidden: Sequence[int]) -> None:
             "the indices of the classes, and the ignored value 255. Label ids are others: "
             "csCreateTrainIdLabelImgs makes train ids of Cityscapes'"
         )
+
+
+def read_label_map(path: str | Path) -> np.ndarray:
+    """The class index of every pixel, H x W uint8.
+
+    Raises:
+        UserError: the file is damaged, or no label map.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return np.array(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise UserError(
+            f"{path}: cannot be read as a label map ({reason(error)}); replace it"
+        ) from None
+
+
+def load_label_maps(folders: Folders, dataset: str, report: Report = stop) -> list[dict[str, Any]]:
+    """Detectron2's dicts of a split; those of a split without labels lack "sem_seg_file_name".
+
+    Raises:
+        UserError: as `read_pairs`.
+    """
+    return [
+        {
+            "file_name": str(pair.image),
+            "image_id": pair.image_id,
+            "height": pair.height,
+            "width": pair.width,
+        }
+        | ({"sem_seg_file_name": str(pair.label)} if pair.label else {})
+        for pair in read_pairs(folders, dataset, report)
+    ]
+
+
+def read_label_maps(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
+    """Reads a registered data set with label maps strictly, all label maps completely.
+
+    Raises:
+        UserError: as `read_pairs` and `check_values`.
+    """
+    meta = MetadataCatalog.get(dataset)
+    folders = meta.get("folders")
+    entries = load_label_maps(folders, dataset, report) if folders else DatasetCatalog.get(dataset)
+    labels = [entry["sem_seg_file_name"] for entry in entries if "sem_seg_file_name" in entry]
+    check_values(labels, {*range(len(meta.stuff_classes)), meta.get("ignore_label", 255)}, report)
+    return entries

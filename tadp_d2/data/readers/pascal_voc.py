@@ -5,10 +5,15 @@ an annotation's `pose`, `truncated` and `difficult` may be absent, as in Waterco
 """
 
 import xml.etree.ElementTree as ET
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
+
+from tadp_d2.data.images import read_header
 from tadp_d2.data.root import not_found
 from tadp_d2.errors import Report, UserError, reason, reporting, stop
 
@@ -174,3 +179,60 @@ def _text(element: ET.Element, path: str) -> str:
     if text is None:
         raise ValueError(f"<{element.tag}> without {path}")
     return text.strip()
+
+
+def load_voc(
+    root: Path, split: str, dataset: str, class_names: Sequence[str], report: Report = stop
+) -> list[dict]:
+    """Detectron2's dicts of a VOC-style split: RGB files, boxes as 0-based absolute XYXY pixels.
+
+    Args:
+        report: gets what is wrong with single pictures, which are then left out.
+
+    Raises:
+        UserError: as `read_split` and `read_annotation`, or a picture is not the one annotated.
+    """
+    entries = []
+    for image_id in read_split(root, split, dataset, report):
+        with reporting(report):
+            entries.append(_to_dict(root, image_id, class_names, report))
+    return entries
+
+
+def _to_dict(root: Path, image_id: str, class_names: Sequence[str], report: Report) -> dict:
+    annotation_file = root / "Annotations" / f"{image_id}.xml"
+    annotation = read_annotation(annotation_file, class_names, report)
+    picture = root / "JPEGImages" / f"{image_id}.jpg"
+    width, height, _ = read_header(picture)
+    if (annotation.width, annotation.height) != (width, height):
+        raise UserError(
+            f"{annotation_file}: of a picture of {annotation.width} x {annotation.height} pixels, "
+            f"but {picture} has {width} x {height}; take both from the same archive"
+        )
+    instances = [
+        {
+            "category_id": class_names.index(obj.name),
+            # From pixel indices, 1-based and inclusive, to coordinates: (1, W) covers 0 to W.
+            "bbox": [obj.box[0] - 1, obj.box[1] - 1, obj.box[2], obj.box[3]],
+            "bbox_mode": BoxMode.XYXY_ABS,
+        }
+        for obj in annotation.objects
+        if obj.name in class_names  # others were reported
+    ]
+    return {
+        "file_name": str(picture),
+        "image_id": image_id,
+        "height": height,
+        "width": width,
+        "annotations": instances,
+    }
+
+
+def read_voc(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
+    """Reads a registered VOC-style data set strictly, also one that Detectron2 itself registers.
+
+    Raises:
+        UserError: as `load_voc`.
+    """
+    meta = MetadataCatalog.get(dataset)
+    return load_voc(Path(meta.dirname), meta.split, dataset, meta.thing_classes, report)

@@ -7,7 +7,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES, load_voc_instances
 from PIL import Image
 
-from tadp_d2.data.datasets.cross_domain_voc import SHARED_CLASSES, load_voc, read_voc
+from tadp_d2.data.datasets.art import SHARED_CLASSES
+from tadp_d2.data.readers.pascal_voc import load_voc, read_voc
 from tadp_d2.errors import UserError
 
 ANNOTATION = """<annotation><size><width>100</width><height>50</height></size>

@@ -1,0 +1,134 @@
+"""What an experiment conditions the diffusion model on: the second seam. A kind has its own file.
+
+A conditioner maps the inputs of a batch to a context. It states what it needs of an input, how many
+tokens its context has, and what it rests on. It may be trained, read the image or the latent, and
+add losses.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fvcore.common.config import CfgNode
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
+from tadp_d2.diffusion.families import open_diffusion_model
+from tadp_d2.errors import UserError
+
+CONDITIONER_REGISTRY = Registry("CONDITIONER")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a pass of the diffusion model is conditioned on.
+
+    Attributes:
+        context: B x N x D, with a mask if not all tokens may be attended to.
+        losses: name -> scalar, added to those of the model in training.
+    """
+
+    context: Context
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Conditioner(nn.Module, ABC):
+    """Inputs of a batch -> condition. Its parameters are a learning-rate group of their own.
+
+    Attributes:
+        needs: keys that every input must have, such as "caption".
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "Conditioner":
+        """
+        Raises:
+            UserError: a key is wrong, or a file is absent or damaged.
+        """
+
+    @classmethod
+    @abstractmethod
+    def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
+        """N, the number of context tokens and so of attention-map channels; loads no weights."""
+
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        """
+        Raises:
+            UserError: a key of this conditioner is wrong; what needs no file is checked.
+        """
+
+    @abstractmethod
+    def forward(
+        self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor
+    ) -> Condition:
+        """
+        Args:
+            inputs: B input dicts.
+            images: B x 3 x H x W as the backbone gets them: normalized and padded.
+            latents: B x C x h x w.
+        """
+
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """What it rests on, by name: fingerprints and settings that decide on its contexts."""
+
+    def prompt(self, inputs: Mapping[str, Any]) -> str:
+        """What the text encoder reads for an input; a description where that is no text."""
+        return ""
+
+
+def get_conditioner_class(cfg: CfgNode) -> type[Conditioner]:
+    """
+    Raises:
+        UserError: `MODEL.CONDITIONER.NAME` is not registered.
+    """
+    name = cfg.MODEL.CONDITIONER.NAME
+    if name not in CONDITIONER_REGISTRY:
+        known = ", ".join(known for known, _ in CONDITIONER_REGISTRY)
+        raise UserError(f"MODEL.CONDITIONER.NAME is {name!r}: expected one of {known}")
+    return CONDITIONER_REGISTRY.get(name)
+
+
+def open_model_of(cfg: CfgNode) -> DiffusionModel:
+    """The diffusion model that a config names.
+
+    Raises:
+        UserError: as `open_diffusion_model`.
+    """
+    options = cfg.MODEL.DIFFUSION
+    return open_diffusion_model(options.WEIGHTS, options.REVISION, options.UNET)
+
+
+def build_conditioner(cfg: CfgNode) -> Conditioner:
+    """The conditioner that a config names.
+
+    Raises:
+        UserError: as `from_config` of its class.
+    """
+    return get_conditioner_class(cfg).from_config(cfg, open_model_of(cfg))
+
+
+def count_context_tokens(cfg: CfgNode) -> int:
+    """N, the number of context tokens of a config's conditioner; loads no weights."""
+    return get_conditioner_class(cfg).count_tokens(cfg, open_model_of(cfg))
+
+
+def read_text(inputs: Mapping[str, Any], key: str) -> str:
+    """A text of an input.
+
+    Raises:
+        UserError: the input has none; names its image.
+    """
+    try:
+        return inputs[key]
+    except KeyError:
+        raise UserError(
+            f"no {key} for image {inputs.get('file_name', inputs.get('image_id', '?'))}: the "
+            f'input dict needs the key "{key}"'
+        ) from None

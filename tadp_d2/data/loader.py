@@ -1,0 +1,120 @@
+"""A config's data sets with the texts that its conditioner needs, and the loaders over them."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, build_detection_test_loader
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+from tadp_d2.conditioning.conditioner import get_conditioner_class
+from tadp_d2.data.catalog import check_registered, known_datasets, read_known
+from tadp_d2.data.mapper import ConditionedMapper
+from tadp_d2.data.root import datasets_root
+from tadp_d2.data.stream import TrainingStream, build_loader, own_process_group
+from tadp_d2.data.texts import CaptionFile, find_caption_file, read_captions
+from tadp_d2.errors import Report, UserError, reporting, stop
+from tadp_d2.tasks.task import get_task
+
+
+def load_captions(cfg: CfgNode, dataset: str, report: Report = stop) -> CaptionFile:
+    """The caption file of a data set.
+
+    Args:
+        report: gets what is wrong with single captions.
+
+    Raises:
+        UserError: it is absent or malformed.
+    """
+    folder = Path(cfg.TEXT.CAPTION_DIR) if cfg.TEXT.CAPTION_DIR else datasets_root() / "captions"
+    return read_captions(find_caption_file(folder, dataset), cfg.TEXT.CAPTION_TEXT, report)
+
+
+def load_dataset(cfg: CfgNode, dataset: str, training: bool = False) -> list[dict[str, Any]]:
+    """Detectron2's dicts of a registered data set, each with what the conditioner needs.
+
+    Args:
+        training: leave out what the task cannot train on, such as images without objects.
+
+    Raises:
+        UserError: the data set is unknown, absent or malformed, an image has no text, or no image
+            is left.
+    """
+    entries = read_known(dataset)
+    add_texts(cfg, dataset, entries)
+    return list(get_task(cfg).select_for_training(dataset, entries)) if training else entries
+
+
+def needed_texts(cfg: CfgNode) -> Collection[str]:
+    """Keys of an input that the conditioner of a config needs."""
+    return get_conditioner_class(cfg).needs
+
+
+def add_texts(
+    cfg: CfgNode, dataset: str, entries: list[dict[str, Any]], report: Report = stop
+) -> None:
+    """Gives every entry of a data set the texts that the conditioner needs, in place.
+
+    A text that an entry has already stays. Captions come from the data set's caption file.
+
+    Args:
+        report: gets what is wrong with single texts.
+
+    Raises:
+        UserError: the caption file is absent or malformed, or the entries have no ids.
+    """
+    lacking = [key for key in needed_texts(cfg) if not all(key in entry for entry in entries)]
+    for key in lacking:
+        if key != "caption":
+            raise UserError(
+                f"data set {dataset!r}: its entries have no {key!r}, which the conditioner "
+                f"{cfg.MODEL.CONDITIONER.NAME} needs of each"
+            )
+        _add_captions(load_captions(cfg, dataset, report), dataset, entries, report)
+
+
+def _add_captions(
+    captions: CaptionFile, dataset: str, entries: list[dict[str, Any]], report: Report
+) -> None:
+    if entries and "image_id" not in entries[0]:
+        raise UserError(
+            f"data set {dataset!r}: its entries have no image_id, by which captions are found; "
+            f"registered with them are {', '.join(known_datasets())}"
+        )
+    for entry in entries:
+        with reporting(report):
+            entry["caption"] = captions[str(entry["image_id"])]
+
+
+def build_train_loader(cfg: CfgNode, start: int = 0) -> DataLoader:
+    """The training loader over all of `DATASETS.TRAIN`.
+
+    Args:
+        start: number of images, over all processes, that the run has seen already.
+    """
+    entries = [
+        entry
+        for dataset in cfg.DATASETS.TRAIN
+        for entry in load_dataset(cfg, dataset, training=True)
+    ]
+    mapper = ConditionedMapper(cfg, is_train=True)
+    return build_loader(
+        TrainingStream(DatasetFromList(entries), mapper, cfg.SEED),
+        start,
+        cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+        cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def build_test_loader(cfg: CfgNode, dataset: str) -> DataLoader:
+    """Detectron2's test loader over one data set, in its order."""
+    check_registered(dataset)
+    loader = build_detection_test_loader(
+        load_dataset(cfg, dataset),
+        mapper=ConditionedMapper(cfg, is_train=False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    loader.worker_init_fn = own_process_group
+    return loader

@@ -1,0 +1,107 @@
+"""What a family of text-to-image models offers: the third seam. A family has a file of its own.
+
+A model is its parts: image -> latent; text -> token embeddings; latent, context and time step ->
+features by level. Detectron2, data sets and captions are not known here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Context(NamedTuple):
+    """What the cross-attention of a diffusion model looks at.
+
+    Attributes:
+        embeddings: B x N x D.
+        mask: B x N, True where a token may be attended to; None for all, as Stable Diffusion does.
+    """
+
+    embeddings: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """Which cross-attention maps follow the features' channels.
+
+    Attributes:
+        tokens: N, the number of context tokens and so of a map's channels.
+        levels: that get maps, such as "s4"; none switches them off.
+        paths: whose layers are averaged: "down", "up".
+        gradient: whether gradients flow through the maps.
+    """
+
+    tokens: int = 77
+    levels: Collection[str] = ("s4", "s5")
+    paths: Collection[str] = ("down", "up")
+    gradient: bool = True
+
+
+class DiffusionModel(ABC):
+    """A model on disk. To make one reads no weights; the parts are loaded one by one.
+
+    Attributes:
+        folder: of the model.
+        unet_folder: of the denoising network, which a fine-tuned one may replace.
+    """
+
+    def __init__(self, folder: Path, unet_folder: Path | None = None):
+        self.folder = folder
+        self.unet_folder = unet_folder or folder / "unet"
+
+    @property
+    @abstractmethod
+    def text_length(self) -> int:
+        """The number of tokens that a text is padded or cut to."""
+
+    @property
+    @abstractmethod
+    def context_width(self) -> int:
+        """D, the width of a token's embedding."""
+
+    @abstractmethod
+    def load_latent_encoder(self, scaled: bool = True) -> nn.Module:
+        """The encoder, images B x 3 x H x W in [-1, 1] -> latents; it has a `stride` in pixels.
+
+        Args:
+            scaled: multiply latents by the model's scaling factor.
+
+        Raises:
+            UserError: its files are damaged.
+        """
+
+    @abstractmethod
+    def load_text_encoder(
+        self, token_files: Sequence[str | Path] = (), cache_size: int = 20_000
+    ) -> nn.Module:
+        """The text encoder with its tokenizer (`clip_text.TextEncoder`).
+
+        Args:
+            token_files: learned tokens, which it gets to know.
+            cache_size: number of contexts that are kept.
+
+        Raises:
+            UserError: its files or those of a token are damaged.
+        """
+
+    @abstractmethod
+    def load_features(
+        self, latent_encoder: nn.Module, maps: MapOptions, gradient_checkpointing: bool = False
+    ) -> nn.Module:
+        """The trained part: latents, `Context` and time step -> level -> B x C x h x w.
+
+        It has `strides` and `channels` by level and a `base_fingerprint` of its weights as they
+        came.
+
+        Args:
+            latent_encoder: whose latents it reads.
+            gradient_checkpointing: recompute its blocks in the backward pass.
+
+        Raises:
+            UserError: its files are damaged, or it does not fit the other parts.
+        """

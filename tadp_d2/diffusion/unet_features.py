@@ -1,0 +1,182 @@
+"""Latent, context and time step -> feature maps of a UNet, with its cross-attention maps.
+
+This module knows diffusers' UNet and nothing of folders, captions or Detectron2.
+"""
+
+import math
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tadp_d2.diffusion.attention import AttentionMaps, FusedAttention, RecordedAttention
+from tadp_d2.diffusion.diffusion_model import Context, MapOptions
+from tadp_d2.errors import UserError
+from tadp_d2.frozen import fingerprint
+
+_DOWN_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}
+_MID_BLOCKS = {"UNetMidBlock2DCrossAttn", None}
+_UP_BLOCKS = {"CrossAttnUpBlock2D", "UpBlock2D"}
+# Keys of a UNet's config that ask for more conditioning than a time step and a text.
+_OTHER_CONDITIONS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
+# Not computed: they turn the last feature map into noise.
+_OUTPUT_LAYERS = ("conv_norm_out", "conv_act", "conv_out")
+
+
+class UNetFeatures(nn.Module):
+    """One pass of a denoising UNet, from which feature maps are returned instead of noise.
+
+    A level is named by the log2 of its stride: "s3" is stride 8. Features come from the up path:
+    after the last layer of its last block, and after the last but one of every other block, that
+    is, the second of three in Stable Diffusion 1.x (VPD, section 3.3, as released). At the levels
+    of `MapOptions` the cross-attention maps, averaged over heads and layers, follow the features'
+    channels.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        latent_stride: int = 8,
+        maps: MapOptions = MapOptions(),  # noqa: B008 (it is frozen)
+    ):
+        """
+        Args:
+            unet: its output layers are dropped.
+            latent_stride: image pixels per latent pixel.
+
+        Raises:
+            UserError: the UNet is of a kind that this class does not know, or has no
+                cross-attention at a level that is to have maps.
+        """
+        super().__init__()
+        _check_architecture(unet)
+        # Of the weights as they came, whatever training or a checkpoint makes of them; none for a
+        # model of shapes without weights.
+        self.base_fingerprint = "" if unet.device.type == "meta" else unet_fingerprint(unet)
+        # No parameters either: one without a gradient stops distributed training.
+        for name in _OUTPUT_LAYERS:
+            setattr(unet, name, None)
+        self.unet = unet
+        self.maps = maps
+        finest = int(math.log2(latent_stride))
+        depth = len(unet.up_blocks)
+        self.levels = [f"s{finest + i}" for i in range(depth)]
+        recorded = _set_processors(unet, self.levels, maps)
+        if recorded != set(maps.levels):
+            raise UserError(
+                f"attention maps at {', '.join(sorted(set(maps.levels) - recorded))}: this UNet "
+                f"has cross-attention in the {' and '.join(maps.paths)} path at other levels only"
+            )
+        self.strides = {level: latent_stride * 2**i for i, level in enumerate(self.levels)}
+        self.channels = {
+            level: channels + (maps.tokens if level in recorded else 0)
+            for level, channels in zip(self.levels, unet.config.block_out_channels, strict=True)
+        }
+
+    def forward(self, latents: Tensor, context: Context, timestep: float) -> dict[str, Tensor]:
+        """
+        Args:
+            latents: B x 4 x h x w.
+            context: B x N x D.
+            timestep: the noise level that the UNet is told; TADP adds no noise and writes t = 0.
+
+        Returns:
+            level -> B x channels[level] x h/2^i x w/2^i, i = 0 for the first level.
+        """
+        unet = self.unet
+        recorder = AttentionMaps(self.maps.gradient)
+        condition = {
+            "encoder_hidden_states": context.embeddings,
+            "encoder_attention_mask": _bias(context.mask, latents.dtype),
+            "cross_attention_kwargs": {"attention_maps": recorder},
+        }
+        # In fp32, whatever the latents are: bf16 cannot tell neighbouring time steps apart.
+        steps = torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
+        time = unet.time_embedding(unet.time_proj(steps))
+
+        hidden = unet.conv_in(latents)
+        skips = [hidden]
+        for block in unet.down_blocks:
+            extra = condition if hasattr(block, "attentions") else {}
+            hidden, outputs = block(hidden, time, **extra)
+            skips.extend(outputs)
+        if unet.mid_block is not None:
+            hidden = unet.mid_block(hidden, time, **condition)
+        features = {}
+        for block, level in zip(unet.up_blocks, reversed(self.levels), strict=True):
+            hidden, features[level] = _up(block, hidden, skips, time, condition)
+
+        for level, level_maps in recorder.take().items():
+            spatial = level_maps.transpose(1, 2).unflatten(-1, features[level].shape[-2:])
+            features[level] = torch.cat([features[level], spatial.to(features[level])], dim=1)
+        return {level: features[level] for level in self.levels}
+
+
+def _up(
+    block: nn.Module, hidden: Tensor, skips: list[Tensor], time: Tensor, condition: dict
+) -> tuple[Tensor, Tensor]:
+    """Runs a block of the up path; returns what goes on upwards, and the feature map."""
+    attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+    outputs = []
+    for resnet, attention in zip(block.resnets, attentions, strict=True):
+        hidden = torch.cat([hidden, skips.pop()], dim=1)
+        if block.gradient_checkpointing and torch.is_grad_enabled():
+            hidden = checkpoint(resnet, hidden, time, use_reentrant=False)
+        else:
+            hidden = resnet(hidden, time)
+        if attention is not None:
+            hidden = attention(hidden, **condition, return_dict=False)[0]
+        outputs.append(hidden)
+    if not block.upsamplers:
+        return hidden, hidden
+    for upsampler in block.upsamplers:
+        hidden = upsampler(hidden, skips[-1].shape[-2:])
+    return hidden, outputs[-2]
+
+
+def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """B x N, True = attend -> B x 1 x N, 0 = attend and -inf = not."""
+    if mask is None:
+        return None
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf).unsqueeze(1)
+
+
+def _set_processors(
+    unet: UNet2DConditionModel,
+    levels: list[str],
+    maps: MapOptions,
+) -> set[str]:
+    """Chooses fused or recorded attention for every layer; returns the levels that record."""
+    recorded = set()
+    processors: dict[str, FusedAttention | RecordedAttention] = {}
+    for name in unet.attn_processors:
+        processors[name] = FusedAttention()
+        path, index = name.split(".")[0].removesuffix("_blocks"), name.split(".")[1]
+        if ".attn2." not in name or path not in maps.paths:
+            continue
+        level = (levels if path == "down" else levels[::-1])[int(index)]
+        if level in maps.levels:
+            recorded.add(level)
+            processors[name] = RecordedAttention(level)
+    unet.set_attn_processor(processors)
+    return recorded
+
+
+def _check_architecture(unet: UNet2DConditionModel) -> None:
+    config = unet.config
+    unknown = (
+        set(config.down_block_types) - _DOWN_BLOCKS,
+        {config.mid_block_type} - _MID_BLOCKS,
+        set(config.up_block_types) - _UP_BLOCKS,
+        {key for key in _OTHER_CONDITIONS if config.get(key) is not None},
+    )
+    if any(unknown):
+        names = ", ".join(sorted(map(str, set().union(*unknown))))
+        raise UserError(f"this UNet is no Stable Diffusion 1.x or 2.x: {names} is not supported")
+
+
+def unet_fingerprint(unet: UNet2DConditionModel) -> str:
+    """`fingerprint` of the weights that features come from, without the output layers."""
+    used = {n: child for n, child in unet.named_children() if n not in _OUTPUT_LAYERS}
+    return fingerprint(nn.ModuleDict(used))

@@ -1,0 +1,162 @@
+"""What an experiment predicts: the first seam. A task has a file of its own.
+
+A task says what its data sets must offer, what the model's input has besides the image, which
+evaluators judge a data set, what is drawn and written of a prediction, and what in a config is
+wrong for it. Trainer, checks, prediction, gallery, results and reports ask the task.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.transforms import TransformList
+from detectron2.evaluation import DatasetEvaluator
+from fvcore.common.registry import Registry
+from PIL import Image
+
+from tadp_d2.data.catalog import is_labelled, offers
+from tadp_d2.errors import UserError
+from tadp_d2.tasks.metrics import MetricSet
+
+TASK_REGISTRY = Registry("TASK")
+
+
+class Task(ABC):
+    """A task under a config.
+
+    Attributes:
+        name: as `MODEL.TASK` names it.
+        architectures: names of meta-architectures whose task it is, also of the conditioned ones.
+        needs: what a data set must offer: "instances", "semantic" (`catalog.offers`).
+        metric_sets: that its evaluators return, the most telling first.
+        columns: images in a row of the gallery's sheet.
+        titles: of the images on the sheet: "image", "truth", "prediction".
+    """
+
+    name: ClassVar[str]
+    architectures: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[str]
+    metric_sets: ClassVar[tuple[MetricSet, ...]]
+    columns: int = 3
+    titles: tuple[str, ...] = ("image", "truth", "prediction")
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+
+    def classes(self) -> list[str]:
+        """The names of the model's class indices: those of the data it is trained on."""
+        return []
+
+    def check_config(self) -> None:  # noqa: B027 (there may be nothing to check)
+        """
+        Raises:
+            UserError: a key is wrong for this task; what needs no data set is checked.
+        """
+
+    def check_dataset(self, dataset: str, training: bool) -> None:
+        """
+        Raises:
+            UserError: a registered data set is not of the kind that the task needs.
+        """
+        if self.needs not in offers(dataset):
+            raise UserError(
+                f"data set {dataset!r} offers {', '.join(sorted(offers(dataset))) or 'images only'}"
+                f"; the task {self.name!r} needs {self.needs}"
+            )
+        if not is_labelled(dataset) and (training or not self.cfg.TEST.SUBMISSION):
+            raise UserError(
+                f"data set {dataset!r} has no labels: it can be evaluated with TEST.SUBMISSION "
+                "True, which writes files for its benchmark server, and not be trained on"
+            )
+
+    def select_for_training(
+        self, dataset: str, entries: Sequence[dict[str, Any]]
+    ) -> Sequence[dict[str, Any]]:
+        """The entries of a data set that the model can be trained on.
+
+        Raises:
+            UserError: there is none.
+        """
+        return entries
+
+    def add_truth(
+        self, entry: Mapping[str, Any], transforms: TransformList, image_size: tuple[int, int]
+    ) -> dict[str, Any]:
+        """What a training input has besides Detectron2's "instances" and "sem_seg".
+
+        Args:
+            entry: of the data set.
+            transforms: that were applied to the image.
+            image_size: height and width of the transformed image.
+        """
+        return {}
+
+    @abstractmethod
+    def evaluators(self, dataset: str) -> list[DatasetEvaluator]:
+        """Those that judge a test set."""
+
+    def legend(self, dataset: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+        """Names and colors (RGB), shown below the gallery's sheet."""
+        return ()
+
+    def draw_truth(
+        self, dataset: str, pixels: np.ndarray, entry: Mapping[str, Any]
+    ) -> Image.Image | None:
+        """The truth of an image, H x W x 3 RGB; None where there is none."""
+        return None
+
+    @abstractmethod
+    def draw_prediction(
+        self, dataset: str, pixels: np.ndarray, output: Mapping[str, Any]
+    ) -> Image.Image:
+        """What the model returned for an image, H x W x 3 RGB, as a gallery shows it."""
+
+    def draw_large(self, pixels: np.ndarray, output: Mapping[str, Any]) -> Image.Image:
+        """The same for an image that is looked at alone; classes are named in it."""
+        return self.draw_prediction(self.cfg.DATASETS.TRAIN[0], pixels, output)
+
+    @abstractmethod
+    def write(self, output: Mapping[str, Any], file: Path) -> dict[str, Any]:
+        """Writes what JSON cannot hold beside `file`; returns what the JSON file is to hold."""
+
+
+def get_task(cfg: CfgNode) -> Task:
+    """The task of a config.
+
+    Raises:
+        UserError: `MODEL.TASK` is not registered, or is empty and no task claims the architecture.
+    """
+    known = dict(TASK_REGISTRY)
+    name, architecture = cfg.MODEL.TASK, cfg.MODEL.META_ARCHITECTURE.removeprefix("Conditioned")
+    if name:
+        found = [task for task in known.values() if task.name == name]
+    else:
+        found = [task for task in known.values() if architecture in task.architectures]
+    if len(found) == 1:
+        return found[0](cfg)
+    names = ", ".join(task.name for task in known.values())
+    if name:
+        raise UserError(f"MODEL.TASK is {name!r}: expected one of {names}")
+    raise UserError(
+        f"no task is known for MODEL.META_ARCHITECTURE {architecture!r}: set MODEL.TASK to one of "
+        f"{names}"
+    )
+
+
+def class_names(dataset: str, kind: str) -> list[str]:
+    """The names of a data set's classes.
+
+    Args:
+        kind: "thing" or "stuff", as in Detectron2's metadata.
+
+    Raises:
+        UserError: it declares none.
+    """
+    names = MetadataCatalog.get(dataset).get(f"{kind}_classes")
+    if not names:
+        raise UserError(f"data set {dataset!r} declares no {kind}_classes in its metadata")
+    return list(names)
