@@ -40,6 +40,7 @@ REQUIREMENTS = {
     "pytest": "pytest",
     "diffusers": "diffusers==0.42.1",
     "importlib_metadata": "importlib_metadata==10.2.0",
+    "lazy_importer": "lazy-importer==0.1.0",
     "yacs": "yacs==0.1.8",
     "omegaconf": "omegaconf==2.4.0",
     "termcolor": "termcolor==3.3.0",

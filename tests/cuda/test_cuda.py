@@ -225,7 +225,14 @@ def test_one_process_on_nccl_has_the_gradients_of_none(config, tmp_path):
 
 
 def test_torchrun_trains_and_evaluates_on_nccl(world, config, tmp_path):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    torchrun = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr",
+        "localhost",
+    )
     cfg = config("segmentation", "SOLVER.MAX_ITER", 2, "OUTPUT_DIR", str(tmp_path / "run"))
     file = tmp_path / "config.yaml"
     file.write_text(cfg.dump())
