@@ -58,7 +58,6 @@ class ReferenceUNet(nn.Module):
     def __init__(self, ours: UNetFeatures):
         super().__init__()
         self.levels, self.strides, self.channels = ours.levels, ours.strides, ours.channels
-        self.context_length = ours.context_length
         unet = copy.deepcopy(ours.unet)
         width, device = unet.config.block_out_channels[0], unet.device
         unet.conv_norm_out = nn.GroupNorm(unet.config.norm_num_groups, width, device=device)
