@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tadp_d2.data.image_files import find_pictures
+from tadp_d2.data.own_data_sets import read_own_sets
 from tadp_d2.data.root import datasets_root
 from tadp_d2.errors import UserError
 
@@ -71,8 +72,8 @@ def caption_path(dataset: str, folder: Path | None = None) -> Path:
     Args:
         dataset: a registered name, a folder of pictures (`pictures/` has `pictures.jsonl`), or the
             caption file itself.
-        folder: of caption files; None for `$DETECTRON2_DATASETS/captions`, or for the folder in
-            which a folder of pictures lies.
+        folder: of caption files; None for that of a user's own data set, for
+            `$DETECTRON2_DATASETS/captions`, or for the folder in which a folder of images lies.
     """
     path = Path(dataset)
     if path.suffix == ".jsonl":
@@ -81,6 +82,9 @@ def caption_path(dataset: str, folder: Path | None = None) -> Path:
         # Of "." and ".." the parent is not known before they are resolved.
         beside = Path(os.path.abspath(path)).parent if path.name in ("", "..") else path.parent
         return (folder or beside) / f"{path.resolve().name}.jsonl"
+    own = read_own_sets().get(dataset)
+    if own and own.captions and not folder:
+        return own.captions
     return (folder or datasets_root() / "captions") / f"{dataset}.jsonl"
 
 
@@ -108,9 +112,9 @@ def _registered(dataset: str) -> list[CaptionImage]:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     import tadp_d2.config.registration  # noqa: F401 (registers the data sets)
-    from tadp_d2.data.catalog import read_entries
+    from tadp_d2.data.catalog import known_datasets, read_entries
 
-    if dataset not in DatasetCatalog.list():
+    if dataset not in (*known_datasets(), *DatasetCatalog.list()):
         raise UserError(
             f"{dataset!r} is neither a folder of pictures nor a registered data set, such as "
             "voc_2007_test, watercolor_test or dark_zurich_val (README.md lists them)"

@@ -12,6 +12,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
+from tadp_d2.data.own_data_sets import register_own_sets
+from tadp_d2.data.readers.coco import read_coco
 from tadp_d2.data.readers.label_maps import read_label_maps
 from tadp_d2.data.readers.pascal_voc import read_voc
 from tadp_d2.errors import Report, UserError, stop
@@ -27,6 +29,7 @@ _OFFERS = {
 # Layout -> its strict reader.
 _READERS: dict[str, Callable[[str, Report], list[dict[str, Any]]]] = {
     "pascal_voc": read_voc,
+    "coco": read_coco,
     "sem_seg": read_label_maps,
 }
 
@@ -34,8 +37,9 @@ _READERS: dict[str, Callable[[str, Report], list[dict[str, Any]]]] = {
 def check_registered(dataset: str) -> None:
     """
     Raises:
-        UserError: Detectron2 knows no data set of that name.
+        UserError: Detectron2 knows no data set of that name, or a user's own are wrong.
     """
+    register_own_sets()
     if dataset not in DatasetCatalog.list():
         raise UserError(
             f"unknown data set {dataset!r}: {', '.join(known_datasets())} are registered"
@@ -43,8 +47,9 @@ def check_registered(dataset: str) -> None:
 
 
 def known_datasets() -> list[str]:
-    """The registered data sets whose layout is read strictly."""
-    return [name for name in sorted(DatasetCatalog.list()) if _layout(name) in _READERS]
+    """The registered data sets of which it is known where they are: ours and a user's own."""
+    register_own_sets()
+    return [name for name in sorted(DatasetCatalog.list()) if location(name)]
 
 
 def _layout(dataset: str) -> str:

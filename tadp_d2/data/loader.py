@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tadp_d2.conditioning.conditioner import get_conditioner_class
 from tadp_d2.data.catalog import check_registered, known_datasets, read_known
 from tadp_d2.data.mapper import ConditionedMapper
+from tadp_d2.data.own_data_sets import read_own_sets
 from tadp_d2.data.root import datasets_root
 from tadp_d2.data.stream import TrainingStream, build_loader, own_process_group
 from tadp_d2.data.texts import CaptionFile, find_caption_file, read_captions
@@ -28,8 +29,13 @@ def load_captions(cfg: CfgNode, dataset: str, report: Report = stop) -> CaptionF
     Raises:
         UserError: it is absent or malformed.
     """
-    folder = Path(cfg.TEXT.CAPTION_DIR) if cfg.TEXT.CAPTION_DIR else datasets_root() / "captions"
-    return read_captions(find_caption_file(folder, dataset), cfg.TEXT.CAPTION_TEXT, report)
+    own = read_own_sets().get(dataset)
+    if own and own.captions and not cfg.TEXT.CAPTION_DIR:
+        folder, name = own.captions.parent, own.captions.stem
+    else:
+        folder = Path(cfg.TEXT.CAPTION_DIR or datasets_root() / "captions")
+        name = dataset
+    return read_captions(find_caption_file(folder, name), cfg.TEXT.CAPTION_TEXT, report)
 
 
 def load_dataset(cfg: CfgNode, dataset: str, training: bool = False) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from detectron2.evaluation import DatasetEvaluator
 from fvcore.common.registry import Registry
 from PIL import Image
 
-from tadp_d2.data.catalog import is_labelled, offers
+from tadp_d2.data.catalog import is_labelled, offers, read_known
 from tadp_d2.errors import UserError
 from tadp_d2.tasks.metrics import MetricSet
 
@@ -156,7 +156,10 @@ def class_names(dataset: str, kind: str) -> list[str]:
     Raises:
         UserError: it declares none.
     """
-    names = MetadataCatalog.get(dataset).get(f"{kind}_classes")
+    meta = MetadataCatalog.get(dataset)
+    if not meta.get(f"{kind}_classes") and meta.get("json_file"):
+        read_known(dataset)  # Detectron2 takes the classes from COCO's file when it reads that
+    names = meta.get(f"{kind}_classes")
     if not names:
         raise UserError(f"data set {dataset!r} declares no {kind}_classes in its metadata")
     return list(names)
