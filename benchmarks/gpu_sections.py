@@ -380,7 +380,7 @@ def options(run: Run, clock: Clock, compiled: bool) -> None:
         torch.manual_seed(0)
         latents = torch.randn(batch, 4, width, width, device=run.device)
         dimension = unet.unet.config.cross_attention_dim
-        context = torch.randn(batch, 77, dimension, device=run.device)
+        context = torch.randn(batch, unet.maps.tokens, dimension, device=run.device)
 
         def maps() -> dict[str, Tensor]:
             with sides.computing_in(run.device, precision):
