@@ -1,6 +1,5 @@
 """A config's data sets with the texts that its conditioner needs, and the loaders over them."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,9 @@ def load_dataset(cfg: CfgNode, dataset: str, training: bool = False) -> list[dic
     return list(get_task(cfg).select_for_training(dataset, entries)) if training else entries
 
 
-def needed_texts(cfg: CfgNode) -> Collection[str]:
-    """Keys of an input that the conditioner of a config needs."""
-    return get_conditioner_class(cfg).needs
+def needs_captions(cfg: CfgNode) -> bool:
+    """Whether the conditioner of a config reads captions."""
+    return "caption" in get_conditioner_class(cfg).needs
 
 
 def add_texts(
@@ -71,7 +70,8 @@ def add_texts(
     Raises:
         UserError: the caption file is absent or malformed, or the entries have no ids.
     """
-    lacking = [key for key in needed_texts(cfg) if not all(key in entry for entry in entries)]
+    needs = get_conditioner_class(cfg).needs
+    lacking = [key for key in needs if not all(key in entry for entry in entries)]
     for key in lacking:
         if key != "caption":
             raise UserError(

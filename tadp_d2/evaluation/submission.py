@@ -9,6 +9,7 @@ It takes an archive of three folders, with a file per image in each, named as th
 """
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from detectron2.utils import comm
 from PIL import Image
 from torch import Tensor
 
+from tadp_d2.errors import UserError
 from tadp_d2.files import replacing
 
 _logger = logging.getLogger(__name__)
@@ -25,12 +27,28 @@ _logger = logging.getLogger(__name__)
 class SubmissionWriter(DatasetEvaluator):
     """Writes every segmentation of an evaluation at the size of its image. It measures nothing."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, files: Iterable[str]):
+        """
+        Args:
+            files: of all images of the data set.
+
+        Raises:
+            UserError: two of them have one name, so that one's segmentation would replace the
+                other's.
+        """
         self._folder = folder
+        names: dict[str, str] = {}
+        for file in files:
+            other = names.setdefault(_name(file), file)
+            if other != file:
+                raise UserError(
+                    f"{file} and {other}: the benchmark server takes one file of each name, "
+                    f"{_name(file)}; rename one of the two, or evaluate them as two data sets"
+                )
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for image, output in zip(inputs, outputs, strict=True):
-            name = f"{Path(image['file_name']).stem}.png"
+            name = _name(image["file_name"])
             confidence, classes = _confidence(output["sem_seg"])
             for folder, pixels in (
                 ("labelTrainIds", classes),
@@ -46,6 +64,10 @@ class SubmissionWriter(DatasetEvaluator):
             f"Segmentations for the benchmark server in {self._folder}; to hand them in: "
             f"cd {self._folder} && zip -r submission.zip confidence labelTrainIds*"
         )
+
+
+def _name(file: str) -> str:
+    return f"{Path(file).stem}.png"
 
 
 def _confidence(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
-from tadp_d2.data.loader import load_captions
-from tadp_d2.data.texts import CaptionFile
+from tadp_d2.data.loader import load_captions, needs_captions
+from tadp_d2.data.texts import CaptionFile, NoCaptions
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
@@ -29,6 +29,7 @@ _logger = logging.getLogger(__name__)
 # What must be equal for a checkpoint's weights to mean anything, and what it is called in messages.
 _ESSENTIAL = {
     "vae": "another VAE (MODEL.DIFFUSION.WEIGHTS)",
+    "conditioner": "another conditioner (MODEL.CONDITIONER)",
     "text_encoder": "another text encoder (MODEL.DIFFUSION.WEIGHTS)",
     "pixels": "another pixel normalisation (MODEL.PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT)",
     "features": "other features (MODEL.DIFFUSION.TIMESTEP, LATENT_SCALING or ATTENTION_MAPS)",
@@ -79,8 +80,10 @@ class Provenance:
         if trained is None:
             _logger.warning(f"{checkpoint} does not say on which base model it was trained")
             return
+        # Records of earlier versions lack the conditioner, of which there was one.
+        trained = {"conditioner": "CaptionPrompt", **trained}
         for key, meaning in _ESSENTIAL.items():
-            if trained[key] != self.record[key]:
+            if trained.get(key) != self.record.get(key):
                 raise UserError(
                     f"{checkpoint} was trained with {meaning}; use what it was trained with, or "
                     "train anew"
@@ -104,7 +107,7 @@ def _check_artifacts(cfg: CfgNode, record: dict[str, Any]) -> None:
     Raises:
         UserError: a learned token or a fine-tuned UNet was made for another base model.
     """
-    base = {part: record[part] for part in ("text_encoder", "vae", "unet")}
+    base = {part: record[part] for part in ("text_encoder", "vae", "unet") if part in record}
     unet_folder = cfg.MODEL.DIFFUSION.UNET
     if unet_folder:
         # The base model's own, for which tokens were learned, is not loaded then.
@@ -116,9 +119,13 @@ def _check_artifacts(cfg: CfgNode, record: dict[str, Any]) -> None:
 
 
 def _caption_files(cfg: CfgNode) -> dict[str, CaptionFile]:
-    """Those of the data sets whose captions are here: an evaluation needs none to train on."""
+    """Those of the data sets whose captions are here: an evaluation needs none to train on.
+
+    Raises:
+        UserError: a caption file is malformed.
+    """
     files = {}
-    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        with contextlib.suppress(UserError):
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if needs_captions(cfg) else ():
+        with contextlib.suppress(NoCaptions):
             files[dataset] = load_captions(cfg, dataset)
     return files

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from PIL import Image
 
-from tadp_d2.data.catalog import is_labelled
+from tadp_d2.data.catalog import is_labelled, read_known
 from tadp_d2.data.readers.label_maps import read_label_map
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
@@ -51,7 +51,10 @@ class Semantic(Task):
         if is_labelled(dataset):
             evaluators.append(NamedSemSegEvaluator(dataset, self.classes()))
         if self.cfg.TEST.SUBMISSION:
-            evaluators.append(SubmissionWriter(Path(self.cfg.OUTPUT_DIR, "submission", dataset)))
+            folder = Path(self.cfg.OUTPUT_DIR, "submission", dataset)
+            evaluators.append(
+                SubmissionWriter(folder, (entry["file_name"] for entry in read_known(dataset)))
+            )
         return evaluators
 
     def legend(self, dataset: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:

@@ -1,6 +1,7 @@
 """train_net.py, whose processes leave their losses and weights in OUTPUT_DIR when training ends.
 
-Beside a run's files: `losses.json`, the total loss of every iteration; `weights_<process>.pth`.
+Beside a run's files: `losses.json`, the total loss of every iteration; `gradients.json`, the norm
+of all gradients of every iteration; `weights_<process>.pth`.
 """
 
 import json
@@ -14,6 +15,12 @@ from tadp_d2.engine.launch import launch
 
 
 class Observed(train_net.Trainer):
+    def run_step(self):
+        super().run_step()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norms = self.__dict__.setdefault("norms", [])
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
     def train(self):
         result = super().train()
         folder = Path(self.cfg.OUTPUT_DIR)
@@ -22,6 +29,7 @@ class Observed(train_net.Trainer):
         if comm.is_main_process():
             losses = [value for value, _ in self.storage.history("total_loss").values()]
             (folder / "losses.json").write_text(json.dumps(losses))
+            (folder / "gradients.json").write_text(json.dumps(self.norms))
         return result
 
 

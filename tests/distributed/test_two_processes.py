@@ -147,6 +147,14 @@ def test_the_losses_of_two_processes_are_those_of_one_with_twice_the_batch(alone
     assert np.ptp(expected) > 0.05 * expected[0]
 
 
+def test_the_gradients_of_two_processes_are_averaged_as_those_of_one(alone, together):
+    """AdamW makes the same step of a gradient twice as large: the weights do not show it."""
+    expected, found = (
+        json.loads((run / "gradients.json").read_text()) for run in (alone, together)
+    )
+    assert found == pytest.approx(expected[2:], rel=0.02)
+
+
 def test_all_processes_hold_the_same_weights(together):
     first, second = (torch.load(together / f"weights_{rank}.pth") for rank in (0, 1))
     assert list(first) == list(second)

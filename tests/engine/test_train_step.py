@@ -1,5 +1,7 @@
 """One iteration: accumulation and mixed precision."""
 
+import copy
+
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -110,9 +112,40 @@ def test_fp16_clips_the_true_gradients_and_not_the_scaled_ones():
     torch.testing.assert_close(reduced.layer.weight, full.layer.weight, rtol=0.02, atol=0.02)
 
 
-def test_state_is_restored():
-    model = _Regression()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    trainer = AccumulatingTrainer(model, [data()], optimizer)
-    trainer.load_state_dict(trainer.state_dict())
-    assert set(trainer.state_dict()) >= {"optimizer", "grad_scaler"}
+def test_a_restored_state_goes_on_to_the_same_weights():
+    def trainer(model, **options):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        return AccumulatingTrainer(model, [data(), data(1), data(2)], optimizer, **options)
+
+    def run(trainer, iterations):
+        with EventStorage() as trainer.storage:
+            for trainer.iter in iterations:
+                trainer.run_step()
+
+    whole = trainer(_Noisy())
+    run(whole, range(3))
+    stopped = trainer(_Noisy())
+    run(stopped, range(1))
+    # As a checkpoint keeps them: nothing may be shared with the trainer that goes on.
+    state = copy.deepcopy(stopped.state_dict())
+    weights = copy.deepcopy(stopped.model.state_dict())
+    resumed = trainer(_Noisy())
+    resumed.model.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    resumed.data_loader = [data(1), data(2)]
+    run(resumed, range(1, 3))
+    assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
+    # Without the optimizer's averages it would be another weight.
+    forgetful = trainer(_Noisy())
+    forgetful.model.load_state_dict(weights)
+    forgetful.data_loader = [data(1), data(2)]
+    run(forgetful, range(1, 3))
+    assert not torch.equal(forgetful.model.layer.weight, whole.model.layer.weight)
+
+    # The first gradients overflow, and the scale is halved.
+    scaled, fresh = trainer(_Noisy(), precision="fp16"), trainer(_Noisy(), precision="fp16")
+    run(scaled, range(1))
+    kept = scaled.state_dict()["grad_scaler"]
+    assert kept["scale"] != fresh.state_dict()["grad_scaler"]["scale"]
+    fresh.load_state_dict(copy.deepcopy(scaled.state_dict()))
+    assert fresh.state_dict()["grad_scaler"] == kept

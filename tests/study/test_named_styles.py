@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tadp_d2.conditioning.caption_prompt import CaptionPrompt
 from tadp_d2.data.datasets.art import SHARED_CLASSES
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.trainer import Trainer
@@ -23,7 +24,11 @@ def test_every_class_is_drawn_and_judged_without_its_name(
     model = Trainer.build_model(cfg)
     RunCheckpointer(model, str(run), Provenance(cfg, model)).save("model_final")
     (run / "config.yaml").write_text(cfg.dump())
-    asked = []
+    asked, captions = [], []
+    prompt = CaptionPrompt.prompt
+    monkeypatch.setattr(
+        CaptionPrompt, "prompt", lambda self, own: captions.append(own) or prompt(self, own)
+    )
     draw = named_styles.draw_sample
     monkeypatch.setattr(
         named_styles,
@@ -36,7 +41,9 @@ def test_every_class_is_drawn_and_judged_without_its_name(
         "a comic style painting of a bicycle in a park",
         "a comic style painting of a bicycle on a street",
     ]
-    assert set(result["found"]) <= {"", *SHARED_CLASSES}
+    # The judge is given no word of what was asked for: neither caption nor modifier.
+    assert {own["caption"] for own in captions} == {""}
+    assert len(captions) == len(asked) + 4
     assert (tmp_path / "out" / "comic.png").stat().st_size > 10_000
     # The looks of the world's styles differ enough for so simple a judge.
     assert result["real_styles"] >= 0.75
@@ -70,4 +77,4 @@ def test_only_a_detector_that_is_trained_to_the_end_is_a_judge(
     (tmp_path / "model_final.pth").touch()
     check_detector(tmp_path)
     (tmp_path / "config.yaml").write_text(make_segmentation_config().dump())
-    refused("is a CaptionedSegmentor")
+    refused("its task is semantic")
