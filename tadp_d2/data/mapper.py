@@ -23,7 +23,7 @@ class ConditionedMapper(DatasetMapper):
     """Maps a data set's dict to the model's input, which keeps what the conditioner needs.
 
     With a cache, the input also has "latents" (`CachedLatents`). Where the cache knows the picture,
-    its file is not decoded, and "image" is black and of the right size.
+    its file is not decoded, and "image" is noise that stands in for it, of the right size.
     """
 
     @configurable
@@ -79,13 +79,14 @@ class ConditionedMapper(DatasetMapper):
         height, width = black.image.shape[:2]
         mirrored = any(isinstance(step, T.HFlipTransform) for step in transforms.transforms)
         picture = Path(entry["file_name"]).read_bytes()
-        entry["latents"] = self.cache.look_up(picture, (width, height), mirrored)
-        image = black.image
-        if entry["latents"].value is None:
+        latents = self.cache.look_up(picture, (width, height), mirrored)
+        image = latents.placeholder(height, width)
+        if latents.value is None:
             image = utils.read_image(entry["file_name"], format=self.image_format)
             utils.check_image_size(entry, image)
             image = transforms.apply_image(image)
         entry["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        entry["latents"] = latents.of(entry["image"])
         entry.pop("sem_seg_file_name", None)
         boxes = entry.pop("annotations", None)
         if self.is_train and boxes is not None:
@@ -104,6 +105,6 @@ def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:
     if cfg.INPUT.RESIZE != "fixed":
         return False
     if not is_train:
-        return not cfg.TEST.WINDOW_SIZE
+        return not (cfg.TEST.WINDOW_SIZE or cfg.TEST.AUG.ENABLED)
     mirroring = cfg.INPUT.RANDOM_FLIP in ("none", "horizontal")
     return mirroring and not (cfg.INPUT.CROP.ENABLED or cfg.INPUT.COLOR_AUG_SSD)

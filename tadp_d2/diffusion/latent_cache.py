@@ -1,42 +1,65 @@
-"""What the frozen VAE says of a picture, kept on disk: from the second look on neither runs again.
+"""The latents of images, kept on disk: from the second look on the frozen VAE does not run again.
 
-One file for each picture, mirrored or not, named by a hash of all that decides on it: the picture's
-bytes, what is done to it, and the VAE. So nothing in the cache can be out of date, several
-processes may share it, and it can be removed at any time.
+One file for each image, mirrored or not, named by a hash of all that decides on it: the bytes of
+the image's file, what is done to it, and the VAE. So nothing in the cache can be out of date,
+several processes may share it, and it can be removed at any time. A file is used for exactly the
+input that it was looked up for: who changes that input afterwards, as test-time augmentation does,
+is noticed.
 """
 
 import hashlib
 import json
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
-from detectron2.config import CfgNode
+from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from tadp_d2.diffusion.model_folder import find_weights
+from tadp_d2.errors import UserError
 from tadp_d2.files import replacing, sha256
 
-_FORMAT = "tadp_d2 latents, version 1"
+_FORMAT = "tadp_d2 latents, version 2"
 # Files are spread over as many folders, by the first byte of their names.
 _FOLDERS = 256
+# Bytes of a file besides its numbers.
+_HEADER = 128
 
 
 @dataclass(frozen=True)
 class CachedLatents:
-    """The latents of one picture as the model gets it.
+    """The latents of one input.
 
     Attributes:
         file: where they are kept.
         value: C x h x w, float16; None where there are none yet.
         limit: bytes that the folder of `file` may take.
+        image: fingerprint of the input's image, which may not be changed afterwards.
     """
 
     file: Path
     value: Tensor | None
     limit: float
+    image: str = ""
+
+    def placeholder(self, height: int, width: int) -> np.ndarray:
+        """What stands in for the image, H x W x 3 uint8 noise: who changes it is noticed."""
+        digest = hashlib.sha256(self.file.name.encode()).digest()
+        generator = np.random.default_rng(list(digest))
+        return generator.integers(256, size=(height, width, 3), dtype=np.uint8)
+
+    def of(self, image: Tensor) -> "CachedLatents":
+        """The latents for an input with this image, 3 x H x W uint8."""
+        return replace(self, image=_fingerprint(image))
+
+    def belong_to(self, image: Tensor) -> bool:
+        """Whether an image is the one that they were looked up for."""
+        return self.image == _fingerprint(image)
 
     def keep(self, value: Tensor) -> None:
         """Writes the latents, whole or not at all, unless the cache is full.
@@ -46,7 +69,7 @@ class CachedLatents:
         """
         folder = self.file.parent
         folder.mkdir(parents=True, exist_ok=True)
-        if (len(os.listdir(folder)) + 1) * value.nbytes <= self.limit:
+        if (len(os.listdir(folder)) + 1) * (value.nbytes + _HEADER) <= self.limit:
             with replacing(self.file) as temporary, open(temporary, "wb") as file:
                 np.save(file, value.cpu().numpy())
 
@@ -72,19 +95,49 @@ class LatentCache:
         if not options.FOLDER:
             return None
         model = find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
-        vae = sorted((model / "vae").iterdir())
-        unet = json.loads((model / "unet" / "config.json").read_text("utf-8"))
+        files = sorted((model / "vae").iterdir())
+        vae, unet = (
+            json.loads((model / part / "config.json").read_text("utf-8"))
+            for part in ("vae", "unet")
+        )
+        stride = 2 ** (len(vae["block_out_channels"]) - 1)
         made_of = {
             "format": _FORMAT,
-            "vae": {file.name: sha256(file) for file in vae if file.is_file()},
-            # Pictures are padded to a multiple of the deepest level's stride.
-            "levels": len(unet["block_out_channels"]),
+            # Its decoders and its resizing make the pixels.
+            "pillow": PIL.__version__,
+            "vae": {file.name: sha256(file) for file in files if file.is_file()},
+            "channels": vae["latent_channels"],
+            "stride": stride,
+            # Images are padded to a multiple of the deepest level's stride.
+            "multiple": stride * 2 ** (len(unet["block_out_channels"]) - 1),
             "scaled": cfg.MODEL.DIFFUSION.LATENT_SCALING,
             "format_of_pixels": cfg.INPUT.FORMAT,
             "mean": list(cfg.MODEL.PIXEL_MEAN),
             "std": list(cfg.MODEL.PIXEL_STD),
         }
-        return cls(Path(options.FOLDER), options.LIMIT, json.dumps(made_of, sort_keys=True))
+        cache = cls(Path(options.FOLDER), options.LIMIT, json.dumps(made_of, sort_keys=True))
+        cache._check_room(cfg.INPUT.FIXED_SIZE_TRAIN, cfg.INPUT.FIXED_SIZE_TEST)
+        return cache
+
+    def _check_room(self, *sizes: tuple[int, int]) -> None:
+        """
+        Raises:
+            UserError: the limit leaves no room for one image in each of the folders.
+        """
+        largest = max(math.prod(self._shape(size)) for size in sizes)
+        needed = _FOLDERS * (largest * np.float16().nbytes + _HEADER) / 2**30
+        if self.limit < needed:
+            raise UserError(
+                f"MODEL.DIFFUSION.LATENT_CACHE.LIMIT is {self.limit} GiB: expected {needed:.2g} or "
+                "more for images of this size; an empty FOLDER switches the cache off"
+            )
+
+    def _shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """C x h x w of the latents of an image of that width and height, pixels."""
+        made_of = json.loads(self.made_of)
+        multiple, stride = made_of["multiple"], made_of["stride"]
+        width, height = (-(-side // multiple) * multiple // stride for side in size)
+        return made_of["channels"], height, width
 
     def look_up(self, picture: bytes, size: tuple[int, int], mirrored: bool) -> CachedLatents:
         """What is kept of a picture, or where it is to be kept.
@@ -98,13 +151,18 @@ class LatentCache:
         key.update(hashlib.sha256(picture).digest())
         name = key.hexdigest()
         file = self.folder / name[:2] / f"{name[2:]}.npy"
-        return CachedLatents(file, _read(file), self.limit * 2**30 / _FOLDERS)
+        return CachedLatents(file, _read(file, self._shape(size)), self.limit * 2**30 / _FOLDERS)
 
 
-def _read(file: Path) -> Tensor | None:
-    """None for a file that is absent or damaged: it will be written anew."""
+def _fingerprint(image: Tensor) -> str:
+    return hashlib.sha256(image.cpu().contiguous().numpy()).hexdigest()
+
+
+def _read(file: Path, shape: tuple[int, int, int]) -> Tensor | None:
+    """None for a file that is absent, damaged or of another shape: it will be written anew."""
     try:
         value = np.load(file)
     except (OSError, ValueError, EOFError):
         return None
-    return torch.from_numpy(value) if value.dtype == np.float16 and value.ndim == 3 else None
+    fits = value.dtype == np.float16 and value.shape == shape
+    return torch.from_numpy(value) if fits else None

@@ -14,6 +14,8 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from tadp_d2.conditioning.conditioner import Conditioner, build_conditioner
+from tadp_d2.diffusion.latent_cache import CachedLatents
+from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.modeling.windows import InWindows
 
@@ -47,12 +49,29 @@ class Conditioned:
 
     @contextlib.contextmanager
     def _condition_on(self, batched_inputs: list[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:
-        cached = [inputs.get("latents") for inputs in batched_inputs]
+        cached = [_own_latents(inputs) for inputs in batched_inputs]
         with find_diffusion_backbone(self).conditioned(
             lambda images, latents: self.conditioner(batched_inputs, images, latents),
             cached if any(cached) else None,
         ) as losses:
             yield losses
+
+
+def _own_latents(inputs: dict[str, Any]) -> CachedLatents | None:
+    """The cached latents of an input, if they are still those of its image.
+
+    Raises:
+        UserError: the image was changed after its latents were looked up, and is none itself.
+    """
+    latents = inputs.get("latents")
+    if latents is None or latents.belong_to(inputs["image"]):
+        return latents
+    if latents.value is None:
+        return None
+    raise UserError(
+        f"{inputs.get('file_name', 'an input')}: was changed after its latents were taken from the "
+        "cache, for example by test-time augmentation; empty MODEL.DIFFUSION.LATENT_CACHE.FOLDER"
+    )
 
 
 class ConditionedDetector(Conditioned):

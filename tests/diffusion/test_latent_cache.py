@@ -11,6 +11,7 @@ from tadp_d2.data.loader import load_dataset
 from tadp_d2.data.mapper import ConditionedMapper, is_cacheable
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.engine.trainer import Trainer
+from tadp_d2.errors import UserError
 from tadp_d2.randomness import seeded
 
 FOLDER = "MODEL.DIFFUSION.LATENT_CACHE.FOLDER"
@@ -115,15 +116,58 @@ def test_damaged_latents_are_made_anew(cfg, entries, folder):
     assert [file.read_bytes() for file in files(folder)] == healthy
 
 
-def test_a_full_cache_takes_no_more(make_config, entries, folder):
-    each = 4 * 16 * 16 * 2
-    for limit, expected in ((0.0, 0), (256 * each / 2**30, len(entries))):
-        cfg = make_config(
-            FOLDER, str(folder), "MODEL.DIFFUSION.LATENT_CACHE.LIMIT", limit, "MODEL.DEVICE", "cpu"
-        )
-        features(Trainer.build_model(cfg), map_all(cfg, entries))
-        # Four pictures in one of 256 folders, which has room for one, do not happen here.
-        assert len(files(folder)) == expected
+def test_a_full_cache_takes_no_more_and_is_still_read(make_config, entries, folder):
+    each = 4 * 16 * 16 * 2 + 128
+    limit = 256 * each / 2**30  # one file in each of 256 folders
+    cfg = make_config(
+        FOLDER, str(folder), "MODEL.DIFFUSION.LATENT_CACHE.LIMIT", limit, "MODEL.DEVICE", "cpu"
+    )
+    model = Trainer.build_model(cfg)
+    inputs = map_all(cfg, entries)
+    # Three of the four folders are full before.
+    for own in inputs[:3]:
+        file = own["latents"].file
+        file.parent.mkdir(parents=True)
+        (file.parent / "other.npy").touch()
+    before = features(model, inputs)
+    kept = [file for file in files(folder) if file.name != "other.npy"]
+    assert kept == [inputs[3]["latents"].file]
+    again = map_all(cfg, entries)
+    assert [own["latents"].value is None for own in again] == [True, True, True, False]
+    after = features(model, again)
+    assert all(torch.equal(before[level], after[level]) for level in before)
+
+
+def test_a_limit_without_room_for_an_image_is_refused(make_config, entries, folder):
+    cfg = make_config(FOLDER, str(folder), "MODEL.DIFFUSION.LATENT_CACHE.LIMIT", 0.0001)
+    with pytest.raises(UserError, match="LIMIT is 0.0001 GiB: expected 0.0005.* or more"):
+        ConditionedMapper(cfg, is_train=True)
+
+
+def test_latents_are_used_and_kept_for_their_own_image_only(cfg, entries, folder):
+    model = Trainer.build_model(cfg)
+    entry = map_all(cfg, entries[:1])[0]
+    mirrored = {**entry, "image": entry["image"].flip(2)}
+    uncached = {key: value for key, value in mirrored.items() if key != "latents"}
+    # A miss: nothing may be kept under the name of the image as it was.
+    found, expected = features(model, [mirrored]), features(model, [uncached])
+    assert all(torch.equal(found[level], expected[level]) for level in found)
+    assert files(folder) == []
+    features(model, [entry])
+    # A hit: what stands in for the image says nothing of the image in the mirror.
+    known = map_all(cfg, entries[:1])[0]
+    assert known["latents"].value is not None
+    with pytest.raises(UserError, match="was changed after its latents were taken from the cache"):
+        features(model, [{**known, "image": known["image"].flip(2)}])
+
+
+def test_latents_of_another_shape_are_made_anew(cfg, entries, folder):
+    model = Trainer.build_model(cfg)
+    before = features(model, map_all(cfg, entries[:1]))
+    (file,) = files(folder)
+    np.save(file, np.zeros((4, 8, 16), np.float16))
+    after = features(model, map_all(cfg, entries[:1]))
+    assert all(torch.equal(before[level], after[level]) for level in before)
 
 
 def test_whatever_decides_on_latents_is_in_their_name(make_config, folder):
@@ -169,6 +213,7 @@ def test_random_transforms_are_not_cached(make_config, make_segmentation_config)
     # Windows are cut out of the picture.
     assert not is_cacheable(make_segmentation_config(), False)
     assert is_cacheable(make_segmentation_config("TEST.WINDOW_SIZE", 0), False)
+    assert not is_cacheable(make_config("TEST.AUG.ENABLED", True), False)
 
 
 def test_a_segmentor_tests_from_the_cache(make_segmentation_config, folder):
@@ -180,7 +225,7 @@ def test_a_segmentor_tests_from_the_cache(make_segmentation_config, folder):
     with torch.no_grad():
         first = model(map_all(cfg, entries, is_train=False))
         warm = map_all(cfg, entries, is_train=False)
-        assert all(not inputs["image"].any() for inputs in warm)
+        assert all(inputs["latents"].value is not None for inputs in warm)
         second = model(warm)
     for one, two in zip(first, second, strict=True):
         assert torch.equal(one["sem_seg"], two["sem_seg"])
