@@ -133,7 +133,7 @@ def _run_sections(
     state = sections.Run(args.size, args.device, folder, sets, weights, record)
     tests = None
     if "tests" in args.sections:
-        tests = sections.Tests(state, ("tests/cuda",))
+        tests = sections.Tests(state, ("tests/cuda",), workers=args.workers)
     with record.section("preparation"):
         if args.size == "full":
             from full_size import write
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--seconds", type=float, default=480, help="for all sections together")
     parser.add_argument("--data", type=Path, help="as tadp-d2 synth writes it; default: its own")
-    parser.add_argument("--workers", type=int, default=8, help="processes of the suite")
+    parser.add_argument("--workers", type=int, default=8, help="processes of the tests")
     parser.add_argument("--commit", help="default: that of the checkout, if it has a history")
     parser.add_argument("--requirements", action="store_true", help="list packages, and what lacks")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="print the tables of a JSON")

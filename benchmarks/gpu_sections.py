@@ -52,7 +52,7 @@ TARGETS = {"detection": "watercolor_test", "segmentation": "dark_zurich_val"}
 # Test files whose properties may depend on the device, besides those in tests/cuda.
 SUITE = ("tests/modeling", "tests/engine", "tests/inference", "tests/personalization")
 # Characters of a test run's output that are kept.
-_OUTPUT = 6000
+_OUTPUT = 20000
 # Steps that are profiled: a hundred thousand events take long to read.
 _PROFILED = 2
 # Of a caption, for its speed.
@@ -595,7 +595,7 @@ class Tests:
         command = [sys.executable, "-m", "pytest", *paths, "--tb=short", "--durations=15"]
         command += ["-p", "no:cacheprovider", "-rfE"]
         if workers and find_spec("xdist"):
-            command += ["-n", str(workers), "--dist", "loadfile"]
+            command += ["-n", str(workers)]
         self._log = run.folder / f"tests_{time.monotonic_ns()}.txt"
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = {k: v for k, v in os.environ.items() if k != "DETECTRON2_DATASETS"}
