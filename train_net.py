@@ -32,7 +32,11 @@ def main(args: argparse.Namespace) -> Any:
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> Any:
-    """Evaluates `MODEL.WEIGHTS`, the run's last checkpoint (`resume`), or an untrained model."""
+    """Evaluates `MODEL.WEIGHTS` (an untrained model if it is empty), or the run's last checkpoint.
+
+    Args:
+        resume: the last checkpoint, of which `setup` found that it is there.
+    """
     model = Trainer.build_model(cfg)
     checkpointer = RunCheckpointer(model, os.path.dirname(cfg.OUTPUT_DIR), Provenance(cfg, model))
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)

@@ -175,6 +175,23 @@ def test_a_run_is_not_resumed_to_fewer_iterations(run_script, trained, tmp_path)
         assert (run / name).read_bytes() == (trained / name).read_bytes()
 
 
+def test_what_cannot_be_continued_is_left_as_it_is(run_script, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = contents(run)
+    process = run_script("--resume", "SOLVER.BASE_LR", "0.5", "OUTPUT_DIR", str(run))
+    assert "another config: SOLVER.BASE_LR is 0.5 and was" in error(process)
+    assert contents(run) == before
+    for checkpoint in run.glob("*.pth"):
+        checkpoint.unlink()
+    before = contents(run)
+    message = error(run_script("--resume", "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", str(run)))
+    assert f"{run}/last_checkpoint: the checkpoint that it names is gone" in message
+    message = error(run_script("--eval-only", "--resume", "OUTPUT_DIR", str(run)))
+    assert f"{run} holds no checkpoint that --resume could evaluate" in message
+    assert contents(run) == before
+
+
 def test_accumulation_and_bf16_on_the_cpu(run_script, tmp_path):
     process = run_script(
         *("SOLVER.MAX_ITER", "2", "SOLVER.GRADIENT_ACCUMULATION", "2", "TEST.GALLERY_IMAGES", "0"),

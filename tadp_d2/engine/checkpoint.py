@@ -5,6 +5,7 @@ import glob
 import os
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import replacing, saving
 from tadp_d2.records.provenance import Provenance
+
+# Name of the checkpoint at the end of a run.
+_FINAL = "model_final"
 
 
 class DamagedCheckpoint(UserError):
@@ -57,8 +61,8 @@ class RunCheckpointer(DetectionCheckpointer):
         with saving(path), replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save(data, file)
         self.tag_last_checkpoint(os.path.basename(path))
-        others = [other for other in self._numbered() if other != path]
-        for old in others[self._keep - (name != "model_final") :]:
+        others = [other for other in _numbered(self.save_dir) if other != path]
+        for old in others[self._keep - (name != _FINAL) :]:
             os.remove(old)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -66,13 +70,17 @@ class RunCheckpointer(DetectionCheckpointer):
         with saving(path), replacing(path) as temporary:
             temporary.write_text(last_filename_basename)
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to resume from."""
+        return bool(find_checkpoints(self.save_dir))
+
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """As Detectron2's; a damaged newest checkpoint gives way to the one before it.
 
         Raises:
             UserError: as `load`.
         """
-        candidates = self._newest_first() if resume and self.has_checkpoint() else []
+        candidates = find_checkpoints(self.save_dir) if resume else []
         if not candidates:
             return super().resume_or_load(path, resume=False)
         *candidates, oldest = candidates
@@ -82,15 +90,6 @@ class RunCheckpointer(DetectionCheckpointer):
             except DamagedCheckpoint as error:
                 self.logger.warning(f"{error}; taking the one before it")
         return self.load(oldest)
-
-    def _newest_first(self) -> list[str]:
-        """The checkpoint that `last_checkpoint` names, and those before it."""
-        last = self.get_checkpoint_file()
-        found = [last] if os.path.isfile(last) else []
-        return [*found, *(path for path in self._numbered() if path != last)]
-
-    def _numbered(self) -> list[str]:
-        return sorted(glob.glob(os.path.join(self.save_dir, "model_[0-9]*.pth")), reverse=True)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """
@@ -109,14 +108,6 @@ class RunCheckpointer(DetectionCheckpointer):
                 f"({reason(error)}); use another one"
             ) from error
 
-    def get_checkpoint_file(self) -> str:
-        """The one that `last_checkpoint` names; an absent one if that is damaged."""
-        try:
-            # The name alone: a run's checkpoints lie in its folder.
-            return os.path.join(self.save_dir, os.path.basename(super().get_checkpoint_file()))
-        except UnicodeDecodeError:
-            return os.path.join(self.save_dir, "unknown.pth")
-
     def _load_file(self, filename: str) -> dict[str, Any]:
         # Checksums of all parts; torch does not look at all of them.
         with _reading(filename), zipfile.ZipFile(filename) as archive:
@@ -130,6 +121,26 @@ class RunCheckpointer(DetectionCheckpointer):
         self._provenance.check(checkpoint.pop("provenance", None), self._loading)
         _refuse_other_architecture(self.model.state_dict(), checkpoint["model"], self._loading)
         return super()._load_model(checkpoint)
+
+
+def find_checkpoints(folder: str | os.PathLike) -> list[str]:
+    """Those in a run's folder: the one that `last_checkpoint` names first, then the newest."""
+    others = [*_numbered(folder), os.path.join(folder, f"{_FINAL}.pth")]
+    return [path for path in dict.fromkeys([_last(folder), *others]) if os.path.isfile(path)]
+
+
+def _last(folder: str | os.PathLike) -> str:
+    try:
+        name = Path(folder, "last_checkpoint").read_text("utf-8").strip()
+    # Where it is damaged, any may be the last.
+    except (OSError, UnicodeDecodeError):
+        return ""
+    # The name alone: a run's checkpoints lie in its folder.
+    return os.path.join(folder, os.path.basename(name))
+
+
+def _numbered(folder: str | os.PathLike) -> list[str]:
+    return sorted(glob.glob(os.path.join(folder, "model_[0-9]*.pth")), reverse=True)
 
 
 def check_checkpoint(path: str) -> None:

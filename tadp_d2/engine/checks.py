@@ -1,6 +1,5 @@
 """What can be found wrong with a config, and with what it names, before anything is built."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from tadp_d2.diffusion.model_folder import find_weights
 from tadp_d2.diffusion.stable_diffusion import check_unet_folder
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import check_checkpoint
+from tadp_d2.engine.resume import check_output
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.conditioned import Conditioned
 from tadp_d2.tasks.task import get_task
@@ -81,16 +81,9 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
     """Finds now what would otherwise fail later, perhaps after days of training.
 
     Raises:
-        UserError: data, captions, weights or a checkpoint are missing, or a run would be
-            overwritten.
+        UserError: data, captions, weights or a checkpoint are missing, or as `check_output`.
     """
-    if os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")) and not (
-        evaluation or resume
-    ):
-        raise UserError(
-            f"{cfg.OUTPUT_DIR} holds a run already: continue it with --resume, or choose another "
-            "OUTPUT_DIR"
-        )
+    check_output(cfg, evaluation, resume)
     check_fit(cfg, evaluation)
     for dataset in cfg.DATASETS.TEST:
         load_dataset(cfg, dataset)

@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -17,6 +16,7 @@ from tadp_d2.config.load import load_config
 from tadp_d2.data.images import set_pixel_limit
 from tadp_d2.engine.checks import check_inputs
 from tadp_d2.engine.launch import is_first_failure
+from tadp_d2.engine.resume import read_config
 from tadp_d2.errors import UserError
 from tadp_d2.progress import hide_library_bars
 
@@ -33,10 +33,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
     hide_library_bars()
     cfg = load_config(args.config_file, args.preset, args.opts)
     set_pixel_limit(cfg.INPUT.MAX_PIXELS)
-    check_inputs(cfg, args.eval_only, args.resume)
     cfg.defrost()
     if cfg.SEED < 0:
         cfg.SEED = _random_seed(cfg.OUTPUT_DIR, args.resume)
+    check_inputs(cfg, args.eval_only, args.resume)
+    # The first process writes config.yaml when all have read it.
+    comm.synchronize()
     if args.eval_only:
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "evaluation")
     cfg.freeze()
@@ -47,12 +49,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def _random_seed(folder: str, resume: bool) -> int:
     """One for all processes, recorded in the run's config; that of the run to be resumed."""
-    recorded = Path(folder, "config.yaml")
-    if resume and recorded.is_file():
-        seed = yaml.safe_load(recorded.read_text())["SEED"]
-    else:
-        seed = random.randrange(2**31)
-    # The first process writes that file when all have read it.
+    recorded = read_config(Path(folder)) if resume else None
+    seed = (recorded or {}).get("SEED", random.randrange(2**31))
     return comm.all_gather(seed)[0]
 
 

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from tadp_d2.data.loader import build_test_loader, build_train_loader
-from tadp_d2.engine.checkpoint import RunCheckpointer
+from tadp_d2.engine.checkpoint import RunCheckpointer, find_checkpoints
 from tadp_d2.engine.interruption import CatchUpEvaluation, ResumableWriter, SaveOnSignal
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.train_step import AccumulatingTrainer, NonFiniteLoss
@@ -147,8 +147,7 @@ class Trainer(DefaultTrainer):
             super().run_step()
         except NonFiniteLoss as error:
             images = "; ".join(f"{i.get('image_id')} {i.get('caption')!r}" for i in error.inputs)
-            found = self.checkpointer.has_checkpoint()
-            last = self.checkpointer.get_checkpoint_file() if found else "none"
+            last = next(iter(find_checkpoints(self.cfg.OUTPUT_DIR)), "none")
             raise UserError(
                 f"iteration {self.iter}: the loss or its gradient is not finite ({error}); images: "
                 f"{images}. The last good checkpoint is {last}. Try a smaller SOLVER.BASE_LR, "
