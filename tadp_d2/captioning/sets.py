@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from tadp_d2.data.image_files import find_pictures
 from tadp_d2.data.own_data_sets import read_own_sets
+from tadp_d2.data.present_classes import PresentClasses
 from tadp_d2.data.root import datasets_root
 from tadp_d2.errors import UserError
 
@@ -24,18 +23,17 @@ class CaptionImage:
     Attributes:
         image_id: as in Detectron2's dicts; in a folder, the path below it.
         path: its file.
-        vocabulary: the names of all classes of its data set, in class order; empty for a folder.
-        categories: class indices of its boxes; None where there are none.
-        label_map: the file with the class of every pixel, if it has one.
-        ignore_label: the value of a label map that stands for no class.
+        annotation: the classes that it shows; of no vocabulary in a folder.
     """
 
     image_id: str
     path: Path
-    vocabulary: tuple[str, ...] = ()
-    categories: frozenset[int] | None = None
-    label_map: Path | None = None
-    ignore_label: int = 255
+    annotation: PresentClasses = PresentClasses()
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The names of all classes of its data set, in class order; empty for a folder."""
+        return self.annotation.vocabulary
 
     def classes(self) -> list[str]:
         """The names of the classes that its annotation holds, in class order.
@@ -45,25 +43,9 @@ class CaptionImage:
         Raises:
             UserError: it has no annotation, or a label map is damaged.
         """
-        present = self.categories if self.categories is not None else self._classes_of_pixels()
-        return [name for index, name in enumerate(self.vocabulary) if index in present]
-
-    def _classes_of_pixels(self) -> set[int]:
-        if self.label_map is None:
+        if self.annotation.categories is None and self.annotation.label_map is None:
             raise UserError(f"{self.path}: has no annotation, so its classes are not known")
-        try:
-            with Image.open(self.label_map) as image:
-                counts = image.histogram()
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"{self.label_map}: cannot be read as a label map ({error})") from None
-        present = {value for value, count in enumerate(counts) if count} - {self.ignore_label}
-        unknown = sorted(value for value in present if value >= len(self.vocabulary))
-        if unknown:
-            raise UserError(
-                f"{self.label_map}: has the value {unknown[0]}; expected class indices below "
-                f"{len(self.vocabulary)}, or {self.ignore_label}"
-            )
-        return present
+        return self.annotation.names()
 
 
 def caption_path(dataset: str, folder: Path | None = None) -> Path:
@@ -135,12 +117,5 @@ def _from_dict(
         raise UserError(
             f"data set {dataset!r}: its pictures have no ids, by which captions are kept"
         )
-    boxes, label_map = entry.get("annotations"), entry.get("sem_seg_file_name")
-    return CaptionImage(
-        image_id=str(entry["image_id"]),
-        path=Path(entry["file_name"]),
-        vocabulary=vocabulary,
-        categories=None if boxes is None else frozenset(box["category_id"] for box in boxes),
-        label_map=Path(label_map) if label_map else None,
-        ignore_label=ignore_label,
-    )
+    annotation = PresentClasses.of_entry(entry, vocabulary, ignore_label)
+    return CaptionImage(str(entry["image_id"]), Path(entry["file_name"]), annotation)

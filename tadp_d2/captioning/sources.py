@@ -3,17 +3,16 @@
 A source gives every image its text. Writing texts down is not done here.
 """
 
-import math
-import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from PIL import Image
 
 import tadp_d2
 from tadp_d2.captioning.sets import CaptionImage
+from tadp_d2.data.nouns import load_noun_tagger
+from tadp_d2.data.present_classes import name_classes
 from tadp_d2.data.texts import CaptionFile
 from tadp_d2.errors import UserError
 
@@ -54,16 +53,7 @@ def class_names() -> Source:
 
 
 def oracle(precision: float = 1.0, recall: float = 1.0, seed: int = 0) -> Source:
-    """The names of the classes that the annotation holds, in class order (TADP, equation 5).
-
-    With `precision` and `recall` below 1 it errs (TADP, table S2): every name is left out with
-    probability 1 - recall, and to k names that are left, names of absent classes are added, in
-    the mean k (1 - precision) / precision of them. Both then hold in expectation over images,
-    precision in every image that keeps a name, unless there are fewer absent classes than that.
-    The paper adds and removes classes at random and does not say more.
-
-    An image's text depends on its id and the seed alone, and of two recalls the lower keeps a
-    part of what the higher keeps.
+    """The names of the classes that the annotation holds: `name_classes`, with its errors.
 
     Raises:
         UserError: `precision` or `recall` is not in (0, 1].
@@ -73,16 +63,8 @@ def oracle(precision: float = 1.0, recall: float = 1.0, seed: int = 0) -> Source
             raise UserError(f"--{name} {value}: expected a number above 0, at most 1")
 
     def text(image: CaptionImage) -> str:
-        vocabulary = _vocabulary(image)
-        present = image.classes()
-        # A random.Random that is given a text, and its random(), stay the same in all Pythons.
-        rng = random.Random(f"{seed} {image.image_id}")
-        chance = {name: rng.random() for name in vocabulary}
-        kept = {name for name in present if chance[name] < recall}
-        absent = sorted(set(vocabulary) - set(present), key=lambda name: chance[name])
-        mean = len(kept) * (1 - precision) / precision
-        added = absent[: math.floor(mean + rng.random())]
-        return " ".join(name for name in vocabulary if name in kept or name in added)
+        vocabulary, present = _vocabulary(image), image.classes()
+        return " ".join(name_classes(present, vocabulary, image.image_id, precision, recall, seed))
 
     return Source(provenance("oracle", precision=precision, recall=recall, seed=seed), _each(text))
 
@@ -110,7 +92,7 @@ def published(captions: CaptionFile, images: Collection[CaptionImage]) -> Source
 
 
 def nouns(captions: CaptionFile, images: Collection[CaptionImage]) -> Source:
-    """The nouns of other captions, in their order (TADP, section 4.2: nouns only).
+    """The nouns of other captions, each once, in their order (TADP, section 4.2: nouns only).
 
     Raises:
         UserError: the tagger is not installed, or `captions` lack one of the images.
@@ -121,30 +103,6 @@ def nouns(captions: CaptionFile, images: Collection[CaptionImage]) -> Source:
         provenance("nouns", tagger=version, **_origin(captions)),
         _each(lambda image: " ".join(tagger(captions[image.image_id]))),
     )
-
-
-def load_noun_tagger() -> tuple[Callable[[str], list[str]], str]:
-    """A function from a text to its nouns, and the tagger's name with its version.
-
-    TextBlob's rule-based tagger (a lexicon of English with Brill's morphological and contextual
-    rules) comes with all its data; NLTK's, which the paper uses, needs a download.
-
-    Raises:
-        UserError: TextBlob is not installed.
-    """
-    try:
-        from textblob.taggers import PatternTagger
-    except ImportError:
-        raise UserError(
-            "captions of nouns need a part-of-speech tagger: pip install textblob==0.20.1 (it "
-            "works offline)"
-        ) from None
-    tagger = PatternTagger()
-
-    def nouns_of(text: str) -> list[str]:
-        return [word for word, tag in tagger.tag(text) if tag.startswith("NN")] if text else []
-
-    return nouns_of, f"textblob {version('textblob')} PatternTagger"
 
 
 def _origin(captions: CaptionFile) -> dict[str, Any]:

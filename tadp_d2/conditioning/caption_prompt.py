@@ -62,7 +62,11 @@ class CaptionPrompt(Conditioner):
     def prompt(self, inputs: Mapping[str, Any]) -> str:
         """The prompt of an input in the current mode."""
         modifier = self.train_modifier if self.training else self.test_modifier
-        return make_prompt(read_text(inputs, "caption"), modifier, self.text)
+        return make_prompt(self.caption(inputs), modifier, self.text)
+
+    def caption(self, inputs: Mapping[str, Any]) -> str:
+        """What the modifier is put around."""
+        return read_text(inputs, "caption")
 
     def provenance(self) -> dict[str, Any]:
         return {

@@ -1,40 +1,70 @@
 """VPD's text: one averaged embedding for each class, the same for all images (VPD, section 3.2)."""
 
+import pickle
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY, Condition, Conditioner
-from tadp_d2.conditioning.templates import SLOT, TEMPLATES
+from tadp_d2.conditioning.conditioner import (
+    CONDITIONER_REGISTRY,
+    Condition,
+    Conditioner,
+    get_class_names,
+)
+from tadp_d2.conditioning.templates import SLOT, class_templates
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
+from tadp_d2.errors import UserError, reason
+from tadp_d2.frozen import fingerprint
 
 
 @CONDITIONER_REGISTRY.register()
 class ClassEmbeddings(Conditioner):
     """A context of one token for each class, N = number of classes; an image's text is not read."""
 
-    def __init__(self, text: TextEncoder, names: Sequence[str]):
+    def __init__(self, names: Sequence[str], embeddings: Tensor, text_fingerprint: str):
         """
         Args:
-            names: of the classes, in the order of the tokens.
+            names: of the K classes, in the order of the tokens.
+            embeddings: K x D.
+            text_fingerprint: of the text encoder that goes with the diffusion model.
         """
         super().__init__()
         self.names = list(names)
-        self.text_fingerprint = text.base_fingerprint
-        embeddings = torch.stack([average_class(name, text) for name in names])
+        self.text_fingerprint = text_fingerprint
         self.register_buffer("embeddings", embeddings, persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "ClassEmbeddings":
-        return cls(model.load_text_encoder(), _names(cfg))
+        options = cfg.MODEL.CONDITIONER
+        names = get_class_names(cfg)
+        text = model.load_text_encoder().to(cfg.MODEL.DEVICE)
+        if options.CLASS_EMBEDDINGS:
+            path = Path(options.CLASS_EMBEDDINGS)
+            embeddings = read_class_embeddings(path, len(names), model.context_width)
+        else:
+            embeddings = embed_classes(names, class_templates(options.TEMPLATES), text)
+        return cls(names, embeddings, text.base_fingerprint)
 
     @classmethod
     def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
-        return len(_names(cfg))
+        return len(get_class_names(cfg))
+
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        options = cfg.MODEL.CONDITIONER
+        if options.CLASS_EMBEDDINGS and not Path(options.CLASS_EMBEDDINGS).is_file():
+            raise UserError(
+                f"no class embeddings at {options.CLASS_EMBEDDINGS}: "
+                "MODEL.CONDITIONER.CLASS_EMBEDDINGS names a file as VPD publishes it "
+                "(class_embeddings.pth), or is empty"
+            )
+        if not options.CLASS_EMBEDDINGS:
+            class_templates(options.TEMPLATES)
 
     def forward(
         self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor
@@ -42,27 +72,81 @@ class ClassEmbeddings(Conditioner):
         return Condition(Context(self.embeddings.expand(len(inputs), -1, -1)))
 
     def provenance(self) -> dict[str, Any]:
-        return {"text_encoder": self.text_fingerprint, "class_names": self.names}
+        return {
+            "text_encoder": self.text_fingerprint,
+            "class_names": self.names,
+            "class_embeddings": fingerprint(self.embeddings),
+        }
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:
         return f"averaged embeddings of {', '.join(self.names)}"
 
 
-def _names(cfg: CfgNode) -> list[str]:
-    """Those of the config, or of the data that the model is trained on."""
-    # Detectron2's catalog is asked here, so that the class above works without it.
-    from tadp_d2.tasks.task import get_task
-
-    return list(cfg.MODEL.CONDITIONER.CLASS_NAMES) or get_task(cfg).classes()
-
-
 @torch.no_grad()
-def average_class(name: str, text: TextEncoder) -> Tensor:
-    """The first end-of-text embedding, averaged over sentences with a class name, D (VPD).
+def embed_classes(
+    names: Sequence[str],
+    templates: Sequence[str],
+    text: TextEncoder,
+    max_length: int | None = None,
+) -> Tensor:
+    """The end-of-text embedding of each class, averaged over sentences with its name, K x D.
 
-    VPD averages over CLIP's 80 sentences; these are the ones of this project.
+    The mean is plain: nothing is normalized, before or after (VPD, as released). An underscore in a
+    name is read as a blank.
+
+    Args:
+        templates: sentences with `SLOT` for the name.
+        max_length: tokens to which sentences are cut, 20 in VPD's script; None for none.
+
+    Raises:
+        UserError: a name holds nothing that the text encoder reads, or a sentence is too long.
     """
-    sentences = [sentence.replace(SLOT, name) for sentence in TEMPLATES["object"]]
-    ends = [len(text.tokenizer(sentence).input_ids) - 1 for sentence in sentences]
-    embeddings = text(sentences).embeddings
-    return embeddings[torch.arange(len(ends)), ends].mean(dim=0)
+    embeddings = []
+    for name in names:
+        words = name.replace("_", " ")
+        check_name(words, text)
+        sentences = [template.replace(SLOT, words) for template in templates]
+        # The sentences of a class at a time: its embedding depends on no other class.
+        embeddings.append(text.embed_ends(sentences, max_length).mean(dim=0))
+    return torch.stack(embeddings)
+
+
+def check_name(name: str, text: TextEncoder) -> None:
+    """
+    Raises:
+        UserError: a class name has no token.
+    """
+    # Its first and last token are those of every text.
+    if len(text.tokenizer(name).input_ids) <= 2:
+        raise UserError(f"the class name {name!r} holds no word that the text encoder reads")
+
+
+def read_class_embeddings(path: Path, number: int, width: int) -> Tensor:
+    """Reads class embeddings as VPD publishes them: a tensor K x D, saved by torch.
+
+    Args:
+        number: K, of classes.
+        width: D, of the text encoder.
+
+    Returns:
+        K x D, float32.
+
+    Raises:
+        UserError: the file is absent or damaged, or holds something else.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    # torch raises many kinds for a damaged or foreign file.
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: cannot be read as class embeddings ({reason(error)})") from None
+    if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim != 2:
+        raise UserError(f"{path}: expected a tensor of numbers, classes x width")
+    if found.shape != (number, width):
+        raise UserError(
+            f"{path}: holds {found.shape[0]} embeddings of width {found.shape[1]}; expected "
+            f"{number}, one for each class, of width {width}, that of the text encoder: it is of "
+            "another data set or another base model"
+        )
+    if not found.isfinite().all():
+        raise UserError(f"{path}: not all of its numbers are finite")
+    return found.detach().float()

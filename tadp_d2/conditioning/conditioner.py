@@ -38,7 +38,7 @@ class Conditioner(nn.Module, ABC):
     """Inputs of a batch -> condition. Its parameters are a learning-rate group of their own.
 
     Attributes:
-        needs: keys that every input must have, such as "caption".
+        needs: keys that every input must have, such as "caption", whatever the config.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -55,6 +55,11 @@ class Conditioner(nn.Module, ABC):
     @abstractmethod
     def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
         """N, the number of context tokens and so of attention-map channels; loads no weights."""
+
+    @classmethod
+    def needed(cls, cfg: CfgNode, training: bool) -> frozenset[str]:
+        """Keys that every input must have under a config."""
+        return cls.needs
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
@@ -117,6 +122,21 @@ def build_conditioner(cfg: CfgNode) -> Conditioner:
 def count_context_tokens(cfg: CfgNode) -> int:
     """N, the number of context tokens of a config's conditioner; loads no weights."""
     return get_conditioner_class(cfg).count_tokens(cfg, open_model_of(cfg))
+
+
+def get_class_names(cfg: CfgNode) -> list[str]:
+    """Those of the config, or of the data that the model is trained on.
+
+    Raises:
+        UserError: there are none.
+    """
+    # Detectron2's catalog is asked here, so that conditioners work without it.
+    from tadp_d2.tasks.task import get_task
+
+    names = list(cfg.MODEL.CONDITIONER.CLASS_NAMES) or get_task(cfg).classes()
+    if not names:
+        raise UserError("there are no class names: MODEL.CONDITIONER.CLASS_NAMES must list them")
+    return names
 
 
 def read_text(inputs: Mapping[str, Any], key: str) -> str:

@@ -1,7 +1,10 @@
-"""The sentences around a token while it is learned (textual inversion, section 4.1)."""
+"""Sentences around a word: while it is learned, and over which a class is averaged."""
+
+from tadp_d2.errors import UserError
 
 SLOT = "{}"
 
+# Around a token while it is learned (textual inversion, section 4.1).
 TEMPLATES = {
     "style": (
         "a {} style painting",
@@ -54,3 +57,29 @@ SAMPLES = {
         "a {} in a park",
     ),
 }
+
+# Around a class name: VPD's paper (section 3.2), CLIP's 80, as VPD's script takes, and ours.
+CLASS_TEMPLATES = ("single", "clip80", "own")
+
+
+def class_templates(kind: str) -> tuple[str, ...]:
+    """The sentences over which the embedding of a class is averaged, with `SLOT` for its name.
+
+    Args:
+        kind: one of `CLASS_TEMPLATES`.
+
+    Raises:
+        UserError: they come from a package that is not installed.
+    """
+    if kind == "single":
+        return (f"a photo of a {SLOT}.",)
+    if kind == "own":
+        return TEMPLATES["object"]
+    try:
+        from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+    except ImportError:
+        raise UserError(
+            "MODEL.CONDITIONER.TEMPLATES is 'clip80', whose sentences come with the package of "
+            "OpenCLIP: pip install open_clip_torch==3.3.0, or take 'single', VPD's one sentence"
+        ) from None
+    return tuple(sentence(SLOT) for sentence in OPENAI_IMAGENET_TEMPLATES)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from tadp_d2.conditioning.templates import CLASS_TEMPLATES
 from tadp_d2.errors import UserError
 
 
@@ -186,14 +187,51 @@ ADDED = (
     Key(
         "MODEL.CONDITIONER.NAME",
         "CaptionPrompt",
-        'What the diffusion model is conditioned on: "CaptionPrompt", "ClassEmbeddings", or one '
-        "that is registered in CONDITIONER_REGISTRY.",
+        'What the diffusion model is conditioned on: "CaptionPrompt", "CaptionNouns", '
+        '"ClassNames", "ClassWords", "ClassEmbeddings", "Oracle", "TextAdapter", or one that is '
+        "registered in CONDITIONER_REGISTRY.",
+    ),
+    Key(
+        "MODEL.CONDITIONER.ADAPTED",
+        "ClassEmbeddings",
+        'Conditioner whose contexts "TextAdapter" adapts.',
+        "VPD, section 3.2",
+    ),
+    Key(
+        "MODEL.CONDITIONER.TEMPLATES",
+        "single",
+        'Sentences over which "ClassEmbeddings" averages: "single", `a photo of a {}.`; "clip80", '
+        'CLIP\'s, which come with the package open_clip_torch; "own", 15 of this project.',
+        "VPD, section 3.2; its scripts: clip80",
+        one_of(*CLASS_TEMPLATES),
+    ),
+    Key(
+        "MODEL.CONDITIONER.CLASS_EMBEDDINGS",
+        "",
+        'File of the embeddings of "ClassEmbeddings", as VPD publishes it (class_embeddings.pth), '
+        "a tensor classes x width; empty to compute them.",
+        compared=False,
     ),
     Key(
         "MODEL.CONDITIONER.CLASS_NAMES",
         (),
-        'Names for which "ClassEmbeddings" has a token each; none for the model\'s classes.',
+        'Names that "ClassEmbeddings", "ClassNames" and "ClassWords" read; none for the model\'s '
+        "classes.",
         allowed=NAMES,
+    ),
+    Key(
+        "MODEL.CONDITIONER.ORACLE.PRECISION",
+        1.0,
+        'Share of the names of "Oracle" that are right, in expectation over images.',
+        "TADP, table S2",
+        SHARE,
+    ),
+    Key(
+        "MODEL.CONDITIONER.ORACLE.RECALL",
+        1.0,
+        "Share of the classes of an image that are named, in expectation over images.",
+        "TADP, table S2",
+        SHARE,
     ),
     Key(
         "MODEL.TASK",

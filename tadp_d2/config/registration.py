@@ -7,8 +7,13 @@ import copy
 
 from detectron2.config import CfgNode
 
+import tadp_d2.conditioning.caption_nouns
 import tadp_d2.conditioning.caption_prompt
 import tadp_d2.conditioning.class_embeddings
+import tadp_d2.conditioning.class_names
+import tadp_d2.conditioning.class_words
+import tadp_d2.conditioning.oracle
+import tadp_d2.conditioning.text_adapter
 import tadp_d2.data.datasets.art
 import tadp_d2.data.datasets.cityscapes
 import tadp_d2.data.datasets.dark_zurich

@@ -4,19 +4,26 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, build_detection_test_loader
+from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from tadp_d2.conditioning.conditioner import get_conditioner_class
-from tadp_d2.data.catalog import check_registered, known_datasets, read_known
+from tadp_d2.data.catalog import (
+    check_registered,
+    is_labelled,
+    known_datasets,
+    offers,
+    read_known,
+)
 from tadp_d2.data.mapper import ConditionedMapper
 from tadp_d2.data.own_data_sets import read_own_sets
+from tadp_d2.data.present_classes import PresentClasses
 from tadp_d2.data.root import datasets_root
 from tadp_d2.data.stream import TrainingStream, build_loader, own_process_group
 from tadp_d2.data.texts import CaptionFile, find_caption_file, read_captions
 from tadp_d2.errors import Report, UserError, reporting, stop
-from tadp_d2.tasks.task import get_task
+from tadp_d2.tasks.task import class_names, get_task
 
 
 def load_captions(cfg: CfgNode, dataset: str, report: Report = stop) -> CaptionFile:
@@ -48,37 +55,65 @@ def load_dataset(cfg: CfgNode, dataset: str, training: bool = False) -> list[dic
             is left.
     """
     entries = read_known(dataset)
-    add_texts(cfg, dataset, entries)
+    add_texts(cfg, dataset, entries, training=training)
     return list(get_task(cfg).select_for_training(dataset, entries)) if training else entries
 
 
 def needs_captions(cfg: CfgNode) -> bool:
     """Whether the conditioner of a config reads captions."""
-    return "caption" in get_conditioner_class(cfg).needs
+    return "caption" in needed_texts(cfg)
+
+
+def needed_texts(cfg: CfgNode, training: bool = False) -> frozenset[str]:
+    """Keys of an entry that the conditioner of a config needs."""
+    # Each has an image, and needs no text for it.
+    return get_conditioner_class(cfg).needed(cfg, training) - {"image"}
 
 
 def add_texts(
-    cfg: CfgNode, dataset: str, entries: list[dict[str, Any]], report: Report = stop
+    cfg: CfgNode,
+    dataset: str,
+    entries: list[dict[str, Any]],
+    report: Report = stop,
+    training: bool = False,
 ) -> None:
     """Gives every entry of a data set the texts that the conditioner needs, in place.
 
-    A text that an entry has already stays. Captions come from the data set's caption file.
+    A text that an entry has already stays. Captions come from the data set's caption file, and the
+    classes that are present from its annotations.
 
     Args:
         report: gets what is wrong with single texts.
 
     Raises:
-        UserError: the caption file is absent or malformed, or the entries have no ids.
+        UserError: the caption file is absent or malformed, the entries have no ids, or the classes
+            of an image are not known.
     """
-    needs = get_conditioner_class(cfg).needs
-    lacking = [key for key in needs if not all(key in entry for entry in entries)]
-    for key in lacking:
-        if key != "caption":
+    needed = needed_texts(cfg, training)
+    for key in sorted(key for key in needed if not all(key in entry for entry in entries)):
+        if key == "caption":
+            _add_captions(load_captions(cfg, dataset, report), dataset, entries, report)
+        elif key == "present":
+            _add_present(cfg, dataset, entries)
+        else:
             raise UserError(
                 f"data set {dataset!r}: its entries have no {key!r}, which the conditioner "
                 f"{cfg.MODEL.CONDITIONER.NAME} needs of each"
             )
-        _add_captions(load_captions(cfg, dataset, report), dataset, entries, report)
+
+
+def _add_present(cfg: CfgNode, dataset: str, entries: list[dict[str, Any]]) -> None:
+    if not is_labelled(dataset):
+        raise UserError(
+            f"data set {dataset!r} has no labels, and the conditioner "
+            f"{cfg.MODEL.CONDITIONER.NAME} needs the classes of each image"
+        )
+    meta = MetadataCatalog.get(dataset)
+    kind = "thing" if "instances" in offers(dataset) else "stuff"
+    names = tuple(class_names(dataset, kind))
+    for entry in entries:
+        ignore_label = meta.get("ignore_label", 255)
+        entry["present"] = PresentClasses.of_entry(entry, names, ignore_label)
 
 
 def _add_captions(

@@ -66,6 +66,9 @@ class ConditionedMapper(DatasetMapper):
             raise
 
     def _map(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if "present" in entry:
+            # Of the whole label map, not of a crop; here, where there are several workers.
+            entry = {**entry, "present": entry["present"].read()}
         known_size = {"width", "height"} <= entry.keys()
         labels_to_read = self.is_train and "sem_seg_file_name" in entry
         if self.cache is None or not known_size or labels_to_read:

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.diffusion.model_folder import check_complete, loading
 from tadp_d2.diffusion.tokens import add_token, read_tokens
+from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
 from tadp_d2.precision import autocast
 
@@ -51,8 +52,7 @@ class TextEncoder(nn.Module):
         cls, folder: Path, token_files: Sequence[str | Path] = (), cache_size: int = 20_000
     ) -> "TextEncoder":
         """Loads `tokenizer/` and `text_encoder/` of a Stable Diffusion folder."""
-        with loading(folder / "tokenizer"):
-            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer = load_tokenizer(folder)
         with loading(folder / "text_encoder"):
             text_encoder, report = CLIPTextModel.from_pretrained(
                 folder / "text_encoder", dtype=torch.float32, output_loading_info=True
@@ -69,6 +69,36 @@ class TextEncoder(nn.Module):
         """Contexts of prompts, B x N x D, on the text encoder's device."""
         device = next(self.text_encoder.parameters()).device
         return Context(torch.stack([self._embed(prompt, device) for prompt in prompts]))
+
+    def embed_ends(self, sentences: Sequence[str], max_length: int | None = None) -> Tensor:
+        """One embedding for each sentence, B x D: the last hidden state at its end-of-text token.
+
+        The first such token, where padding repeats it: CLIP's pooled output, not projected and not
+        normalized. Nothing is kept in the cache.
+
+        Args:
+            max_length: tokens to which sentences are cut, start and end among them; None for all.
+
+        Raises:
+            UserError: a sentence is longer than the text encoder reads, and is not to be cut.
+        """
+        tokens = self.tokenizer(
+            list(sentences),
+            padding=True,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_tensors="pt",
+        )
+        longest = max(zip(tokens.attention_mask.sum(1).tolist(), sentences, strict=True))
+        if longest[0] > self.length:
+            raise UserError(
+                f"{longest[1]!r} has {longest[0]} tokens, and the text encoder reads {self.length}"
+            )
+        device = next(self.text_encoder.parameters()).device
+        with autocast(device.type, "fp32"):
+            hidden = self.text_encoder(tokens.input_ids.to(device)).last_hidden_state
+        ends = (tokens.input_ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
+        return hidden[torch.arange(len(ends)), ends]
 
     def _embed(self, prompt: str, device: torch.device) -> Tensor:
         if prompt not in self._cache:
@@ -87,3 +117,13 @@ class TextEncoder(nn.Module):
         # neither on its neighbors in a batch nor on whether it was first met in training.
         with autocast(device.type, "fp32"):
             return self.text_encoder(ids.to(device)).last_hidden_state[0]
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """`tokenizer/` of a Stable Diffusion folder.
+
+    Raises:
+        UserError: its files are damaged.
+    """
+    with loading(folder / "tokenizer"):
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 
 class Context(NamedTuple):
@@ -70,6 +71,14 @@ class DiffusionModel(ABC):
 
         Args:
             scaled: multiply latents by the model's scaling factor.
+
+        Raises:
+            UserError: its files are damaged.
+        """
+
+    @abstractmethod
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the text encoder.
 
         Raises:
             UserError: its files are damaged.

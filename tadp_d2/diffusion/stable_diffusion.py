@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig
+from transformers import CLIPTextConfig, CLIPTokenizer
 
-from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.clip_text import TextEncoder, load_tokenizer
 from tadp_d2.diffusion.diffusion_model import DiffusionModel, MapOptions
 from tadp_d2.diffusion.model_folder import check_complete, loading
 from tadp_d2.diffusion.unet_features import UNetFeatures
@@ -35,6 +35,9 @@ class StableDiffusion(DiffusionModel):
 
     def load_latent_encoder(self, scaled: bool = True) -> "LatentEncoder":
         return LatentEncoder(load_vae(self.folder), scaled)
+
+    def load_tokenizer(self) -> CLIPTokenizer:
+        return load_tokenizer(self.folder)
 
     def load_text_encoder(
         self, token_files: Sequence[str | Path] = (), cache_size: int = 20_000

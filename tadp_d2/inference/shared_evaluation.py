@@ -12,8 +12,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import Tensor, nn
 
 from tadp_d2.conditioning.conditioner import build_conditioner
-from tadp_d2.data.loader import build_test_loader, load_captions
-from tadp_d2.data.texts import CaptionFile
+from tadp_d2.data.loader import build_test_loader, load_dataset, needed_texts
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError
@@ -103,6 +102,8 @@ def _with_other_prompts(model: nn.Module, cfg: CfgNode) -> nn.Module:
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
     twin.conditioner = build_conditioner(cfg).to(model.device).eval()
+    # What of it was trained.
+    twin.conditioner.load_state_dict(model.conditioner.state_dict())
     return twin
 
 
@@ -120,20 +121,25 @@ class _Contest(nn.Module):
         super().__init__()
         self._contestants = contestants
         self._models = nn.ModuleList(contestant.model for contestant in contestants)
-        self._captions: dict[str, CaptionFile] = {
-            contestant.name: load_captions(contestant.cfg, dataset) for contestant in contestants
-        }
+        self._texts = {c.name: _read_texts(c.cfg, dataset) for c in contestants}
 
     def forward(self, inputs: list[dict[str, Any]]) -> dict[str, tuple[list[dict], list[dict]]]:
         outputs = {}
         for contestant in self._contestants:
-            captions = self._captions[contestant.name]
-            own = [{**i, "caption": captions[str(i["image_id"])]} for i in inputs]
+            texts = self._texts[contestant.name]
+            own = [{**i, **texts[str(i["image_id"])]} for i in inputs]
             outputs[contestant.name] = own, contestant.model(own)
         for module in self._models.modules():
             if isinstance(module, EncodeOnce):
                 module.forget()
         return outputs
+
+
+def _read_texts(cfg: CfgNode, dataset: str) -> dict[str, dict[str, Any]]:
+    """Image id -> what the conditioner of a config needs of the image."""
+    needed = needed_texts(cfg)
+    entries = load_dataset(cfg, dataset)
+    return {str(entry["image_id"]): {key: entry[key] for key in needed} for entry in entries}
 
 
 class _Evaluators(DatasetEvaluator):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tadp_d2.conditioning.caption_prompt import CaptionPrompt
-from tadp_d2.conditioning.class_embeddings import average_class
+from tadp_d2.conditioning.class_embeddings import embed_classes
 from tadp_d2.conditioning.conditioner import open_model_of
-from tadp_d2.conditioning.templates import TEMPLATES
+from tadp_d2.conditioning.templates import class_templates
 from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.diffusion.prompt_words import Word, find_words, join_words
 from tadp_d2.errors import UserError
@@ -57,7 +57,8 @@ def make_prompts(
     Args:
         caption: "caption", under the modifier of testing, as the two next.
         objects: "oracle": the names of what is in the picture (TADP, equation 5).
-        classes: "class names": all of them (equation 3); "class embeddings": `average_class`.
+        classes: "class names": all of them (equation 3); "class embeddings":
+            `embed_classes` over this project's sentences.
 
     Raises:
         UserError: a prompt has no word.
@@ -75,9 +76,10 @@ def make_prompts(
         if not prompts[name].words:
             raise UserError(f"the {name} is empty: there is no word to look for")
     if classes:
-        embeddings = torch.stack([average_class(name, text) for name in classes])
+        sentences = class_templates("own")
+        embeddings = embed_classes(classes, sentences, text)
         words = [Word(name, (position,)) for position, name in enumerate(classes)]
-        told = f"a mean over {len(TEMPLATES['object'])} sentences for each class"
+        told = f"a mean over {len(sentences)} sentences for each class"
         prompts["class embeddings"] = Prompt(told, words, Context(embeddings[None]))
     return prompts
 

@@ -34,6 +34,7 @@ _ESSENTIAL = {
     "pixels": "another pixel normalisation (MODEL.PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT)",
     "features": "other features (MODEL.DIFFUSION.TIMESTEP, LATENT_SCALING or ATTENTION_MAPS)",
     "classes": "other classes (DATASETS.TRAIN)",
+    "class_embeddings": "other class embeddings (MODEL.CONDITIONER)",
 }
 
 

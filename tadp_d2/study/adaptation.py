@@ -299,4 +299,5 @@ def _conditioner(reading: Reading) -> dict[str, Any]:
     return {
         "MODEL.CONDITIONER.NAME": "ClassEmbeddings",
         "MODEL.CONDITIONER.CLASS_NAMES": SHARED_CLASSES,
+        "MODEL.CONDITIONER.TEMPLATES": "own",
     }

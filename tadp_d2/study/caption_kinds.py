@@ -17,6 +17,7 @@ from detectron2.data import MetadataCatalog
 
 from tadp_d2.data.catalog import read_entries
 from tadp_d2.data.datasets.art import SHARED_CLASSES
+from tadp_d2.data.present_classes import name_classes
 from tadp_d2.data.root import datasets_root
 from tadp_d2.data.texts import find_caption_file, read_captions, write_captions
 from tadp_d2.synthetic.sentences import listed, plural
@@ -84,15 +85,12 @@ def oracle(
     """The names of the classes in each picture, some of them lost, others added (TADP, table S2).
 
     Args:
-        precision, recall: of the names in all pictures together, exact up to one name.
+        precision, recall: as `name_classes`.
     """
-    pairs = [(picture, name) for picture in pictures for name in SHARED_CLASSES]
-    present = [(p.image_id, name) for p, name in pairs if name in p.classes]
-    absent = [(p.image_id, name) for p, name in pairs if name not in p.classes]
-    told = choose(present, round(recall * len(present)), seed)
-    told |= choose(absent, round(len(told) * (1 - precision) / precision), seed)
     return {
-        p.image_id: " ".join(name for name in SHARED_CLASSES if (p.image_id, name) in told)
+        p.image_id: " ".join(
+            name_classes(p.classes, SHARED_CLASSES, p.image_id, precision, recall, seed)
+        )
         for p in pictures
     }
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tadp_d2.captioning.sets import CaptionImage, caption_path, dataset_name, find_images
 from tadp_d2.data.datasets.cityscapes import CLASSES
+from tadp_d2.data.present_classes import PresentClasses
 from tadp_d2.errors import UserError
 
 REGISTERED = (
@@ -42,14 +43,16 @@ def test_the_classes_of_boxes_are_those_in_the_xml_in_class_order(world):
 
 def test_the_classes_of_pixels_are_those_in_the_label_map(world):
     for image in find_images("cityscapes_val"):
-        values = set(np.unique(np.array(Image.open(image.label_map)))) - {255}
+        values = set(np.unique(np.array(Image.open(image.annotation.label_map)))) - {255}
         assert image.classes() == [CLASSES[value] for value in sorted(values)]
 
 
 def test_a_label_map_is_read_only_when_its_classes_are_asked_for(tmp_path):
     label_map = tmp_path / "label.png"
     label_map.write_bytes(b"not a picture")
-    image = CaptionImage("1", tmp_path / "1.png", ("road", "sky"), label_map=label_map)
+    image = CaptionImage(
+        "1", tmp_path / "1.png", PresentClasses(("road", "sky"), label_map=label_map)
+    )
     with pytest.raises(UserError, match="label.png: cannot be read as a label map"):
         image.classes()
     Image.fromarray(np.array([[1, 255], [1, 1]], np.uint8)).save(label_map)

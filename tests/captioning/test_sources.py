@@ -9,6 +9,7 @@ import pytest
 from tadp_d2.captioning.export import export_captions
 from tadp_d2.captioning.sets import CaptionImage, find_images
 from tadp_d2.captioning.sources import class_names, fixed_text, nouns, oracle, published
+from tadp_d2.data.present_classes import PresentClasses
 from tadp_d2.data.texts import read_captions, write_captions
 from tadp_d2.errors import UserError
 
@@ -18,7 +19,7 @@ REAL = Path("../shared/data/tadp_captions")
 
 def _images(number, present=(1, 4, 7, 19)):
     return [
-        CaptionImage(str(i), Path(f"{i}.jpg"), VOCABULARY, frozenset(present))
+        CaptionImage(str(i), Path(f"{i}.jpg"), PresentClasses(VOCABULARY, frozenset(present)))
         for i in range(number)
     ]
 
@@ -60,7 +61,7 @@ def test_an_oracles_errors_depend_on_the_image_and_the_seed_alone():
 
 
 def test_an_oracle_without_enough_absent_classes_adds_all_of_them():
-    image = CaptionImage("1", Path("1.jpg"), ("a", "b", "c"), frozenset({0, 1}))
+    image = CaptionImage("1", Path("1.jpg"), PresentClasses(("a", "b", "c"), frozenset({0, 1})))
     assert oracle(0.1).texts([image], []) == ["a b c"]
 
 
@@ -92,7 +93,7 @@ def test_nouns_are_left_in_their_order(tmp_path):
     texts = {
         "0": "a large airplane on the ground",
         "1": "two trains are parked next to each other",
-        "2": "a woman in cowboy gear riding a horse",
+        "2": "a woman in cowboy gear riding a horse, a horse",
         "3": "three men on bicycles racing on a track",
         "4": "a cat sitting on a wooden ladder",
         "5": "",
