@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
     from tadp_d2.progress import hide_library_bars
     from tadp_d2.records.results import log_table
+    from tadp_d2.tasks.task import get_task
 
     hide_library_bars()
     cfgs: dict[str, CfgNode] = {}
@@ -64,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
             f"{name} {dataset}": sets
             for name, datasets in results.items()
             for dataset, sets in datasets.items()
-        }
+        },
+        [metric_set for cfg in cfgs.values() for metric_set in get_task(cfg).metric_sets],
     )
     print(f"The results are {args.output}/*/results.json; tadp-d2 report {args.output} shows them")
 
