@@ -19,6 +19,7 @@ import tadp_d2.data.datasets.cityscapes
 import tadp_d2.data.datasets.dark_zurich
 import tadp_d2.data.datasets.nighttime_driving
 import tadp_d2.tasks.detection
+import tadp_d2.tasks.panoptic
 import tadp_d2.tasks.semantic  # noqa: F401
 from tadp_d2.config.keys import DETECTRON2, KEYS
 from tadp_d2.modeling.conditioned import register_conditioned

@@ -24,7 +24,7 @@ _OFFERS = {
     "coco": {"instances"},
     "lvis": {"instances"},
     "sem_seg": {"semantic"},
-    "coco_panoptic_seg": {"instances", "semantic", "panoptic"},
+    "coco_panoptic_seg": {"panoptic"},
 }
 # Layout -> its strict reader.
 _READERS: dict[str, Callable[[str, Report], list[dict[str, Any]]]] = {

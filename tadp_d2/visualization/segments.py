@@ -1,9 +1,12 @@
 """The classes of pixels drawn over an image."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
+from torch import Tensor
 
 
 def draw_segments(
@@ -34,3 +37,20 @@ def draw_named_segments(pixels: np.ndarray, classes: np.ndarray, metadata: Metad
         pixels, classes = pixels.repeat(2, axis=1), classes.repeat(2, axis=1)
     drawn = Visualizer(pixels, metadata, scale=2).draw_sem_seg(classes, alpha=0.6)
     return Image.fromarray(drawn.get_image())
+
+
+def draw_panoptic(
+    pixels: np.ndarray, segments: Tensor, described: Sequence[Mapping], metadata: Metadata
+) -> Image.Image:
+    """Things and stuff with their names on an image, which is drawn at twice its size.
+
+    Args:
+        pixels: H x W x 3, uint8 RGB.
+        segments: H x W, ids.
+        described: for each id "id", "isthing" and "category_id", as Detectron2's PanopticFPN.
+        metadata: with names and colors of both kinds of classes.
+    """
+    drawn = Visualizer(pixels, metadata, scale=2)
+    return Image.fromarray(
+        drawn.draw_panoptic_seg(segments, list(described), alpha=0.6).get_image()
+    )
