@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
 from tadp_d2.data.own_data_sets import register_own_sets
-from tadp_d2.data.readers.coco import read_coco
+from tadp_d2.data.readers.coco_instances import read_coco
 from tadp_d2.data.readers.label_maps import read_label_maps
 from tadp_d2.data.readers.pascal_voc import read_voc
 from tadp_d2.errors import Report, UserError, stop

@@ -224,7 +224,7 @@ def _voc(own: OwnSet) -> Registered:
 
 
 def _coco(own: OwnSet) -> Registered:
-    from tadp_d2.data.readers.coco import load_coco
+    from tadp_d2.data.readers.coco_instances import load_coco
 
     images, annotations = own.values["images"], own.values["annotations"]
     return lambda: load_coco(annotations, images, own.name), {
