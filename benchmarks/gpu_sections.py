@@ -265,7 +265,7 @@ def features(run: Run, clock: Clock) -> None:
         return {**found, "share_of_matrix_rate": passes * work / found["seconds"] / rate}
 
     order = [p for p in ("bf16", "fp32", "tf32", "fp16") if p in sides.precisions(run.device)]
-    for batch, precision in itertools.product(run.batches, order):
+    for precision, batch in itertools.product(order, run.batches):
         for side, call in itertools.product(pair, (forward_backward, forward)):
             names = {"section": "features", "what": call.__name__, "side": side}
             names |= {"precision": precision, "batch": batch}
@@ -419,7 +419,6 @@ def options(run: Run, clock: Clock, compiled: bool) -> None:
         overhead = functools.partial(
             model.replaced, functools.partial(sides.CompiledUNet, mode="reduce-overhead")
         )
-        everything = functools.partial(together, last, sides.cudnn_benchmark, graphs)
         changes: dict[str, tuple[Callable, float]] = {"eager": (contextlib.nullcontext, 30)}
         if compiled:
             changes["blocks compiled"] = (blocks, 120)
@@ -433,7 +432,8 @@ def options(run: Run, clock: Clock, compiled: bool) -> None:
             changes["compiled, reduce-overhead"] = (overhead, 120)
         elif run.device == "cuda":
             changes["CUDA graphs"] = (graphs, 60)
-            changes["channels last, cuDNN benchmark, CUDA graphs"] = (everything, 60)
+            both = functools.partial(together, last, graphs)
+            changes["channels last, CUDA graphs"] = (both, 60)
         for name, (change, cap) in changes.items():
             names = {"section": "options", "task": "detection", "option": name}
             names |= {"precision": precision, "batch": batch}
@@ -444,17 +444,15 @@ def options(run: Run, clock: Clock, compiled: bool) -> None:
 _WHOLE = ("TEST.WINDOW_SIZE", 0)
 _EVALUATIONS = {
     "detection": {
-        "fp32": ("fp32", ()),
-        "tf32": ("tf32", ()),
         "bf16": ("bf16", ()),
         "bf16, latents cached": ("bf16", ("cache",)),
+        "fp32": ("fp32", ()),
     },
     "segmentation": {
-        "windows, fp32": ("fp32", ()),
-        "windows, tf32": ("tf32", ()),
         "windows, bf16": ("bf16", ()),
         "whole image, bf16": ("bf16", _WHOLE),
         "whole image, bf16, latents cached": ("bf16", ("cache", *_WHOLE)),
+        "windows, fp32": ("fp32", ()),
     },
 }
 
@@ -463,14 +461,14 @@ def evaluation(run: Run, clock: Clock, task: str) -> None:
     """Images per second of `--eval-only`, from image files to metrics."""
     with run.model(task) as model:
         model.model.eval()
+        names = {"section": "evaluation", "task": task, "side": "bf16, images in memory"}
+        run.record.cell(clock, {**names, "precision": "bf16"}, lambda: _in_memory(model))
         for name, (precision, keys) in _EVALUATIONS[task].items():
             if precision not in sides.precisions(run.device):
                 continue
             names = {"section": "evaluation", "task": task, "side": name, "precision": precision}
             call = functools.partial(_evaluate, model, precision, keys)
             run.record.cell(clock, names, call)
-        names = {"section": "evaluation", "task": task, "side": "bf16, images in memory"}
-        run.record.cell(clock, {**names, "precision": "bf16"}, lambda: _in_memory(model))
         model.model.train()
 
 

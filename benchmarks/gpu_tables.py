@@ -9,14 +9,34 @@ Cell = dict[str, Any]
 _PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
-def report(data: dict[str, Any], write: bool) -> None:
-    """Prints the tables of a run; puts them into RESULTS.md if asked to."""
-    title = f"One run on {data['device']}, {data['size']}"
-    head = f"`{data['command']}`, {data['date']}, commit {data['commit']}\n\n{data['machine']}"
-    section = f"## {title}\n\n{head}\n\n" + "\n".join(tables(data["cells"])) + "\n"
+def report(runs: Sequence[dict[str, Any]], write: bool) -> None:
+    """Prints the tables of runs on one machine; puts them into RESULTS.md if asked to.
+
+    Args:
+        runs: what each has written; of what was measured twice, the last measurement counts.
+    """
+    size, device, machine = (_one(runs, key) for key in ("size", "device", "machine"))
+    title = (
+        f"All on one GPU, {size}" if device == "cuda" else f"All of a GPU's run, {device}, {size}"
+    )
+    heads = [f"`{run['command']}`, {run['date']}, commit {run['commit']}" for run in runs]
+    cells = [cell for run in runs for cell in run["cells"]]
+    section = "\n".join([f"## {title}", "", *heads, "", machine, "", *tables(cells)])
     print(section)
     if write:
-        replace_section(title, data["machine"].split(";")[0], section)
+        replace_section(title, machine.split(";")[0], section)
+
+
+def _one(runs: Sequence[dict[str, Any]], key: str) -> str:
+    """What all runs have in common.
+
+    Raises:
+        SystemExit: they have not.
+    """
+    values = {run[key] for run in runs}
+    if len(values) != 1:
+        raise SystemExit(f"runs that differ in their {key}: {', '.join(sorted(values))}")
+    return values.pop()
 
 
 def tables(cells: Sequence[Cell]) -> list[str]:
