@@ -1,4 +1,4 @@
-"""Detectron2's meta-architectures on the diffusion backbone by YAML alone: trained, scored, used."""
+"""Detectron2's architectures on the diffusion backbone by YAML alone: trained, scored, used."""
 
 import json
 from pathlib import Path
