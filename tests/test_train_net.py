@@ -210,6 +210,25 @@ def test_a_run_is_not_overwritten(run_script, trained):
     assert contents(trained) == before
 
 
+def test_a_root_that_is_not_normalized_and_a_split_of_one_image(
+    run_script, world, tmp_path, monkeypatch
+):
+    shutil.copytree(world, tmp_path / "home" / "world")
+    split = tmp_path / "home" / "world" / "VOC2007" / "ImageSets" / "Main" / "test.txt"
+    first = split.read_text().split()[0]
+    split.write_text(f"{first}\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    process = run_script(
+        *("SOLVER.MAX_ITER", "0", "TEST.COCO_METRICS", "True", "OUTPUT_DIR", str(tmp_path / "run")),
+        datasets="~//world/./",
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    sets = metrics(tmp_path / "run")
+    assert all(set(sets[name]) == {"voc07", "voc_area", "coco"} for name in sets)
+    images = (tmp_path / "run" / "gallery" / "voc_2007_test").iterdir()
+    assert [image.name for image in images] == [first]
+
+
 def test_no_data_sets(run_script, tmp_path):
     message = error(
         run_script(

@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from tadp_d2.data.own_data_sets import register_own_sets
 from tadp_d2.data.readers.coco_instances import read_coco
 from tadp_d2.data.readers.label_maps import read_label_maps
-from tadp_d2.data.readers.pascal_voc import read_voc
+from tadp_d2.data.readers.pascal_voc import read_voc, voc_folder
 from tadp_d2.errors import Report, UserError, stop
 
 # Layout -> what its entries hold of every image.
@@ -81,7 +81,7 @@ def location(dataset: str) -> Path | None:
     """The file or folder that is there if a registered data set is; None if that is not known."""
     meta = MetadataCatalog.get(dataset)
     if is_voc(dataset):
-        return Path(meta.dirname, "ImageSets", "Main", f"{meta.split}.txt")
+        return voc_folder(dataset) / "ImageSets" / "Main" / f"{meta.split}.txt"
     return meta.get("location")
 
 

@@ -1,13 +1,17 @@
 """COCO's detection metrics, on request, by Detectron2's evaluator and pycocotools."""
 
+import contextlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+
+from tadp_d2.data.catalog import read_known
 
 
 class NamedCOCOEvaluator(COCOEvaluator):
@@ -18,16 +22,18 @@ class NamedCOCOEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset: str, output_dir: str, masks: bool = False):
+        converted = not MetadataCatalog.get(dataset).get("json_file")
         # Detectron2 converts the annotations once per folder; those of an earlier run may be stale.
-        if comm.is_main_process() and not MetadataCatalog.get(dataset).get("json_file"):
+        if comm.is_main_process() and converted:
             Path(output_dir, f"{dataset}_coco_format.json").unlink(missing_ok=True)
         comm.synchronize()
-        super().__init__(
-            dataset,
-            tasks=("bbox", "segm") if masks else ("bbox",),
-            output_dir=output_dir,
-            use_fast_impl=False,
-        )
+        with _strictly_read(dataset) if converted else contextlib.nullcontext():
+            super().__init__(
+                dataset,
+                tasks=("bbox", "segm") if masks else ("bbox",),
+                output_dir=output_dir,
+                use_fast_impl=False,
+            )
 
     def reset(self) -> None:
         super().reset()
@@ -49,6 +55,20 @@ class NamedCOCOEvaluator(COCOEvaluator):
             return None
         names = {"bbox": "coco", "segm": "coco_masks"}
         return OrderedDict((names[task], results.get(task, {})) for task in self._tasks)
+
+
+@contextlib.contextmanager
+def _strictly_read(dataset: str) -> Iterator[None]:
+    """Detectron2's catalog returns what `read_known` does, as it is evaluated on.
+
+    Detectron2's reader of VOC fails where this one does not: on a split of one image, below "~".
+    """
+    entries, original = read_known(dataset), DatasetCatalog[dataset]
+    DatasetCatalog[dataset] = lambda: entries
+    try:
+        yield
+    finally:
+        DatasetCatalog[dataset] = original
 
 
 def _miss() -> Instances:

@@ -21,7 +21,13 @@ from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from tadp_d2.data.readers.pascal_voc import SIDES, VOCAnnotation, read_annotation, read_split
+from tadp_d2.data.readers.pascal_voc import (
+    SIDES,
+    VOCAnnotation,
+    read_annotation,
+    read_split,
+    voc_folder,
+)
 from tadp_d2.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -59,7 +65,7 @@ class ClassSubsetVOCEvaluator(DatasetEvaluator):
             )
         self._model_classes = list(model_classes)
         self._truth = complete_annotations(
-            Path(meta.dirname), meta.split, dataset, tuple(meta.thing_classes)
+            voc_folder(dataset), meta.split, dataset, tuple(meta.thing_classes)
         )
         self.reset()
 

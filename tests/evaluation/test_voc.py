@@ -1,15 +1,17 @@
 """The metrics: by hand, by Detectron2's own evaluator, and by pycocotools."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES, register_pascal_voc
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, Instances
 
+from tadp_d2.data.catalog import read_known
 from tadp_d2.data.datasets.art import SHARED_CLASSES, register_target
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.coco import NamedCOCOEvaluator
@@ -199,6 +201,27 @@ def test_coco_metrics_agree_where_both_are_exact(world, tmp_path):
     assert set(results) == {"coco"}
     assert results["coco"]["AP"] == pytest.approx(100)
     assert results["coco"]["AP50"] == pytest.approx(100)
+
+
+def test_a_set_of_one_image_that_detectron2_registered_is_scored_by_cocos_metrics(world, tmp_path):
+    folder = tmp_path / "VOC"
+    shutil.copytree(world / "VOC2007", folder)
+    split = folder / "ImageSets" / "Main" / "one.txt"
+    split.write_text("005001\n")
+    register_pascal_voc("one", str(folder), "one", 2007)
+    MetadataCatalog.get("one").evaluator_type = "pascal_voc"
+    read = DatasetCatalog["one"]
+    try:
+        (entry,) = read_known("one")
+        boxes = [item["bbox"] for item in entry["annotations"]]
+        names = [CLASS_NAMES[item["category_id"]] for item in entry["annotations"]]
+        outputs = {"005001": detections(boxes, names, [0.9] * len(boxes))}
+        results = evaluate(NamedCOCOEvaluator("one", str(tmp_path)), outputs)
+        assert results["coco"]["AP"] == pytest.approx(100)
+        assert DatasetCatalog["one"] is read
+    finally:
+        DatasetCatalog.remove("one")
+        MetadataCatalog.remove("one")
 
 
 def test_a_model_that_finds_nothing_has_zeros_where_others_have_values(world, tmp_path):

@@ -235,4 +235,9 @@ def read_voc(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
         UserError: as `load_voc`.
     """
     meta = MetadataCatalog.get(dataset)
-    return load_voc(Path(meta.dirname), meta.split, dataset, meta.thing_classes, report)
+    return load_voc(voc_folder(dataset), meta.split, dataset, meta.thing_classes, report)
+
+
+def voc_folder(dataset: str) -> Path:
+    """Where a registered VOC-style data set is. Detectron2 0.5 keeps the "~" of its root."""
+    return Path(MetadataCatalog.get(dataset).dirname).expanduser()
