@@ -19,7 +19,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from PIL import Image
 from transformers import AutoConfig
 
-from tadp_d2.captioning.blip2 import Captioner
+from tadp_d2.captioning.blip2 import CAPTIONER, Captioner
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.config.load import load_config
 from tadp_d2.data.image_files import read_rgb
@@ -27,12 +27,16 @@ from tadp_d2.data.images import check_decodes, read_header, set_pixel_limit
 from tadp_d2.data.readers.pascal_voc import load_voc, read_annotation
 from tadp_d2.data.texts import Caption
 from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.model_folder import find_weights
+from tadp_d2.diffusion.model_folder import (
+    STABLE_DIFFUSION,
+    TEACHABLE,
+    find_folder,
+    find_weights,
+)
 from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.errors import UserError
-from tadp_d2.hub import fetch
 from tadp_d2.personalization.output import OutputFolder
 
 CONFIG = Path(__file__).parents[1] / "configs" / "voc2watercolor_null.yaml"
@@ -219,14 +223,17 @@ def test_hub_models_can_be_pinned_and_come_without_pickles(model_folder, tmp_pat
     assert find_weights("owner/name").name == "b" * 40
 
     asked = {}
-    monkeypatch.setattr("tadp_d2.hub.snapshot_download", lambda *_, **how: asked.update(how) or "")
-    monkeypatch.setattr("tadp_d2.diffusion.model_folder.local_copy", lambda *_: None)
+    monkeypatch.setattr(
+        "tadp_d2.diffusion.model_folder.snapshot_download",
+        lambda *_, **how: asked.update(how) or "",
+    )
+    monkeypatch.setattr("tadp_d2.diffusion.model_folder._cached", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("tadp_d2.diffusion.model_folder.fetch", fetch)
-    with pytest.raises(UserError, match="lacks"):
-        find_weights("owner/name", "c" * 40)
-    assert asked["revision"] == "c" * 40
-    assert not [name for name in asked["allow_patterns"] if name.endswith((".bin", ".py"))]
+    for kind in (STABLE_DIFFUSION, TEACHABLE, CAPTIONER):
+        with pytest.raises(UserError, match="lacks"):
+            find_folder(kind, "owner/name", "c" * 40)
+        assert asked["revision"] == "c" * 40
+        assert not [name for name in asked["allow_patterns"] if name.endswith((".bin", ".py"))]
 
 
 def test_code_in_a_model_folder_is_never_run(world, model_folder, tmp_path, marker):
@@ -249,9 +256,13 @@ def test_code_in_a_model_folder_is_never_run(world, model_folder, tmp_path, mark
     (unknown / "config.json").write_text(json.dumps({**content, "model_type": "of the attacker"}))
     assert works(marker, lambda: AutoConfig.from_pretrained(unknown, trust_remote_code=True))
 
-    load_unet(tmp_path / "diffusion" / "unet")
-    load_vae(tmp_path / "diffusion")
-    TextEncoder.from_pretrained(tmp_path / "diffusion")
+    for load, folder in (
+        (load_unet, tmp_path / "diffusion" / "unet"),
+        (load_vae, tmp_path / "diffusion"),
+        (TextEncoder.from_pretrained, tmp_path / "diffusion"),
+    ):
+        with pytest.raises(UserError, match="auto_map is .*not computed here"):
+            load(folder)
     Captioner.from_pretrained(str(tmp_path / "blip2"), device="cpu")
     with pytest.raises(UserError, match="unknown: cannot be loaded"):
         Captioner.from_pretrained(str(unknown), device="cpu")

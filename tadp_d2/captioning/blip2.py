@@ -7,7 +7,6 @@ batches of different sizes.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,35 +15,33 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import constants
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.sources import Source, provenance
 from tadp_d2.device import find_device
-from tadp_d2.diffusion.model_folder import check_complete, loading
+from tadp_d2.diffusion.model_folder import WEIGHTS, Format, find_folder, loading, or_shards
+from tadp_d2.diffusion.model_part import check_complete
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import sha256
-from tadp_d2.hub import fetch, local_copy
 from tadp_d2.precision import DTYPES
 
 # The paper's captioner (TADP, section 3.3).
 DEFAULT_MODEL = "Salesforce/blip2-opt-2.7b"
 
-# What a checkpoint must hold, each under one of several names.
-_CONFIG = ("config.json",)
-_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
-_TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-# Pickled weights are taken from a local folder only; they load with weights_only.
-_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_DOWNLOADED = ["*.json", "*.txt", "*.model", "model*.safetensors"]
-
-_ADVICE = (
+CAPTIONER = Format(
+    "captioning model",
+    (
+        ("config.json",),
+        ("preprocessor_config.json", "processor_config.json"),
+        ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"),
+        or_shards(*WEIGHTS),
+    ),
+    ("*.json", "*.txt", "*.model", "model*.safetensors"),
     "--model must name a folder in transformers' format (config.json, a processor, a tokenizer, "
     "model*.safetensors) or a hub id. Where the hub cannot be reached, fetch it elsewhere with "
-    "`hf download MODEL --local-dir FOLDER` and name the folder"
+    "`hf download MODEL --local-dir FOLDER` and name the folder",
 )
 
 
@@ -231,44 +228,5 @@ def _check_promptless(folder: Path, model: torch.nn.Module, processor: Any) -> N
 
 
 def find_captioner(name: str = DEFAULT_MODEL, revision: str = "") -> Path:
-    """The folder of a captioner: a local one, or the local copy of a hub's.
-
-    A hub model that is in the local cache is used from there without asking the network; with
-    `HF_HUB_OFFLINE=1` the network is never asked.
-
-    Raises:
-        UserError: there is no such model, or a file of it is missing.
-    """
-    if os.path.isdir(name):
-        if revision:
-            raise UserError(f"--revision {revision}: the folder {name} has no revisions")
-        folder, weights = Path(name), (*_SAFETENSORS, *_PICKLED)
-    else:
-        folder, weights = local_copy(name, revision), _SAFETENSORS
-        complete = folder is not None and not missing_files(folder, weights)
-        if not complete and not constants.HF_HUB_OFFLINE:
-            folder = fetch(name, revision, _DOWNLOADED, "captioning model", _ADVICE)
-    if folder is None:
-        raise UserError(
-            f"no captioning model {name!r}: it is neither a folder nor in the local hub cache, and "
-            f"HF_HUB_OFFLINE is set. {_ADVICE}"
-        )
-    missing = missing_files(folder, weights)
-    if missing:
-        raise UserError(f"{folder}: lacks {', '.join(missing)} of a captioning model. {_ADVICE}")
-    return folder
-
-
-def missing_files(folder: Path, weights: Sequence[str]) -> list[str]:
-    """What a checkpoint lacks, such as "config.json" or a part of its weights."""
-    missing = [
-        " or ".join(names)
-        for names in (_CONFIG, _PROCESSOR, _TOKENIZER, weights)
-        if not any((folder / name).is_file() for name in names)
-    ]
-    for name in weights:
-        if name.endswith(".index.json") and (folder / name).is_file():
-            with loading(folder / name):
-                parts = set(json.loads((folder / name).read_text())["weight_map"].values())
-            missing += sorted(part for part in parts if not (folder / part).is_file())
-    return missing
+    """The folder of a captioner, as `find_folder` finds it."""
+    return find_folder(CAPTIONER, name, revision)

@@ -133,23 +133,11 @@ def find_tokenizer(weights: str, revision: str = "") -> Any:
     Raises:
         UserError: it is not here, or damaged.
     """
-    from huggingface_hub import try_to_load_from_cache
     from transformers import CLIPTokenizer
 
-    from tadp_d2.diffusion.model_folder import find_weights, loading
+    from tadp_d2.diffusion.model_folder import TOKENIZER, find_folder, loading
 
-    if Path(weights).is_dir():
-        folder = find_weights(weights) / "tokenizer"
-    else:
-        try:
-            cached = try_to_load_from_cache(
-                weights, "tokenizer/vocab.json", revision=revision or None
-            )
-        except ValueError:
-            cached = None
-        if not isinstance(cached, str):
-            raise UserError(f"{weights} is neither a folder nor in the local hub cache")
-        folder = Path(cached).parent
+    folder = find_folder(TOKENIZER, weights, revision, ask_hub=False) / "tokenizer"
     with loading(folder):
         return CLIPTokenizer.from_pretrained(folder)
 

@@ -177,7 +177,7 @@ def _show_lengths(captions: "CaptionFile", args: argparse.Namespace) -> None:
     except UserError as error:
         if args.weights:
             raise
-        print(f"  lengths: not counted, no tokenizer ({error}); name one with --weights FOLDER")
+        print(f"  lengths: not counted: {error}")
         return
     domains = [args.domain] if args.domain else list(DOMAINS)
     lengths = token_lengths(list(captions.captions.values()), tokenizer, domains)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.diffusion.diffusion_model import Context
-from tadp_d2.diffusion.model_folder import check_complete, loading
+from tadp_d2.diffusion.model_folder import loading
+from tadp_d2.diffusion.model_part import TEXT_ENCODER
 from tadp_d2.diffusion.tokens import add_token, read_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
@@ -53,11 +54,7 @@ class TextEncoder(nn.Module):
     ) -> "TextEncoder":
         """Loads `tokenizer/` and `text_encoder/` of a Stable Diffusion folder."""
         tokenizer = load_tokenizer(folder)
-        with loading(folder / "text_encoder"):
-            text_encoder, report = CLIPTextModel.from_pretrained(
-                folder / "text_encoder", dtype=torch.float32, output_loading_info=True
-            )
-        check_complete(folder / "text_encoder", report)
+        text_encoder = TEXT_ENCODER.load(folder / "text_encoder")
         return cls(tokenizer, text_encoder, token_files, cache_size)
 
     @property

@@ -1,85 +1,242 @@
-"""Finds the folder of a Stable Diffusion model: a local one, or the local copy of a hub's.
+"""The way from a model's name to its folder: a local one, or the local copy of a hub's.
 
-Everything else loads from that folder, so that loading never touches the network.
+Everything else loads from that folder, so that loading never touches the network. What its parts
+may hold is `model_part`'s.
 """
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from tadp_d2.errors import UserError, reason
-from tadp_d2.hub import fetch, local_copy
 
-# What a Stable Diffusion folder in diffusers' format must hold for us: part -> files, each of
-# which may have one of several names.
-PARTS = {
-    "tokenizer": [("vocab.json", "tokenizer.json")],
-    "text_encoder": [("config.json",), ("model.safetensors", "pytorch_model.bin")],
-    "vae": [
-        ("config.json",),
-        ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    ],
-    "unet": [
-        ("config.json",),
-        ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    ],
+
+@dataclass(frozen=True)
+class Format:
+    """What the folder of a kind of model holds.
+
+    Attributes:
+        what: the kind of model, for messages.
+        files: each under one of several names, relative to the folder.
+        fetched: patterns of what is fetched of a hub's model, no pickles among it.
+        advice: what a name must be, for messages.
+    """
+
+    what: str
+    files: Sequence[Sequence[str]]
+    fetched: Sequence[str]
+    advice: str
+
+    def missing(self, folder: Path) -> list[str]:
+        """What a folder lacks, such as `vae/config.json`, and what is there instead."""
+        missing = []
+        for names in self.files:
+            found = next((name for name in names if (folder / name).is_file()), None)
+            if found is None:
+                missing.append(" or ".join(names[:2]) + _instead(folder, names))
+            elif found.endswith(_INDEX):
+                missing += _missing_shards(folder, found)
+        return missing
+
+    def check(self, folder: Path) -> None:
+        """
+        Raises:
+            UserError: a file is missing.
+        """
+        missing = self.missing(folder)
+        if missing:
+            raise UserError(f"{folder}: lacks {', '.join(missing)} of a {self.what}. {self.advice}")
+
+
+_INDEX = ".index.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_DIFFUSION_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+
+def or_shards(*names: str) -> tuple[str, ...]:
+    """Names of files of weights, which may also be cut into several with an index."""
+    return (*names, *(name + _INDEX for name in names))
+
+
+UNET_FOLDER = Format(
+    "UNet",
+    (("config.json",), or_shards(*_DIFFUSION_WEIGHTS)),
+    (),
+    "MODEL.DIFFUSION.UNET must name a UNet folder in diffusers' format",
+)
+# Of a Stable Diffusion model, what a backbone needs: part -> files.
+_PARTS = {
+    "tokenizer": (("vocab.json", "tokenizer.json"),),
+    "text_encoder": (("config.json",), or_shards(*WEIGHTS)),
+    "vae": UNET_FOLDER.files,
+    "unet": UNET_FOLDER.files,
 }
+_FILES = tuple(
+    tuple(f"{part}/{name}" for name in names) for part, files in _PARTS.items() for names in files
+)
+STABLE_DIFFUSION = Format(
+    "diffusion model",
+    _FILES,
+    # Of weights the first name only: neither variants nor pickled twins.
+    (*(names[0] for names in _FILES), "tokenizer/*"),
+    "MODEL.DIFFUSION.WEIGHTS must name a Stable Diffusion folder in diffusers' format (with "
+    f"{', '.join(f'{part}/' for part in _PARTS)}) or a hub id; `tadp-d2 synth` writes a tiny one",
+)
+_SCHEDULER = "scheduler/scheduler_config.json"
+# Who teaches a model needs the noise schedule that it was trained with.
+TEACHABLE = replace(
+    STABLE_DIFFUSION,
+    files=(*_FILES, (_SCHEDULER,)),
+    fetched=(*STABLE_DIFFUSION.fetched, _SCHEDULER),
+)
+TOKENIZER = Format(
+    "tokenizer", _FILES[:1], ("tokenizer/*",), "--weights names the folder of a diffusion model"
+)
 
 
 def find_weights(name: str, revision: str = "") -> Path:
-    """The folder of a Stable Diffusion model.
-
-    Args:
-        name: a local folder in diffusers' format, or the id of a model on the hub. A hub model
-            that is in the local cache is used from there without asking the network; with
-            `HF_HUB_OFFLINE=1` the network is never asked.
-        revision: branch, tag or commit of the hub's model; empty for its main branch.
-
-    Raises:
-        UserError: there is no such model, or a part of it is missing.
-    """
-    if must_be_fetched(name, revision):
-        folder = fetch(name, revision, _patterns(), "diffusion model", _ADVICE)
-    else:
-        folder = _local(name, revision)
-    missing = missing_parts(folder) if folder else []
-    if folder is None:
-        raise UserError(
-            f"no diffusion model {name!r}: it is neither a folder nor in the local hub cache, and "
-            f"HF_HUB_OFFLINE is set. {_ADVICE}"
-        )
-    if missing:
-        raise UserError(f"{folder}: lacks {', '.join(missing)} of a diffusion model. {_ADVICE}")
-    return folder
+    """The folder of a Stable Diffusion model, as `find_folder` finds it."""
+    return find_folder(STABLE_DIFFUSION, name, revision)
 
 
 def must_be_fetched(name: str, revision: str = "") -> bool:
     """Whether `find_weights` asks the hub for a model, because it is not here in full."""
-    if os.path.isdir(name) or constants.HF_HUB_OFFLINE:
+    if os.path.exists(name) or constants.HF_HUB_OFFLINE:
         return False
-    folder = _local(name, revision)
-    return folder is None or bool(missing_parts(folder))
+    folder = _cached(name, revision)
+    return folder is None or bool(STABLE_DIFFUSION.missing(folder))
 
 
-def _local(name: str, revision: str) -> Path | None:
-    return Path(name) if os.path.isdir(name) else local_copy(name, revision)
+def find_folder(kind: Format, name: str, revision: str = "", ask_hub: bool = True) -> Path:
+    """The folder of a model.
+
+    Args:
+        name: a local folder, or the id of a model on the hub. A hub model that is in the local
+            cache is used from there without asking the network; with `HF_HUB_OFFLINE=1` the network
+            is never asked.
+        revision: branch, tag or commit of the hub's model; empty for its main branch.
+        ask_hub: whether a model that is not here in full is fetched.
+
+    Raises:
+        UserError: there is no such model, or a file of it is missing.
+    """
+    if os.path.isdir(name):
+        if revision:
+            raise UserError(
+                f"{name} is a folder and has no revision {revision!r}: leave the revision out"
+            )
+        folder = Path(name)
+    else:
+        _check_id(kind, name)
+        folder = _cached(name, revision)
+        if ask_hub and not constants.HF_HUB_OFFLINE and (not folder or kind.missing(folder)):
+            # What is here in part is completed, not mixed with a newer version.
+            folder = _fetch(kind, name, folder.name if folder else revision)
+    if folder is None:
+        offline = ", and HF_HUB_OFFLINE is set" if ask_hub else ""
+        raise UserError(
+            f"no {kind.what} {name!r}: it is neither a folder nor in the local hub cache{offline}. "
+            f"{kind.advice}"
+        )
+    kind.check(folder)
+    return folder
 
 
-_ADVICE = (
-    "MODEL.DIFFUSION.WEIGHTS must name a Stable Diffusion folder in diffusers' format (with "
-    f"{', '.join(f'{part}/' for part in PARTS)}) or a hub id; `tadp-d2 synth` writes a tiny one"
-)
+def _check_id(kind: Format, name: str) -> None:
+    """
+    Raises:
+        UserError: a name that is no folder's cannot be a hub's, either.
+    """
+    if os.path.isfile(name):
+        raise UserError(
+            f"{name} is a file, not the folder of a {kind.what}: diffusers makes one of a single "
+            "file, with StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER). "
+            f"{kind.advice}"
+        )
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise UserError(
+            f"no {kind.what} {name!r}: there is no such folder, and a hub id has the form "
+            f"OWNER/NAME. {kind.advice}"
+        ) from None
+
+
+def _cached(name: str, revision: str) -> Path | None:
+    """The folder of a model in the hub's local cache; the network is not asked."""
+    try:
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _fetch(kind: Format, name: str, revision: str) -> Path:
+    """
+    Raises:
+        UserError: the hub does not give it.
+    """
+    try:
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=list(kind.fetched))
+        )
+    # Besides the hub's errors there are those of its transports: a transfer that is cut off, a
+    # proxy that answers with a page of its own.
+    except Exception as error:
+        raise UserError(
+            f"no {kind.what} {name!r}: it is not a folder, and the hub does not give it "
+            f"({reason(error)}). {kind.advice}"
+        ) from None
+
+
+def _missing_shards(folder: Path, index: str) -> list[str]:
+    try:
+        shards = set(json.loads((folder / index).read_text("utf-8"))["weight_map"].values())
+        return sorted(
+            (Path(index).parent / shard).as_posix()
+            for shard in shards
+            if not (folder / index).with_name(shard).is_file()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{folder / index}: cannot be read as an index of shards ({reason(error)}); replace it "
+            "by an undamaged copy"
+        ) from None
+
+
+def _instead(folder: Path, names: Sequence[str]) -> str:
+    """What weights a folder has where it lacks those of the expected names, and what to do."""
+    expected = folder / names[0]
+    if expected.suffix != ".safetensors":
+        return ""
+    kinds = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx")
+    others = sorted(path.name for path in expected.parent.glob("*") if path.suffix in kinds)
+    if not others:
+        return ""
+    stems = "|".join(re.escape(Path(name).stem) for name in names)
+    variants = (re.fullmatch(rf"(?:{stems})\.(\w+?)(-\d+-of-\d+)?\.\w+", name) for name in others)
+    variant = next((match[1] for match in variants if match), None)
+    told = f" (there is {', '.join(others[:3])}"
+    if variant:
+        told += (
+            f", the variant {variant!r}: load it by that name in diffusers (variant={variant!r}), "
+            "and save it again without"
+        )
+    return told + ")"
 
 
 @contextlib.contextmanager
 def loading(folder: Path) -> Iterator[None]:
     """Turns what diffusers and transformers raise for damaged files, of many kinds, into one.
 
-    What they would only warn of is `check_complete`'s.
+    What they would only warn of is `model_part`'s.
 
     Raises:
         UserError: the block failed.
@@ -103,38 +260,3 @@ def loading(folder: Path) -> Iterator[None]:
     finally:
         for library, verbosity in zip(libraries, verbosities, strict=True):
             library.set_verbosity(verbosity)
-
-
-def check_complete(folder: Path, report: dict[str, Any]) -> None:
-    """
-    Args:
-        report: what `from_pretrained` of diffusers and transformers says of a model with
-            `output_loading_info=True`. They make up what is missing at random.
-
-    Raises:
-        UserError: weights are missing, or have other shapes than the model's.
-    """
-    wrong = sorted(str(key) for key in report["missing_keys"])
-    wrong += sorted(str(mismatch[0]) for mismatch in report["mismatched_keys"])
-    if wrong:
-        raise UserError(
-            f"{folder}: its weights lack {wrong[0]} ({len(wrong)} such), or have it in another "
-            "shape; replace it by an undamaged copy"
-        )
-
-
-def missing_parts(folder: Path) -> list[str]:
-    """The files of `PARTS` that `folder` lacks, such as `vae/config.json`."""
-    return [
-        f"{part}/{' or '.join(names)}"
-        for part, files in PARTS.items()
-        for names in files
-        if not any((folder / part / name).is_file() for name in names)
-    ]
-
-
-def _patterns() -> list[str]:
-    # Only the first name of each file of weights: safetensors, not their pickled twins.
-    return [f"{part}/{names[0]}" for part, files in PARTS.items() for names in files] + [
-        "tokenizer/*"
-    ]

@@ -6,13 +6,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from tadp_d2.diffusion.clip_text import TextEncoder, load_tokenizer
 from tadp_d2.diffusion.diffusion_model import DiffusionModel, MapOptions
-from tadp_d2.diffusion.model_folder import check_complete, loading
+from tadp_d2.diffusion.model_folder import UNET_FOLDER, loading
+from tadp_d2.diffusion.model_part import UNET, VAE
 from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.errors import UserError
 
@@ -103,10 +104,11 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
     """Loads a UNet folder in diffusers' format, in fp32.
 
     Raises:
-        UserError: the folder does not hold a UNet, or its files are damaged.
+        UserError: the folder does not hold a UNet, or one that asks for more than is computed here,
+            or its files are damaged.
     """
     check_unet_folder(folder)
-    return _load(UNet2DConditionModel, folder)
+    return UNET.load(folder)
 
 
 def check_unet_folder(folder: Path) -> None:
@@ -114,21 +116,13 @@ def check_unet_folder(folder: Path) -> None:
     Raises:
         UserError: the folder is none of a UNet.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: expected a UNet folder in diffusers' format, with config.json")
+    UNET_FOLDER.check(folder)
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
     """Loads `vae/` of a Stable Diffusion folder, in fp32.
 
     Raises:
-        UserError: its files are damaged.
+        UserError: it is another kind of VAE, or its files are damaged.
     """
-    return _load(AutoencoderKL, folder / "vae")
-
-
-def _load(kind: type[ModelMixin], folder: Path) -> ModelMixin:
-    with loading(folder):
-        model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    check_complete(folder, report)
-    return model
+    return VAE.load(folder / "vae")

@@ -12,14 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from tadp_d2.diffusion.attention import AttentionMaps, FusedAttention, RecordedAttention
 from tadp_d2.diffusion.diffusion_model import Context, MapOptions
+from tadp_d2.diffusion.model_part import UNET
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 
-_DOWN_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}
-_MID_BLOCKS = {"UNetMidBlock2DCrossAttn", None}
-_UP_BLOCKS = {"CrossAttnUpBlock2D", "UpBlock2D"}
-# Keys of a UNet's config that ask for more conditioning than a time step and a text.
-_OTHER_CONDITIONS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type")
 # Not computed: they turn the last feature map into noise.
 _OUTPUT_LAYERS = ("conv_norm_out", "conv_act", "conv_out")
 
@@ -50,7 +46,7 @@ class UNetFeatures(nn.Module):
                 cross-attention at a level that is to have maps.
         """
         super().__init__()
-        _check_architecture(unet)
+        UNET.check_config(unet.config, "this UNet")
         # Of the weights as they came, whatever training or a checkpoint makes of them; none for a
         # model of shapes without weights.
         self.base_fingerprint = "" if unet.device.type == "meta" else unet_fingerprint(unet)
@@ -161,19 +157,6 @@ def _set_processors(
             processors[name] = RecordedAttention(level)
     unet.set_attn_processor(processors)
     return recorded
-
-
-def _check_architecture(unet: UNet2DConditionModel) -> None:
-    config = unet.config
-    unknown = (
-        set(config.down_block_types) - _DOWN_BLOCKS,
-        {config.mid_block_type} - _MID_BLOCKS,
-        set(config.up_block_types) - _UP_BLOCKS,
-        {key for key in _OTHER_CONDITIONS if config.get(key) is not None},
-    )
-    if any(unknown):
-        names = ", ".join(sorted(map(str, set().union(*unknown))))
-        raise UserError(f"this UNet is no Stable Diffusion 1.x or 2.x: {names} is not supported")
 
 
 def unet_fingerprint(unet: UNet2DConditionModel) -> str:

@@ -1,7 +1,6 @@
 """The parts of a Stable Diffusion model, loaded to be taught."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from huggingface_hub import constants, hf_hub_download
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.model_folder import find_weights, loading
+from tadp_d2.diffusion.model_folder import TEACHABLE, find_folder, loading
 from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
 from tadp_d2.diffusion.tokens import expand_tokens
 from tadp_d2.diffusion.unet_features import unet_fingerprint
@@ -29,7 +27,6 @@ from tadp_d2.precision import autocast
 
 # That of MODEL.DIFFUSION.WEIGHTS, which lives where Detectron2 does.
 DEFAULT_WEIGHTS = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-_SCHEDULER = Path("scheduler", "scheduler_config.json")
 _PREDICTIONS = ("epsilon", "v_prediction")
 
 
@@ -61,15 +58,8 @@ class TrainableDiffusion:
             UserError: there is no such model, a part is missing or damaged, or its UNet predicts
                 something else than noise or velocity.
         """
-        folder = find_weights(weights, revision)
-        _require_scheduler(folder, weights)
-        with loading(folder / "scheduler"):
-            scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-        if scheduler.config.prediction_type not in _PREDICTIONS:
-            raise UserError(
-                f"{folder / _SCHEDULER}: prediction_type {scheduler.config.prediction_type!r} is "
-                f"not supported; expected {' or '.join(_PREDICTIONS)}"
-            )
+        folder = find_folder(TEACHABLE, weights, revision)
+        scheduler = _load_scheduler(folder / "scheduler")
         text = TextEncoder.from_pretrained(folder)
         return cls(
             text.tokenizer,
@@ -169,17 +159,24 @@ class TrainableDiffusion:
         return pipeline
 
 
-def _require_scheduler(folder: Path, weights: str) -> None:
-    """`find_weights` looks for what a backbone needs, and a backbone needs no noise schedule."""
-    if (folder / _SCHEDULER).is_file():
-        return
-    if not os.path.isdir(weights) and not constants.HF_HUB_OFFLINE:
-        # Any kind: the hub's transports have errors of their own.
-        with contextlib.suppress(Exception):
-            # Into the same folder: the model's commit is the folder's name.
-            hf_hub_download(weights, _SCHEDULER.as_posix(), revision=folder.name)
-            return
-    raise UserError(
-        f"{folder}: lacks {_SCHEDULER}, the noise schedule that the model was trained with; "
-        "complete the folder, or name another by --weights"
-    )
+def _load_scheduler(folder: Path) -> DDPMScheduler:
+    """The noise schedule of a model's scheduler, whatever sampler that is.
+
+    Raises:
+        UserError: it is of another kind of diffusion, or its file is damaged.
+    """
+    with loading(folder):
+        config = DDPMScheduler.load_config(folder)
+        scheduler = DDPMScheduler.from_config(config)
+    betas = ("beta_start", "beta_end", "beta_schedule")
+    if not config.keys() >= set(betas):
+        raise UserError(
+            f"{folder}: {config.get('_class_name')} is no noise schedule of Stable Diffusion; "
+            f"expected one with {', '.join(betas)}, such as that of a DDPMScheduler"
+        )
+    if scheduler.config.prediction_type not in _PREDICTIONS:
+        raise UserError(
+            f"{folder}: prediction_type {scheduler.config.prediction_type!r} is not supported; "
+            f"expected {' or '.join(_PREDICTIONS)}"
+        )
+    return scheduler

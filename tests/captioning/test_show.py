@@ -129,9 +129,11 @@ def test_a_data_set_at_a_glance(world, model_folder, tmp_path, capsys):
 def test_without_a_tokenizer_the_rest_is_shown(world, capsys):
     out = _show(capsys, "comic_test")
     assert "images: 6, 6 with a caption" in out
-    assert "lengths: not counted, no tokenizer (stable-diffusion-v1-5/" in out
-    assert "name one with --weights" in out
-    assert "nowhere is neither" in _fails(capsys, "comic_test", "--weights", "nowhere")
+    assert "lengths: not counted: no tokenizer 'stable-diffusion-v1-5/" in out
+    assert "--weights names the folder of a diffusion model" in out
+    assert "no tokenizer 'nowhere': it is neither" in _fails(
+        capsys, "comic_test", "--weights", "nowhere"
+    )
 
 
 def test_without_its_images_a_file_is_still_shown(world, tmp_path, model_folder, capsys):

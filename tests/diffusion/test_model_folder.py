@@ -1,12 +1,16 @@
 """Where a diffusion model is looked for, and what is said when it is not there."""
 
+import json
 import shutil
 
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import CLIPTokenizer
 
 from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.model_folder import find_weights
+from tadp_d2.diffusion.model_folder import STABLE_DIFFUSION, TOKENIZER, find_folder, find_weights
 from tadp_d2.diffusion.stable_diffusion import load_unet
 from tadp_d2.errors import UserError
 
@@ -42,6 +46,109 @@ def test_damaged_weights_are_named(model_folder, tmp_path):
     (tmp_path / "model" / "text_encoder" / "model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(UserError, match="text_encoder: cannot be loaded"):
         TextEncoder.from_pretrained(tmp_path / "model")
+
+
+def test_weights_in_shards_are_found_and_a_missing_one_is_named(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    folder = tmp_path / "model" / "unet"
+    whole = load_unet(folder)
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    whole.save_pretrained(folder, max_shard_size="2MB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    assert find_weights(str(tmp_path / "model")) == tmp_path / "model"
+    for name, tensor in load_unet(folder).state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name])
+    shard = min(folder.glob("*.safetensors"))
+    shard.unlink()
+    with pytest.raises(UserError, match=rf"lacks unet/{shard.name} of a diffusion model"):
+        find_weights(str(tmp_path / "model"))
+    with pytest.raises(UserError, match=rf"lacks {shard.name} of a UNet"):
+        load_unet(folder)
+    (index,) = folder.glob("*.index.json")
+    index.write_text('{"weight_map": []}')
+    with pytest.raises(UserError, match="index.json: cannot be read as an index of shards"):
+        load_unet(folder)
+
+
+def test_a_variant_and_other_formats_are_named_with_what_to_do(model_folder, tmp_path):
+    folder = tmp_path / "model"
+    StableDiffusionPipeline.from_pretrained(model_folder).save_pretrained(folder, variant="fp16")
+    shutil.rmtree(folder / "vae")
+    shutil.copytree(model_folder / "vae", folder / "vae")
+    name = "diffusion_pytorch_model"
+    there = rf"there is {name}.fp16.safetensors, the variant 'fp16': load it by that name in diff"
+    with pytest.raises(UserError, match=rf"lacks .*, unet/{name}.safetensors or .*{there}"):
+        find_weights(str(folder))
+    with pytest.raises(UserError, match=rf"lacks {name}.safetensors or {name}.bin \({there}"):
+        load_unet(folder / "unet")
+    sharded = tmp_path / "sharded"
+    UNet2DConditionModel.from_pretrained(model_folder / "unet").save_pretrained(
+        sharded, variant="fp16", max_shard_size="2MB"
+    )
+    with pytest.raises(UserError, match="the variant 'fp16'"):
+        load_unet(sharded)
+    (folder / "unet" / f"{name}.fp16.safetensors").rename(folder / "unet" / "flax_model.msgpack")
+    with pytest.raises(UserError, match=r"there is flax_model.msgpack\)"):
+        load_unet(folder / "unet")
+
+
+def test_what_is_no_folder_and_no_id_is_told_from_a_hub_model(tmp_path):
+    file = tmp_path / "v1-5-pruned.safetensors"
+    file.touch()
+    with pytest.raises(UserError, match="is a file, not the folder .*from_single_file"):
+        find_weights(str(file))
+    with pytest.raises(UserError, match="there is no such folder, and a hub id has the form"):
+        find_weights(str(tmp_path / "absent"))
+
+
+def test_a_revision_of_a_folder_is_an_error(model_folder):
+    with pytest.raises(UserError, match="is a folder and has no revision 'main'"):
+        find_weights(str(model_folder), "main")
+
+
+class _CutOff(Exception):
+    """As httpx's RemoteProtocolError, which is no OSError."""
+
+
+@pytest.mark.parametrize(
+    "error", [_CutOff("peer closed connection"), json.JSONDecodeError("no JSON", "<html>", 0)]
+)
+def test_an_error_of_a_transport_is_a_message(error, monkeypatch):
+    def fail(*_, **how):
+        if how.get("local_files_only"):
+            raise LocalEntryNotFoundError("not here")
+        raise error
+
+    monkeypatch.setattr("tadp_d2.diffusion.model_folder.snapshot_download", fail)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError) as raised:
+        find_weights("owner/name")
+    message = str(raised.value)
+    assert message.startswith("no diffusion model 'owner/name'") and str(error) in message
+    assert message.endswith(STABLE_DIFFUSION.advice)
+
+
+def test_what_is_here_in_part_is_completed_and_not_mixed(model_folder, tmp_path, monkeypatch):
+    commit = "0" * 40
+    snapshot = tmp_path / commit
+    shutil.copytree(model_folder, snapshot)
+    shutil.rmtree(snapshot / "vae")
+    asked = []
+
+    def download(name, revision, local_files_only=False, allow_patterns=()):
+        asked.append(revision)
+        if not local_files_only:
+            shutil.copytree(model_folder / "vae", snapshot / "vae")
+        return str(snapshot)
+
+    monkeypatch.setattr("tadp_d2.diffusion.model_folder.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert find_folder(TOKENIZER, "owner/name") == snapshot
+    with pytest.raises(UserError, match="lacks vae/config.json"):
+        find_folder(STABLE_DIFFUSION, "owner/name", ask_hub=False)
+    assert asked == [None, None]
+    assert find_weights("owner/name") == snapshot
+    assert asked == [None, None, None, commit]
 
 
 def test_offline_a_hub_id_is_an_error_without_asking_the_network(monkeypatch):

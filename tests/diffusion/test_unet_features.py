@@ -187,7 +187,7 @@ def test_other_kinds_of_unets_are_refused():
 
 
 def test_a_folder_that_is_not_a_unet(tmp_path):
-    with pytest.raises(UserError, match="expected a UNet folder"):
+    with pytest.raises(UserError, match="lacks config.json, .* of a UNet"):
         load_unet(tmp_path)
 
 

@@ -113,7 +113,7 @@ def test_nothing_is_downloaded(world, capsys, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr("tadp_d2.diffusion.model_folder.fetch", refuse)
+    monkeypatch.setattr("tadp_d2.diffusion.model_folder._fetch", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     assert run("--config-file", QUICK) == 0
     assert "stable-diffusion-v1-5: not here yet" in capsys.readouterr().out

@@ -584,7 +584,7 @@ _TEXT = "model/text_encoder"
 WEIGHTS_CASES = {
     "another UNet absent": Case(
         lambda world: None,
-        ("no/unet: expected a UNet",),
+        ("no/unet: lacks config.json",),
         options=("MODEL.DIFFUSION.UNET", "{world}/no/unet"),
     ),
     "no vae": _weights(remove("model/vae"), "model", "lacks vae/config.json", late=False),

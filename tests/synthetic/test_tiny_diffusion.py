@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from tadp_d2.data.texts import read_captions
-from tadp_d2.diffusion.model_folder import missing_parts
+from tadp_d2.diffusion.model_folder import STABLE_DIFFUSION
 from tadp_d2.synthetic.drawing.class_figures import CLASSES
 from tadp_d2.synthetic.tiny_tokenizer import make_tokenizer
 from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, draw_sample
@@ -18,7 +18,7 @@ SENTENCES = {"a dog and two cars in a park", "a watercolor style painting of a b
 
 
 def test_the_folder_is_complete_and_draws_a_picture(model_folder, pipeline):
-    assert missing_parts(model_folder) == []
+    assert STABLE_DIFFUSION.missing(model_folder) == []
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("a dog", num_inference_steps=2, height=64, width=64).images[0]
     assert picture.size == (64, 64)
