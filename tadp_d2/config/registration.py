@@ -18,6 +18,7 @@ import tadp_d2.data.datasets.art
 import tadp_d2.data.datasets.cityscapes
 import tadp_d2.data.datasets.dark_zurich
 import tadp_d2.data.datasets.nighttime_driving
+import tadp_d2.data.datasets.voc_segmentation
 import tadp_d2.tasks.detection
 import tadp_d2.tasks.panoptic
 import tadp_d2.tasks.semantic  # noqa: F401

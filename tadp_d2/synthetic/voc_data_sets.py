@@ -1,25 +1,33 @@
 """Writes the synthetic data sets for detection: four in Pascal VOC layout, with captions.
 
+Those of VOC itself also have the masks that VOC and COCO define.
+
 The trees have the folders, splits, ids and XML of VOC 2007, VOC 2012, Watercolor2k and Comic2k,
 so that the loaders, mappers and evaluators of the real sets read them. What the pictures show and
 how they look is decided in `drawing/scenes` and `drawing/styles`; that a folder appears whole or
 not at all is up to the caller.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
-from tadp_d2.data.readers.pascal_voc import SIDES
+from tadp_d2.data.datasets.voc_categories import KINDS
 from tadp_d2.data.texts import write_captions
 from tadp_d2.synthetic.drawing.class_figures import CLASSES
 from tadp_d2.synthetic.drawing.scenes import Scene, describe, sample_scene
-from tadp_d2.synthetic.drawing.styles import Box, render
+from tadp_d2.synthetic.drawing.styles import Box, behind_objects, render
 from tadp_d2.synthetic.parallel import in_processes
+from tadp_d2.synthetic.segmentation_files import (
+    SegmentedImage,
+    make_folders,
+    write_annotations,
+    write_label_maps,
+)
 from tadp_d2.synthetic.sizes import MAX_SIZE, Sizes, check_seed
 
 _JPEG_QUALITY = 92
@@ -46,18 +54,25 @@ class VocSizes(Sizes):
 
 @dataclass(frozen=True)
 class _Tree:
-    """One data set: its style, how its ids are written, and what its XML states."""
+    """One data set.
+
+    Attributes:
+        folder: below the root.
+        style: one of `styles.STYLES`.
+        id_format: how its ids are written.
+        is_voc: whether it is VOC itself, whose XML states more, and which has masks.
+    """
 
     folder: str
     style: str
     id_format: str
-    has_optional_fields: bool
+    is_voc: bool
 
 
-_VOC_2007 = _Tree("VOC2007", "photo", "{:06d}", True)
-_VOC_2012 = _Tree("VOC2012", "photo", "2012_{:06d}", True)
-_WATERCOLOR = _Tree("watercolor", "watercolor", "{}", False)
-_COMIC = _Tree("comic", "comic", "{}", False)
+_VOC_2007 = _Tree("VOC2007", "photo", "{:06d}", is_voc=True)
+_VOC_2012 = _Tree("VOC2012", "photo", "2012_{:06d}", is_voc=True)
+_WATERCOLOR = _Tree("watercolor", "watercolor", "{}", is_voc=False)
+_COMIC = _Tree("comic", "comic", "{}", is_voc=False)
 
 # Fields of `VocSizes`. The position is part of the seed of each picture: append only.
 _PARTS = {
@@ -69,6 +84,8 @@ _PARTS = {
     "comic_train": _COMIC,
     "comic_test": _COMIC,
 }
+# Those with masks.
+_SEGMENTED = tuple(part for part, tree in _PARTS.items() if tree.is_voc)
 
 
 def write_voc_data_sets(
@@ -78,6 +95,8 @@ def write_voc_data_sets(
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes VOC2007, VOC2012, watercolor, comic and captions below a folder.
+
+    The two of VOC have masks (`segmentation_files`), and captions for each way to read them.
 
     Each picture depends on the seed, its split and its place in the split alone: the same seed
     gives the same bytes, and a larger split begins with the pictures of the smaller one. Every
@@ -97,60 +116,73 @@ def write_voc_data_sets(
     for tree in _PARTS.values():
         for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
             (root / tree.folder / name).mkdir(parents=True, exist_ok=True)
+    for part in _SEGMENTED:
+        make_folders(root / _PARTS[part].folder, _split(part))
     jobs = [(root, seed, part, index) for part in _PARTS for index in range(counts[part])]
-    captions = {part: {} for part in _PARTS}
-    results = in_processes(_write_scene, jobs, progress)
-    for (_, _, part, _), (image_id, caption) in zip(jobs, results, strict=True):
-        captions[part][image_id] = caption
-    for part, tree in _PARTS.items():
-        _write_splits(root, part, tree, captions[part], seed)
+    written = {part: [] for part in _PARTS}
+    for (_, _, part, _), image in zip(
+        jobs, in_processes(_write_scene, jobs, progress), strict=True
+    ):
+        written[part].append(image)
+    for part, images in written.items():
+        _write_splits(root, part, {image.image_id: image.caption for image in images}, seed)
+    for part in _SEGMENTED:
+        _write_segmentation(root, part, written[part], seed)
 
 
-def _write_scene(root: Path, seed: int, part: str, index: int) -> tuple[str, str]:
-    """Writes a picture with its annotation; returns its id and caption."""
+class _Written(NamedTuple):
+    """An image whose files are written."""
+
+    image_id: str
+    caption: str
+    segmented: SegmentedImage | None
+
+
+def _write_scene(root: Path, seed: int, part: str, index: int) -> _Written:
+    """Writes an image with its annotation."""
     tree, number = _PARTS[part], list(_PARTS).index(part)
     first = _FIRST_TEST_ID if part.endswith("test") else 1
     image_id = tree.id_format.format(first + index)
     # Scene and style draw from the same stream, one after the other.
     rng = np.random.default_rng(np.random.SeedSequence((seed, number, index)))
     scene = sample_scene(rng, include=CLASSES[index % len(CLASSES)])
-    _write_picture(root / tree.folder, image_id, tree, scene, rng)
-    return image_id, describe(scene)
-
-
-def _write_picture(
-    folder: Path, image_id: str, tree: _Tree, scene: Scene, rng: np.random.Generator
-) -> None:
-    image, boxes = render(scene, tree.style, rng)
-    image.save(folder / "JPEGImages" / f"{image_id}.jpg", quality=_JPEG_QUALITY)
-    annotation = _annotation(tree, image_id, image, scene, boxes)
+    rendering = render(scene, tree.style, rng)
+    folder = root / tree.folder
+    rendering.image.save(folder / "JPEGImages" / f"{image_id}.jpg", quality=_JPEG_QUALITY)
+    annotation = _annotation(tree, image_id, scene, rendering.boxes)
     ElementTree.indent(annotation)
     path = folder / "Annotations" / f"{image_id}.xml"
     ElementTree.ElementTree(annotation).write(path, encoding="utf-8")
+    segmented = None
+    if part in _SEGMENTED:
+        names = [item.name for item in scene.objects]
+        stuff = behind_objects(scene)
+        segmented = write_label_maps(folder, _split(part), image_id, names, rendering.masks, stuff)
+    return _Written(image_id, describe(scene), segmented)
 
 
 def _annotation(
-    tree: _Tree, image_id: str, image: Image.Image, scene: Scene, boxes: list[Box]
+    tree: _Tree, image_id: str, scene: Scene, boxes: Sequence[Box]
 ) -> ElementTree.Element:
-    """The XML of a picture, with the fields in the order of the real sets."""
+    """The XML of an image, with the fields in the order of the real sets."""
     root = ElementTree.Element("annotation")
     _add(root, "folder", tree.folder)
     _add(root, "filename", f"{image_id}.jpg")
     source = ElementTree.SubElement(root, "source")
     _add(source, "database", "tadp_d2 synthetic world")
     size = ElementTree.SubElement(root, "size")
-    for name, value in (("width", image.width), ("height", image.height), ("depth", 3)):
+    for name, value in (("width", scene.width), ("height", scene.height), ("depth", 3)):
         _add(size, name, value)
     _add(root, "segmented", 0)
     for item, box in zip(scene.objects, boxes, strict=True):
         element = ElementTree.SubElement(root, "object")
         _add(element, "name", item.name)
-        if tree.has_optional_fields:
+        if tree.is_voc:
             _add(element, "pose", item.facing.capitalize())
             _add(element, "truncated", int(box.truncated))
             _add(element, "difficult", 0)
         bndbox = ElementTree.SubElement(element, "bndbox")
-        for name in SIDES:
+        for name in ("xmin", "ymin", "xmax", "ymax"):
             _add(bndbox, name, getattr(box, name))
     return root
 
@@ -159,20 +191,35 @@ def _add(parent: ElementTree.Element, name: str, value: object) -> None:
     ElementTree.SubElement(parent, name).text = str(value)
 
 
-def _write_splits(root: Path, part: str, tree: _Tree, captions: dict[str, str], seed: int) -> None:
-    """Writes the list of ids and the caption file of each split that a part makes up."""
-    dataset, _, split = part.rpartition("_")
-    ids = list(captions)
+def _write_splits(root: Path, part: str, captions: dict[str, str], seed: int) -> None:
+    """Writes the lists of ids and the caption file of each split that a part makes up."""
+    tree, dataset = _PARTS[part], part.rpartition("_")[0]
+    ids, split = list(captions), _split(part)
     splits = {split: ids}
     if split == "trainval":
         half = len(ids) // 2
         splits |= {"train": ids[:half], "val": ids[half:]}
     for name, members in splits.items():
         text = "".join(f"{image_id}\n" for image_id in members)
-        (root / tree.folder / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
-        write_captions(
-            root / "captions" / f"{dataset}_{name}.jsonl",
-            f"{dataset}_{name}",
-            {image_id: captions[image_id] for image_id in members},
-            made_by={"tool": "tadp_d2 synthetic world", "seed": seed},
-        )
+        for lists in ("Main", "Segmentation") if part in _SEGMENTED else ("Main",):
+            (root / tree.folder / "ImageSets" / lists / f"{name}.txt").write_text(text)
+        _write_captions(root, f"{dataset}_{name}", {i: captions[i] for i in members}, seed)
+
+
+def _write_segmentation(root: Path, part: str, images: Sequence[_Written], seed: int) -> None:
+    """Writes the JSON files of a part, and its captions by the ids that each kind has."""
+    segmented = [image.segmented for image in images]
+    write_annotations(root / _PARTS[part].folder, _split(part), segmented)
+    by_id = {image.image_id: image.caption for image in images}
+    by_number = {str(image.segmented.image["id"]): image.caption for image in images}
+    for kind in KINDS:
+        _write_captions(root, f"{part}_{kind}", by_id if kind == "semantic" else by_number, seed)
+
+
+def _split(part: str) -> str:
+    return part.rpartition("_")[2]
+
+
+def _write_captions(root: Path, dataset: str, captions: dict[str, str], seed: int) -> None:
+    made_by = {"tool": "tadp_d2 synthetic world", "seed": seed}
+    write_captions(root / "captions" / f"{dataset}.jsonl", dataset, captions, made_by)

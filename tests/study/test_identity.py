@@ -40,6 +40,9 @@ def test_results_of_another_world_are_told_apart(world, tmp_path, make_jobs, cha
         shutil.copytree(world / name, twin / name, copy_function=os.symlink)
     here = made_of(world)
     assert made_of(twin) == here
+    # What is written about the same images for another task makes no other results.
+    (twin / "captions" / "further.jsonl").write_text("{}")
+    assert made_of(twin) == here
     # The pictures are others, or one part of the model; the UNet is the same.
     (twin / changed).unlink()
     (twin / changed).write_bytes((world / changed).read_bytes() + b"\n")

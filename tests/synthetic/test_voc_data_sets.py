@@ -42,6 +42,9 @@ DATASETS = {
     "comic_test": ("comic", "test", r"[1-9]\d*"),
 }
 SINGULAR = {"people": "person"} | {f"{name}s": name for name in CLASSES}
+# Those with masks, and how the names of the data sets end that hold them.
+SEGMENTED = ("voc_2007_trainval", "voc_2007_test", "voc_2012_trainval")
+KINDS = ("instances", "semantic", "panoptic", "panoptic_separated")
 NUMBERS = {"a": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 SEEDS = range(6)
 
@@ -99,7 +102,7 @@ def test_other_seed_other_pictures(world, tmp_path):
 def test_a_larger_split_changes_nothing_else(world, tmp_path):
     write_voc_data_sets(tmp_path, seed=3, sizes=replace(SIZES, voc_2007_trainval=8, comic_train=5))
     before, after = file_hashes(world), file_hashes(tmp_path)
-    pictures = [name for name in before if name.endswith((".jpg", ".xml"))]
+    pictures = [name for name in before if name.endswith((".jpg", ".xml", ".png"))]
     assert all(before[name] == after[name] for name in pictures)
     assert before["captions/voc_2007_test.jsonl"] == after["captions/voc_2007_test.jsonl"]
 
@@ -122,6 +125,18 @@ def test_there_are_no_other_files(world):
     expected |= {f"{folder}/Annotations/{i}.xml" for folder, i in pictures}
     expected |= {f"{folder}/ImageSets/Main/{split}.txt" for folder, split, _ in DATASETS.values()}
     expected |= {f"captions/{dataset}.jsonl" for dataset in DATASETS}
+    for dataset, (folder, split, _) in DATASETS.items():
+        if folder.startswith("VOC"):
+            expected.add(f"{folder}/ImageSets/Segmentation/{split}.txt")
+        if dataset in SEGMENTED:
+            png = {f"{image_id}.png" for image_id in split_ids(world, dataset)}
+            for maps in ("SegmentationClass", "SegmentationObject"):
+                expected |= {f"{folder}/{maps}/{name}" for name in png}
+            for maps in ("panoptic", "panoptic_stuff"):
+                expected |= {f"{folder}/coco/{maps}_{split}/{name}" for name in png}
+            for kind in ("instances", "panoptic"):
+                expected.add(f"{folder}/coco/annotations/{kind}_{split}.json")
+            expected |= {f"captions/{dataset}_{kind}.jsonl" for kind in KINDS}
     assert set(file_hashes(world)) == expected
 
 
@@ -218,6 +233,20 @@ def test_boxes_are_the_tight_bounds_of_the_visible_masks(style):
             assert inside.sum() == (visible >= 0.5).sum() > 0, f"seed {seed}, object {k}"
             for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]):
                 assert edge.any(), f"seed {seed}, object {k}"
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_masks_have_the_boxes_as_their_bounds_and_share_no_pixel(style):
+    for seed in range(40):
+        scene = sample_scene(np.random.default_rng(seed))
+        _, boxes, masks = render(scene, style, np.random.default_rng(seed))
+        assert len(masks) == len(boxes) == len(scene.objects)
+        assert np.sum(masks, axis=0).max() == 1, f"seed {seed}"
+        for box, mask in zip(boxes, masks, strict=True):
+            assert mask.shape == (scene.height, scene.width)
+            rows, columns = np.nonzero(mask)
+            bounds = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
+            assert bounds == box[:4], f"seed {seed}"
 
 
 @pytest.mark.parametrize("style", STYLES)

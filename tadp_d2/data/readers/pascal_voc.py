@@ -5,7 +5,7 @@ an annotation's `pose`, `truncated` and `difficult` may be absent, as in Waterco
 """
 
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tadp_d2.errors import Report, UserError, reason, reporting, stop
 
 # Folder -> how the names of its files end.
 FILES = {"Annotations": ".xml", "JPEGImages": ".jpg"}
+_SEGMENTATION_FILES = {"JPEGImages": ".jpg", "SegmentationClass": ".png"}
 # The tags of a box, in VOC's order.
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -47,23 +48,32 @@ class VOCAnnotation:
     objects: tuple[VOCObject, ...]
 
 
-def read_split(root: Path, split: str, dataset: str, report: Report = stop) -> list[str]:
-    """The image ids of a split, of which picture and annotation are there.
+def read_split(
+    root: Path,
+    split: str,
+    dataset: str,
+    report: Report = stop,
+    lists: str = "Main",
+    files: Mapping[str, str] = FILES,
+) -> list[str]:
+    """The image ids of a split, of which all files are there.
 
     Args:
         report: gets what is wrong with single ids.
+        lists: the folder in `ImageSets` of the list of ids.
+        files: folder -> how the names of its files end.
 
     Raises:
         UserError: the folder or a part of it is absent, or the split is unreadable or empty.
     """
-    split_file = root / "ImageSets" / "Main" / f"{split}.txt"
-    folders = {suffix: root / name for name, suffix in FILES.items()}
+    split_file = root / "ImageSets" / lists / f"{split}.txt"
+    folders = {suffix: root / name for name, suffix in files.items()}
     for path, present in (
         *((folder, folder.is_dir()) for folder in folders.values()),
         (split_file, split_file.is_file()),
     ):
         if not present:
-            layout = f"{root} with Annotations/, JPEGImages/ and ImageSets/Main/{split}.txt"
+            layout = f"{root} with {'/, '.join(files)}/ and ImageSets/{lists}/{split}.txt"
             raise not_found(dataset, path, layout)
     ids = _read_ids(split_file, report)
     missing = set()
@@ -241,3 +251,45 @@ def read_voc(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
 def voc_folder(dataset: str) -> Path:
     """Where a registered VOC-style data set is. Detectron2 0.5 keeps the "~" of its root."""
     return Path(MetadataCatalog.get(dataset).dirname).expanduser()
+
+
+def load_voc_segmentation(
+    root: Path, split: str, dataset: str, report: Report = stop
+) -> list[dict[str, Any]]:
+    """Detectron2's dicts of a split of `ImageSets/Segmentation`, whose label maps are classes.
+
+    The values of the PNGs in `SegmentationClass` are indices, whatever colors their palette has.
+
+    Args:
+        report: gets what is wrong with single images, which are then left out.
+
+    Raises:
+        UserError: as `read_split`, or a label map is not one of its image.
+    """
+    entries = []
+    for image_id in read_split(root, split, dataset, report, "Segmentation", _SEGMENTATION_FILES):
+        image = root / "JPEGImages" / f"{image_id}.jpg"
+        labels = root / "SegmentationClass" / f"{image_id}.png"
+        with reporting(report):
+            width, height, _ = read_header(image)
+            found = read_header(labels, ["PNG"])
+            if (found.width, found.height) != (width, height):
+                raise UserError(
+                    f"{labels}: {found.width} x {found.height} pixels, but its image {image} has "
+                    f"{width} x {height}; take both from the same archive"
+                )
+            if found.mode not in ("P", "L"):
+                raise UserError(
+                    f"{labels}: expected an 8-bit PNG with a palette (mode P) or grey (mode L), "
+                    f"whose values are class indices; this one has mode {found.mode}"
+                )
+            entries.append(
+                {
+                    "file_name": str(image),
+                    "image_id": image_id,
+                    "height": height,
+                    "width": width,
+                    "sem_seg_file_name": str(labels),
+                }
+            )
+    return entries

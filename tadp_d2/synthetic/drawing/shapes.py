@@ -99,9 +99,9 @@ def rasterise(
 
 
 def fill(
-    draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: float, colour: Colour
+    draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: float, colour: Colour | int
 ) -> None:
-    """Draws a shape in one colour: a polygon, or a stroke with round joints and ends."""
+    """Draws a shape in one colour or grey: a polygon, or a stroke with round joints and ends."""
     coordinates = points.ravel().tolist()
     if not shape.width:
         draw.polygon(coordinates, fill=colour)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from tadp_d2.synthetic.drawing.backdrops import Backdrop, backdrop
+from tadp_d2.synthetic.drawing.backdrops import Backdrop, backdrop, region_map
 from tadp_d2.synthetic.drawing.pixels import (
     LIGHTS,
     blend,
@@ -77,32 +77,52 @@ class Painting:
 Renderer = Callable[[Scene, np.random.Generator], Painting]
 
 
-def render(scene: Scene, style: str, rng: np.random.Generator) -> tuple[Image.Image, list[Box]]:
-    """Renders a scene and finds the boxes of its objects.
+class Rendering(NamedTuple):
+    """A picture and where its objects are, in the order of `scene.objects`.
+
+    Attributes:
+        image: RGB.
+        boxes: the tight bounds of the masks.
+        masks: H x W bool, the pixels of which the object covers at least half and nearer ones
+            leave it so much. They share no pixel.
+    """
+
+    image: Image.Image
+    boxes: list[Box]
+    masks: list[np.ndarray]
+
+
+def render(scene: Scene, style: str, rng: np.random.Generator) -> Rendering:
+    """Renders a scene and finds its objects.
 
     Args:
         scene: what to draw.
         style: one of `STYLES`.
         rng: source of everything that varies between two renderings of a scene.
-
-    Returns:
-        The RGB picture, and one box per object in the order of `scene.objects`.
     """
     painting = STYLES[style](scene, rng)
-    pairs = zip(painting.visible(), painting.alphas, strict=True)
-    return painting.image, [_box(visible, alpha) for visible, alpha in pairs]
+    masks = [visible >= 0.5 for visible in painting.visible()]
+    pairs = zip(masks, painting.alphas, strict=True)
+    return Rendering(painting.image, [_box(mask, alpha) for mask, alpha in pairs], masks)
 
 
-def _box(visible: np.ndarray, alpha: np.ndarray) -> Box:
-    seen = _extent(visible)
-    return Box(*seen, truncated=seen != _extent(alpha))
+def _box(mask: np.ndarray, alpha: np.ndarray) -> Box:
+    seen = _extent(mask)
+    return Box(*seen, truncated=seen != _extent(alpha >= 0.5))
 
 
 def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Columns and rows, from 1, between which at least half of some pixel is covered."""
-    covered = mask >= 0.5
-    columns, rows = (np.flatnonzero(covered.any(axis=axis)) + 1 for axis in (0, 1))
+    """First and last column and row of a mask, from 1."""
+    columns, rows = (np.flatnonzero(mask.any(axis=axis)) + 1 for axis in (0, 1))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def behind_objects(scene: Scene) -> np.ndarray:
+    """What the pixels of a photo show behind its objects: H x W uint8 category ids of stuff.
+
+    The margin of a watercolor and the frame of a comic are not in it.
+    """
+    return region_map(_backdrop(scene), (scene.width, scene.height))
 
 
 # --- pixels -------------------------------------------------------------------------------------
