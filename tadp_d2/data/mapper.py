@@ -14,6 +14,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 
 from tadp_d2.data.augmentation import build_augmentations
 from tadp_d2.data.images import check_decodes
+from tadp_d2.data.readers.label_maps import read_label_map
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.errors import UserError
 from tadp_d2.tasks.task import Task, get_task
@@ -72,8 +73,19 @@ class ConditionedMapper(DatasetMapper):
         known_size = {"width", "height"} <= entry.keys()
         labels_to_read = self.is_train and "sem_seg_file_name" in entry
         if self.cache is None or not known_size or labels_to_read:
-            return super().__call__(entry)
+            return self._map_with_labels(entry)
         return self._map_with_cache(copy.deepcopy(entry))
+
+    def _map_with_labels(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """As `DatasetMapper`, but label maps are taken as they are stored.
+
+        Detectron2 reads them as grey images: of a palette's colors it takes the brightness.
+        """
+        mapper, rest = copy.copy(self), dict(entry)
+        file = rest.pop("sem_seg_file_name", None)
+        if file:
+            mapper.augmentations = T.AugmentationList([_LabelMap(file), self.augmentations])
+        return super(ConditionedMapper, mapper).__call__(rest)
 
     def _map_with_cache(self, entry: dict[str, Any]) -> dict[str, Any]:
         """As `DatasetMapper` maps boxes, but the picture may stay closed."""
@@ -101,6 +113,17 @@ class ConditionedMapper(DatasetMapper):
             instances = utils.annotations_to_instances(moved, (height, width))
             entry["instances"] = utils.filter_empty_instances(instances)
         return entry
+
+
+class _LabelMap(T.Augmentation):
+    """Changes nothing, and adds the label map of a file to what is transformed."""
+
+    def __init__(self, file: str):
+        self.file = file
+
+    def __call__(self, aug_input: T.AugInput) -> T.Transform:
+        aug_input.sem_seg = read_label_map(self.file)
+        return T.NoOpTransform()
 
 
 def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
 from detectron2.structures import Instances
@@ -17,6 +18,7 @@ import tadp_d2.config.registration  # noqa: F401 (registers the data sets)
 from tadp_d2.data.catalog import read_entries
 from tadp_d2.data.datasets.voc_categories import KINDS, STUFF, THINGS
 from tadp_d2.data.datasets.voc_segmentation import register_voc_segmentation
+from tadp_d2.data.mapper import ConditionedMapper
 from tadp_d2.data.readers.pascal_voc import load_voc_segmentation
 from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
@@ -129,6 +131,21 @@ def test_detectron2s_evaluator_gives_the_true_classes_all_points(world):
         scores = torch.nn.functional.one_hot(classes.long(), 21).permute(2, 0, 1)
         evaluator.process([entry], [{"sem_seg": scores}])
     assert evaluator.evaluate()["sem_seg"]["mIoU"] == pytest.approx(100)
+
+
+def test_a_model_is_trained_on_the_classes_and_not_on_the_colors(world, make_segmentation_config):
+    name = "voc_2007_trainval_semantic"
+    cfg = make_segmentation_config("DATASETS.TRAIN", (name,))
+    mapper = ConditionedMapper(cfg, is_train=True)
+    # Nothing but a shift: a window into the image.
+    mapper.augmentations = T.AugmentationList([T.RandomCrop("absolute", (100, 120))])
+    for seed, entry in enumerate(read_entries(name)):
+        classes = np.asarray(Image.open(entry["sem_seg_file_name"]))
+        np.random.seed(seed)
+        mapped = mapper(entry)
+        windows = np.lib.stride_tricks.sliding_window_view(classes, (100, 120))
+        assert mapped["sem_seg"].shape == mapped["image"].shape[1:] == (100, 120)
+        assert (windows == mapped["sem_seg"].numpy()).all(axis=(2, 3)).any(), f"seed {seed}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
