@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tadp_d2.data.datasets.cityscapes import CLASSES
+from tadp_d2.data.datasets.cityscapes_categories import CLASSES
 from tadp_d2.data.texts import write_captions
 from tadp_d2.synthetic.drawing.street_styles import render_street
 from tadp_d2.synthetic.drawing.streets import Street, describe, sample_street

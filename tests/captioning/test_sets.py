@@ -10,7 +10,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from PIL import Image
 
 from tadp_d2.captioning.sets import CaptionImage, caption_path, dataset_name, find_images
-from tadp_d2.data.datasets.cityscapes import CLASSES
+from tadp_d2.data.datasets.cityscapes_categories import CLASSES
 from tadp_d2.data.present_classes import PresentClasses
 from tadp_d2.errors import UserError
 

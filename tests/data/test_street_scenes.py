@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tadp_d2.data.catalog import is_labelled, offers
-from tadp_d2.data.datasets.cityscapes import CLASSES, COLORS
+from tadp_d2.data.datasets.cityscapes_categories import CLASSES, COLORS
 from tadp_d2.data.loader import build_test_loader, build_train_loader, load_dataset
 from tadp_d2.data.readers.label_maps import load_label_maps
 from tadp_d2.data.texts import read_captions

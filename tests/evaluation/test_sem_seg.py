@@ -10,7 +10,8 @@ from cityscapesscripts.helpers.labels import trainId2label
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tadp_d2.data.datasets.cityscapes import CLASSES, register_street_scenes
+from tadp_d2.data.datasets.cityscapes import register_street_scenes
+from tadp_d2.data.datasets.cityscapes_categories import CLASSES
 from tadp_d2.data.readers.label_maps import Folders
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator

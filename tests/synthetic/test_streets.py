@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from tadp_d2.data.datasets.cityscapes import CLASSES, IDS, IGNORE_LABEL
+from tadp_d2.data.datasets.cityscapes_categories import CLASSES, IDS, IGNORE_LABEL
 from tadp_d2.synthetic.drawing.street_styles import STYLES, render_street
 from tadp_d2.synthetic.drawing.streets import Street, describe, sample_street
 

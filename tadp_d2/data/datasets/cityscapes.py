@@ -1,24 +1,14 @@
-"""Cityscapes, by day and in fog: the 19 classes that are trained and scored, and its splits.
+"""Cityscapes, by day and in fog.
 
 They lie below `$DETECTRON2_DATASETS/cityscapes` as published. Importing this module registers
 `cityscapes_train`, `cityscapes_val` and `cityscapes_foggy_val`.
 """
 
-from cityscapesscripts.helpers.labels import labels
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from tadp_d2.data.datasets.cityscapes_categories import CLASSES, COLORS, IGNORE_LABEL
 from tadp_d2.data.readers.label_maps import Folders, load_label_maps
 from tadp_d2.data.root import datasets_root
-
-_EVALUATED = [label for label in labels if not label.ignoreInEval]
-_EVALUATED.sort(key=lambda label: label.trainId)
-# The 19 classes in the order of their train ids, and their colors (RGB), as Cityscapes' own scripts
-# define them.
-CLASSES = tuple(label.name for label in _EVALUATED)
-COLORS = tuple(label.color for label in _EVALUATED)
-IDS = {name: number for number, name in enumerate(CLASSES)}
-# Pixels of this value are neither trained nor scored.
-IGNORE_LABEL = 255
 
 _ROOT = datasets_root() / "cityscapes"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tadp_d2.data.datasets.cityscapes import IDS
+from tadp_d2.data.datasets.cityscapes_categories import IDS
 from tadp_d2.synthetic.drawing.class_figures import (
     BOTTOMS,
     PAINTS,

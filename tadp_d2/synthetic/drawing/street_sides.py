@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tadp_d2.data.datasets.cityscapes import IDS
+from tadp_d2.data.datasets.cityscapes_categories import IDS
 from tadp_d2.synthetic.drawing.backdrops import tree
 from tadp_d2.synthetic.drawing.perspective import (
     Camera,

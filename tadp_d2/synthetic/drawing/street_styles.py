@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from tadp_d2.data.datasets.cityscapes import IDS, IGNORE_LABEL
+from tadp_d2.data.datasets.cityscapes_categories import IDS, IGNORE_LABEL
 from tadp_d2.synthetic.drawing.backdrops import SKIES
 from tadp_d2.synthetic.drawing.pixels import (
     LIGHTS,

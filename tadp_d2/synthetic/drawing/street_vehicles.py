@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tadp_d2.data.datasets.cityscapes import IDS
+from tadp_d2.data.datasets.cityscapes_categories import IDS
 from tadp_d2.synthetic.drawing.class_figures import PAINTS, figure, wheel
 from tadp_d2.synthetic.drawing.perspective import Camera, Part, rectangle
 from tadp_d2.synthetic.drawing.shapes import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tadp_d2.data.datasets.cityscapes import IDS, IGNORE_LABEL
+from tadp_d2.data.datasets.cityscapes_categories import IDS, IGNORE_LABEL
 from tadp_d2.synthetic.drawing.perspective import SKY, Camera, Part, rectangle
 from tadp_d2.synthetic.drawing.shapes import Shape, bounds, pick, polygon
 from tadp_d2.synthetic.drawing.street_figures import (
