@@ -94,8 +94,8 @@ SIZE = Allowed(
     lambda value: len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value),
 )
 PATHS = Allowed(
-    "down, up or both; without maps, LEVELS is empty",
-    lambda value: NAMES.holds(value) and bool(value) and set(value) <= {"down", "up"},
+    "one or more of down, mid, up; without maps, LEVELS is empty",
+    lambda value: NAMES.holds(value) and bool(value) and set(value) <= {"down", "mid", "up"},
 )
 SHARE = Allowed("above 0, at most 1", lambda value: _is_number(value) and 0 < value <= 1)
 MEAN = Allowed(
@@ -176,7 +176,8 @@ ADDED = (
     Key(
         "MODEL.DIFFUSION.ATTENTION_MAPS.PATHS",
         ("down", "up"),
-        "Paths of the UNet over whose layers the maps are averaged.",
+        'Paths of the UNet over whose layers the maps are averaged: "down", "mid" (the middle '
+        'block, at the coarsest level), "up".',
         allowed=PATHS,
     ),
     Key(

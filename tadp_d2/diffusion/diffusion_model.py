@@ -33,7 +33,7 @@ class MapOptions:
     Attributes:
         tokens: N, the number of context tokens and so of a map's channels.
         levels: that get maps, such as "s4"; none switches them off.
-        paths: whose layers are averaged: "down", "up".
+        paths: whose layers are averaged: "down", "mid" (the coarsest level's size), "up".
         gradient: whether gradients flow through the maps.
     """
 

@@ -148,15 +148,22 @@ def _set_processors(
     processors: dict[str, FusedAttention | RecordedAttention] = {}
     for name in unet.attn_processors:
         processors[name] = FusedAttention()
-        path, index = name.split(".")[0].removesuffix("_blocks"), name.split(".")[1]
-        if ".attn2." not in name or path not in maps.paths:
-            continue
-        level = (levels if path == "down" else levels[::-1])[int(index)]
-        if level in maps.levels:
+        path, level = _place(name, levels)
+        if ".attn2." in name and path in maps.paths and level in maps.levels:
             recorded.add(level)
             processors[name] = RecordedAttention(level)
     unet.set_attn_processor(processors)
     return recorded
+
+
+def _place(name: str, levels: list[str]) -> tuple[str, str]:
+    """Path and level of the layer that a parameter or processor of diffusers' UNet belongs to."""
+    block, index, *_ = name.split(".")
+    if block == "mid_block":
+        # At the size of the coarsest level's features.
+        return "mid", levels[-1]
+    path = block.removesuffix("_blocks")
+    return path, (levels if path == "down" else levels[::-1])[int(index)]
 
 
 def unet_fingerprint(unet: UNet2DConditionModel) -> str:
