@@ -96,6 +96,29 @@ def model_folder(world: Path) -> Path:
     return world / MODEL_FOLDER
 
 
+@pytest.fixture(scope="session")
+def image_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP image encoder of random weights: 16 patches of width 16, an embedding of 24."""
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        projection_dim=24,
+        initializer_range=0.2,
+    )
+    folder = tmp_path_factory.mktemp("clip")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def make_config(model_folder: Path, tmp_path: Path):
     """make_config("KEY", value, ...) is the detection quick schedule on the world, 128 x 128."""

@@ -40,15 +40,9 @@ class ClassEmbeddings(Conditioner):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "ClassEmbeddings":
-        options = cfg.MODEL.CONDITIONER
-        names = get_class_names(cfg)
         text = model.load_text_encoder().to(cfg.MODEL.DEVICE)
-        if options.CLASS_EMBEDDINGS:
-            path = Path(options.CLASS_EMBEDDINGS)
-            embeddings = read_class_embeddings(path, len(names), model.context_width)
-        else:
-            embeddings = embed_classes(names, class_templates(options.TEMPLATES), text)
-        return cls(names, embeddings, text.base_fingerprint)
+        embeddings = load_class_embeddings(cfg, model, text)
+        return cls(get_class_names(cfg), embeddings, text.base_fingerprint)
 
     @classmethod
     def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
@@ -56,15 +50,7 @@ class ClassEmbeddings(Conditioner):
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
-        options = cfg.MODEL.CONDITIONER
-        if options.CLASS_EMBEDDINGS and not Path(options.CLASS_EMBEDDINGS).is_file():
-            raise UserError(
-                f"no class embeddings at {options.CLASS_EMBEDDINGS}: "
-                "MODEL.CONDITIONER.CLASS_EMBEDDINGS names a file as VPD publishes it "
-                "(class_embeddings.pth), or is empty"
-            )
-        if not options.CLASS_EMBEDDINGS:
-            class_templates(options.TEMPLATES)
+        check_class_embeddings(cfg)
 
     def forward(
         self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor
@@ -80,6 +66,35 @@ class ClassEmbeddings(Conditioner):
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:
         return f"averaged embeddings of {', '.join(self.names)}"
+
+
+def check_class_embeddings(cfg: CfgNode) -> None:
+    """
+    Raises:
+        UserError: the file of the class embeddings, or the package of their sentences, is absent.
+    """
+    options = cfg.MODEL.CONDITIONER
+    if not options.CLASS_EMBEDDINGS:
+        class_templates(options.TEMPLATES)
+    elif not Path(options.CLASS_EMBEDDINGS).is_file():
+        raise UserError(
+            f"no class embeddings at {options.CLASS_EMBEDDINGS}: "
+            "MODEL.CONDITIONER.CLASS_EMBEDDINGS names a file as VPD publishes it "
+            "(class_embeddings.pth), or is empty"
+        )
+
+
+def load_class_embeddings(cfg: CfgNode, model: DiffusionModel, text: TextEncoder) -> Tensor:
+    """The class embeddings of a config, K x D: read from its file, or made by its sentences.
+
+    Raises:
+        UserError: as `read_class_embeddings` and `embed_classes`.
+    """
+    options, names = cfg.MODEL.CONDITIONER, get_class_names(cfg)
+    if options.CLASS_EMBEDDINGS:
+        path = Path(options.CLASS_EMBEDDINGS)
+        return read_class_embeddings(path, len(names), model.context_width)
+    return embed_classes(names, class_templates(options.TEMPLATES), text)
 
 
 @torch.no_grad()

@@ -189,8 +189,8 @@ ADDED = (
         "MODEL.CONDITIONER.NAME",
         "CaptionPrompt",
         'What the diffusion model is conditioned on: "CaptionPrompt", "CaptionNouns", '
-        '"ClassNames", "ClassWords", "ClassEmbeddings", "Oracle", "TextAdapter", or one that is '
-        "registered in CONDITIONER_REGISTRY.",
+        '"ClassNames", "ClassWords", "ClassEmbeddings", "Oracle", "TextAdapter", '
+        '"ImplicitCaptioner", "TaggingAdapter", or one that is registered in CONDITIONER_REGISTRY.',
     ),
     Key(
         "MODEL.CONDITIONER.ADAPTED",
@@ -233,6 +233,88 @@ ADDED = (
         "Share of the classes of an image that are named, in expectation over images.",
         "TADP, table S2",
         SHARE,
+    ),
+    Key(
+        "MODEL.CONDITIONER.IMAGE_ENCODER",
+        "openai/clip-vit-large-patch14",
+        'CLIP model, a folder or hub id, with which "ImplicitCaptioner" and "TaggingAdapter" look '
+        "at an image.",
+        "tagging adapter, section 3.2; ODISE: clip-vit-large-patch14-336",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.TAGS",
+        "classes",
+        'Tags of "TaggingAdapter": "classes", all class names; "captions", those of the caption '
+        'file, with | between them, as RAM writes them; "oracle", the classes of the annotation.',
+        "tagging adapter, table 5",
+        one_of("classes", "captions", "oracle"),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.QUERIES",
+        32,
+        "Learned queries, the tokens of the context.",
+        "tagging adapter, section 3.2",
+        at_least(1),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.BLOCKS",
+        2,
+        "Blocks in which the queries read tags and image.",
+        "tagging adapter, table 7",
+        at_least(1),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.WIDTH",
+        768,
+        "Width of the queries.",
+        allowed=at_least(1),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.HEADS",
+        8,
+        "Heads of each attention; WIDTH is a multiple.",
+        allowed=at_least(1),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.LOSS_WEIGHT",
+        1.0,
+        "Weight of the multi-label loss; 0 for none.",
+        "tagging adapter, table 6",
+        at_least(0),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.NORMALIZE",
+        True,
+        "Whether its logits are cosines, and not products of embeddings as they are.",
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.TEMPERATURE",
+        0.07,
+        "By which its logits are divided; 1 for none.",
+        "CLIP's first temperature",
+        Allowed("above 0", lambda value: _is_number(value) and value > 0),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.GAMMA_NEGATIVE",
+        4.0,
+        "Exponent of the asymmetric loss for absent classes.",
+        "default of its library; RAM: 7",
+        at_least(0),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.GAMMA_POSITIVE",
+        1.0,
+        "Exponent for present classes.",
+        "default of its library; RAM: 0",
+        at_least(0),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.CLIP",
+        0.05,
+        "Margin by which the probability of absent classes is lowered.",
+        "default of its library, and RAM",
+        between(0, 1),
     ),
     Key(
         "MODEL.TASK",

@@ -12,7 +12,9 @@ import tadp_d2.conditioning.caption_prompt
 import tadp_d2.conditioning.class_embeddings
 import tadp_d2.conditioning.class_names
 import tadp_d2.conditioning.class_words
+import tadp_d2.conditioning.implicit_captioner
 import tadp_d2.conditioning.oracle
+import tadp_d2.conditioning.tagging
 import tadp_d2.conditioning.text_adapter
 import tadp_d2.data.datasets.art
 import tadp_d2.data.datasets.cityscapes

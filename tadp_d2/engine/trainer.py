@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from tadp_d2.data.loader import build_test_loader, build_train_loader
 from tadp_d2.engine.checkpoint import RunCheckpointer, find_checkpoints
 from tadp_d2.engine.interruption import CatchUpEvaluation, ResumableWriter, SaveOnSignal
+from tadp_d2.engine.learning_rates import LearningRates
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.train_step import AccumulatingTrainer, NonFiniteLoss
 from tadp_d2.errors import UserError
@@ -68,11 +69,13 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's, and two that stop and continue a run cleanly."""
+        """Detectron2's, two that stop and continue a run cleanly, and the learning rates."""
         hooks = super().build_hooks()
         evaluation = next(hook for hook in hooks if isinstance(hook, EvalHook))
         place = hooks.index(evaluation)
         return [
+            # Before Detectron2's scheduler, which sets those of the next iteration.
+            LearningRates(),
             *hooks[:place],
             SaveOnSignal(),
             *hooks[place:],

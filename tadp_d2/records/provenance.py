@@ -35,6 +35,7 @@ _ESSENTIAL = {
     "features": "other features (MODEL.DIFFUSION.TIMESTEP, LATENT_SCALING or ATTENTION_MAPS)",
     "classes": "other classes (DATASETS.TRAIN)",
     "class_embeddings": "other class embeddings (MODEL.CONDITIONER)",
+    "image_encoder": "another image encoder (MODEL.CONDITIONER.IMAGE_ENCODER)",
 }
 
 

@@ -74,8 +74,8 @@ def test_defaults_are_not_shared_between_configs():
         (KEYS["INPUT.FIXED_SIZE_TEST"].allowed, [(1, 2)], [(1,), (1, 2, 3), (0, 1), (1.5, 2)]),
         (
             KEYS["MODEL.DIFFUSION.ATTENTION_MAPS.PATHS"].allowed,
-            [("up",), ("down", "up")],
-            [(), ("mid",), ("up", "mid"), (1,)],
+            [("up",), ("mid",), ("down", "up")],
+            [(), ("middle",), ("up", "s4"), (1,)],
         ),
         (KEYS["MODEL.PIXEL_STD"].allowed, [[1, 2.5, 255]], [[0, 1, 1], [1, 1], ["a", 1, 1]]),
         (KEYS["SEED"].allowed, (-1, 0, 2**31), (2**31 + 1,)),

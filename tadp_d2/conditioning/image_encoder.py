@@ -1,0 +1,104 @@
+"""CLIP's image encoder, frozen: what a conditioner reads of an image."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModelWithProjection
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from tadp_d2.diffusion.model_folder import WEIGHTS, Format, find_folder, loading, or_shards
+from tadp_d2.diffusion.model_part import check_complete
+from tadp_d2.errors import UserError
+from tadp_d2.frozen import Frozen, fingerprint
+
+IMAGE_ENCODER = Format(
+    "CLIP image encoder",
+    (("config.json",), or_shards(*WEIGHTS)),
+    ("config.json", "model*.safetensors"),
+    "MODEL.CONDITIONER.IMAGE_ENCODER must name a CLIP folder in transformers' format or a hub id",
+)
+
+
+class Seen(NamedTuple):
+    """What the encoder makes of images.
+
+    Attributes:
+        embedding: B x P, of the image, projected and not normalized.
+        patches: B x n x W, the last hidden states of the patches.
+    """
+
+    embedding: Tensor
+    patches: Tensor
+
+
+class ImageEncoder(nn.Module):
+    """Images of an input -> CLIP's embedding and patches.
+
+    An image is squeezed to the encoder's square, so that all of it is seen; CLIP's own processing
+    would cut the ends of the longer side off.
+    """
+
+    def __init__(self, model: CLIPVisionModelWithProjection, channels: str = "RGB"):
+        """
+        Args:
+            channels: order of the channels of the images that come, "RGB" or "BGR".
+        """
+        super().__init__()
+        self.base_fingerprint = fingerprint(model)
+        config = model.config
+        self.size = config.image_size
+        self.embedding_width = config.projection_dim
+        self.patch_width = config.hidden_size
+        self._backwards = channels == "BGR"
+        self.model = Frozen(model)
+        mean, std = torch.tensor([OPENAI_CLIP_MEAN, OPENAI_CLIP_STD]).unflatten(1, (3, 1, 1))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "ImageEncoder":
+        """
+        Raises:
+            UserError: there is no such encoder, or its files are damaged.
+        """
+        folder = find_folder(IMAGE_ENCODER, cfg.MODEL.CONDITIONER.IMAGE_ENCODER)
+        with loading(folder):
+            model, report = CLIPVisionModelWithProjection.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+        check_complete(folder, report)
+        return cls(model, cfg.INPUT.FORMAT)
+
+    def forward(self, inputs: Sequence[Mapping[str, Any]]) -> Seen:
+        """
+        Args:
+            inputs: B, each with "image", 3 x H x W of 0 to 255, of any size.
+        """
+        squares = torch.cat([self._square(own["image"]) for own in inputs])
+        output = self.model(squares)
+        # The first of the hidden states is of the whole image.
+        return Seen(output.image_embeds, output.last_hidden_state[:, 1:])
+
+    def _square(self, image: Tensor) -> Tensor:
+        image = image.to(self.mean.device).float()
+        image = image.flip(0) if self._backwards else image
+        size = (self.size, self.size)
+        resized = F.interpolate(image[None], size, mode="bicubic", antialias=True)
+        return (resized.clamp(0, 255) / 255 - self.mean) / self.std
+
+
+def check_images_are_read(cfg: CfgNode) -> None:
+    """
+    Raises:
+        UserError: images are not decoded where their latents are cached.
+    """
+    if cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER:
+        raise UserError(
+            f"MODEL.DIFFUSION.LATENT_CACHE.FOLDER is set, and the conditioner "
+            f"{cfg.MODEL.CONDITIONER.NAME} looks at images, which are not decoded then: leave it "
+            "empty"
+        )

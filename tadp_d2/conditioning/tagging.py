@@ -1,0 +1,251 @@
+"""The tagging adapter: learned queries read tags and the image, and are what the UNet reads.
+
+Written from the description in "Harnessing text-to-image diffusion for dense prediction tasks",
+sections 3.2 and 3.3; where it is silent, `docs/differences.md` says what is done here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tadp_d2.conditioning.asymmetric_loss import asymmetric_loss
+from tadp_d2.conditioning.caption_prompt import check_modifier, get_modifiers, make_prompt
+from tadp_d2.conditioning.class_embeddings import check_class_embeddings, load_class_embeddings
+from tadp_d2.conditioning.conditioner import (
+    CONDITIONER_REGISTRY,
+    Condition,
+    Conditioner,
+    get_class_names,
+    read_text,
+)
+from tadp_d2.conditioning.domains import Modifier
+from tadp_d2.conditioning.image_encoder import ImageEncoder, check_images_are_read
+from tadp_d2.conditioning.oracle import read_present
+from tadp_d2.data.present_classes import BACKGROUND, name_classes
+from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
+from tadp_d2.errors import UserError
+from tadp_d2.frozen import fingerprint
+from tadp_d2.precision import autocast
+
+# Between the tags of a line of a caption file, as RAM writes them.
+SEPARATOR = "|"
+
+
+@CONDITIONER_REGISTRY.register()
+class TaggingAdapter(Conditioner):
+    """T(c) = MLP(blocks(queries, embeddings of the tags, patches of the image)), B x Q x D.
+
+    In training, a multi-label loss asks the mean of the Q tokens for the classes of the whole
+    annotation: its logits are products with fixed class embeddings.
+    """
+
+    def __init__(
+        self,
+        text: TextEncoder,
+        image_encoder: ImageEncoder,
+        names: Sequence[str],
+        class_embeddings: Tensor,
+        options: CfgNode,
+        modifiers: tuple[Modifier, Modifier],
+        errors: Mapping[str, Any],
+    ):
+        """
+        Args:
+            names: of the K classes.
+            class_embeddings: K x D, of the loss.
+            options: `MODEL.CONDITIONER.TAGGING`.
+            modifiers: around each tag, in training and in testing.
+            errors: precision, recall and seed of `name_classes`, for oracle tags.
+        """
+        super().__init__()
+        for modifier in modifiers:
+            check_modifier(modifier, text)
+        self.text, self.image_encoder = text, image_encoder
+        self.names, self.options, self.errors = list(names), options, dict(errors)
+        self.train_modifier, self.test_modifier = modifiers
+        width, context_width = options.WIDTH, class_embeddings.shape[1]
+        self.register_buffer("class_embeddings", class_embeddings, persistent=False)
+        self.queries = nn.Parameter(torch.randn(options.QUERIES, width) * 0.02)
+        self.read_tags = nn.Sequential(nn.LayerNorm(context_width), nn.Linear(context_width, width))
+        self.read_image = nn.Sequential(
+            nn.LayerNorm(image_encoder.patch_width), nn.Linear(image_encoder.patch_width, width)
+        )
+        self.blocks = nn.ModuleList(Block(width, options.HEADS) for _ in range(options.BLOCKS))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, context_width)
+        )
+        # Sentence -> embedding: most tags are those of many images.
+        self._known: dict[str, Tensor] = {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "TaggingAdapter":
+        text = model.load_text_encoder(cfg.TEXT.TOKENS).to(cfg.MODEL.DEVICE)
+        oracle = cfg.MODEL.CONDITIONER.ORACLE
+        return cls(
+            text,
+            ImageEncoder.from_config(cfg),
+            get_class_names(cfg),
+            load_class_embeddings(cfg, model, text),
+            cfg.MODEL.CONDITIONER.TAGGING,
+            get_modifiers(cfg),
+            {"precision": oracle.PRECISION, "recall": oracle.RECALL, "seed": cfg.SEED},
+        )
+
+    @classmethod
+    def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
+        return cfg.MODEL.CONDITIONER.TAGGING.QUERIES
+
+    @classmethod
+    def needed(cls, cfg: CfgNode, training: bool) -> frozenset[str]:
+        options = cfg.MODEL.CONDITIONER.TAGGING
+        needed = {"image"}
+        if options.TAGS == "captions":
+            needed.add("caption")
+        if options.TAGS == "oracle" or (training and options.LOSS_WEIGHT):
+            needed.add("present")
+        return frozenset(needed)
+
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        options = cfg.MODEL.CONDITIONER.TAGGING
+        if options.WIDTH % options.HEADS:
+            raise UserError(
+                f"MODEL.CONDITIONER.TAGGING.WIDTH is {options.WIDTH}: expected a multiple of "
+                f"HEADS, {options.HEADS}"
+            )
+        check_images_are_read(cfg)
+        check_class_embeddings(cfg)
+        get_modifiers(cfg)
+
+    def forward(
+        self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor
+    ) -> Condition:
+        tags, absent = self._embed_tags([self.tags(own) for own in inputs])
+        tags, patches = self.read_tags(tags), self.read_image(self.image_encoder(inputs).patches)
+        hidden = self.queries.expand(len(inputs), -1, -1)
+        for block in self.blocks:
+            hidden = block(hidden, tags, absent, patches)
+        tokens = self.mlp(hidden)
+        losses = {}
+        if self.training and self.options.LOSS_WEIGHT:
+            losses["loss_tags"] = self.options.LOSS_WEIGHT * self._loss(tokens, inputs)
+        return Condition(Context(tokens), losses)
+
+    def tags(self, inputs: Mapping[str, Any]) -> list[str]:
+        """The tags of an input, without the modifier; none for an image of which nothing is said.
+
+        Raises:
+            UserError: the input lacks what they are made of.
+        """
+        if self.options.TAGS == "classes":
+            return self.names
+        if self.options.TAGS == "captions":
+            parts = read_text(inputs, "caption").split(SEPARATOR)
+            return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+        present, image_id = read_present(inputs), str(inputs["image_id"])
+        return name_classes(present.names(), present.vocabulary, image_id, **self.errors)
+
+    def score_classes(self, tokens: Tensor) -> Tensor:
+        """Logits that the classes are present, B x K, of B x Q x D (equation 7).
+
+        CLIP's embeddings have norms of 20 to 30, with which the sigmoid is 0 or 1 from the start:
+        with `NORMALIZE` the products are cosines, over `TEMPERATURE`.
+        """
+        means, classes = tokens.float().mean(dim=1), self.class_embeddings
+        if self.options.NORMALIZE:
+            means, classes = F.normalize(means, dim=-1), F.normalize(classes, dim=-1)
+        with autocast(means.device.type, "fp32"):
+            return means @ classes.T / self.options.TEMPERATURE
+
+    def _loss(self, tokens: Tensor, inputs: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Summed over the classes, as the asymmetric loss is meant, and averaged over images."""
+        targets = torch.zeros(len(inputs), len(self.names), device=tokens.device)
+        index = {name: place for place, name in enumerate(self.names)}
+        for row, own in zip(targets, inputs, strict=True):
+            for name in read_present(own).names():
+                if name in index and name != BACKGROUND:
+                    row[index[name]] = 1
+        options = self.options
+        gammas = options.GAMMA_NEGATIVE, options.GAMMA_POSITIVE
+        logits = self.score_classes(tokens)
+        terms = asymmetric_loss(logits, targets, *gammas, options.CLIP, detach_focus=True)
+        counted = torch.tensor([name != BACKGROUND for name in self.names], device=tokens.device)
+        return (terms * counted).sum() / len(inputs)
+
+    @torch.no_grad()
+    def _embed_tags(self, tags: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """End-of-text embeddings of tags, B x T x D, and where there is none, B x T, True."""
+        modifier = self.train_modifier if self.training else self.test_modifier
+        rows = []
+        for own in tags:
+            # Who has no tag has the empty one: attention to nothing is not a number.
+            prompts = [
+                make_prompt(tag.replace("_", " "), modifier, self.text) for tag in own or [""]
+            ]
+            rows.append(torch.stack([self._embed(prompt) for prompt in prompts]))
+        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=padded.device)
+        places = torch.arange(padded.shape[1], device=padded.device)
+        return padded, places >= lengths.unsqueeze(1)
+
+    def _embed(self, prompt: str) -> Tensor:
+        if prompt not in self._known:
+            self._known[prompt] = self.text.embed_ends([prompt])[0].cpu()
+        return self._known[prompt].to(self.queries.device)
+
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "text_encoder": self.text.base_fingerprint,
+            "tokens": self.text.token_fingerprints,
+            "image_encoder": self.image_encoder.base_fingerprint,
+            "class_names": self.names,
+            "class_embeddings": fingerprint(self.class_embeddings),
+            "tags": self.options.TAGS,
+        }
+
+    def prompt(self, inputs: Mapping[str, Any]) -> str:
+        modifier = self.train_modifier if self.training else self.test_modifier
+        tags = self.tags(inputs)
+        return ", ".join(make_prompt(tag, modifier, self.text) for tag in tags) or "no tags"
+
+
+class Block(nn.Module):
+    """Queries attend to themselves, to the tags and to the image; then a layer of two."""
+
+    def __init__(self, width: int, heads: int):
+        """
+        Args:
+            width: of the queries, the tags and the image; a multiple of `heads`.
+        """
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.attend_queries, self.attend_tags, self.attend_image = (
+            nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(3)
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, hidden: Tensor, tags: Tensor, absent: Tensor, patches: Tensor) -> Tensor:
+        """
+        Args:
+            hidden: B x Q x C.
+            tags: B x T x C.
+            absent: B x T, True where there is no tag.
+            patches: B x n x C.
+        """
+        for norm, attention, source, mask in (
+            (self.norms[0], self.attend_queries, None, None),
+            (self.norms[1], self.attend_tags, tags, absent),
+            (self.norms[2], self.attend_image, patches, None),
+        ):
+            query = norm(hidden)
+            source = query if source is None else source
+            options = {"key_padding_mask": mask, "need_weights": False}
+            hidden = hidden + attention(query, source, source, **options)[0]
+        return hidden + self.mlp(self.norms[3](hidden))

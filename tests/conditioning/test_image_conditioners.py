@@ -1,0 +1,194 @@
+"""Conditioners that look at the image: the implicit captioner and the tagging adapter."""
+
+import math
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from transformers import CLIPVisionModelWithProjection
+from transformers.models.clip import CLIPImageProcessor
+
+from tadp_d2.conditioning.conditioner import build_conditioner, open_model_of
+from tadp_d2.conditioning.image_encoder import ImageEncoder
+from tadp_d2.data.loader import load_dataset
+from tadp_d2.data.present_classes import PresentClasses
+from tadp_d2.engine.optimizer import build_optimizer
+from tadp_d2.errors import UserError
+from tadp_d2.modeling.backbone import find_diffusion_backbone
+
+TINY = (
+    *("MODEL.CONDITIONER.TAGGING.WIDTH", 16, "MODEL.CONDITIONER.TAGGING.HEADS", 2),
+    *("MODEL.CONDITIONER.TAGGING.QUERIES", 5),
+)
+
+
+@pytest.fixture
+def make(make_config, image_encoder_folder):
+    def config(name, *options):
+        encoder = ("MODEL.CONDITIONER.IMAGE_ENCODER", str(image_encoder_folder))
+        return make_config("MODEL.CONDITIONER.NAME", name, *encoder, *TINY, *options)
+
+    return config
+
+
+def inputs_of(number=2, size=(48, 40), **more):
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (number, 3, *size), generator=generator, dtype=torch.uint8)
+    return [{"image": image, "image_id": str(i), **more} for i, image in enumerate(images)]
+
+
+def test_images_are_seen_as_clips_own_processing_shows_them(make, image_encoder_folder):
+    encoder = ImageEncoder.from_config(make("ImplicitCaptioner"))
+    inputs = inputs_of(size=(64, 64))
+    processor = CLIPImageProcessor(
+        size={"height": 32, "width": 32}, do_center_crop=False, resample=3
+    )
+    pixels = processor([own["image"] for own in inputs], return_tensors="pt").pixel_values
+    model = CLIPVisionModelWithProjection.from_pretrained(image_encoder_folder).eval()
+    with torch.no_grad():
+        expected = model(pixels)
+    seen = encoder(inputs)
+    # Rounding to 8 bits after the resize, there and not here.
+    torch.testing.assert_close(seen.embedding, expected.image_embeds, rtol=0.05, atol=0.05)
+    assert seen.patches.shape == (2, 16, 16)
+    torch.testing.assert_close(
+        seen.patches, expected.last_hidden_state[:, 1:], rtol=0.05, atol=0.05
+    )
+    backwards = ImageEncoder.from_config(make("ImplicitCaptioner", "INPUT.FORMAT", "BGR"))
+    flipped = [{**own, "image": own["image"].flip(0)} for own in inputs]
+    torch.testing.assert_close(backwards(flipped).embedding, seen.embedding)
+
+
+def test_the_implicit_captioner_begins_as_the_empty_text(make):
+    cfg = make("ImplicitCaptioner")
+    model = build_model(cfg)
+    own = model.conditioner
+    inputs = inputs_of()
+    empty = open_model_of(cfg).load_text_encoder()([""]).embeddings
+    assert torch.equal(own(inputs, None, None).context.embeddings, empty.expand(2, -1, -1))
+    with torch.no_grad():
+        own.gate.normal_()
+    found = own(inputs, None, None).context.embeddings
+    seen = own.image_encoder(inputs).embedding
+    for index in range(2):
+        image = seen[index] @ own.linear.weight.T + own.linear.bias
+        expected = empty[0] + torch.tanh(own.gate) * (image + own.positions)
+        torch.testing.assert_close(found[index], expected)
+    assert not torch.equal(found[0], found[1])
+    names = {n for n in model.state_dict() if n.startswith("conditioner.")}
+    parts = ("gate", "positions", "linear.weight", "linear.bias")
+    assert names == {f"conditioner.{part}" for part in parts}
+
+
+def test_an_encoder_that_is_not_there_is_named(make, tmp_path):
+    cfg = make("ImplicitCaptioner", "MODEL.CONDITIONER.IMAGE_ENCODER", str(tmp_path))
+    with pytest.raises(UserError, match="lacks config.json.* of a CLIP image encoder"):
+        build_conditioner(cfg)
+    with pytest.raises(UserError, match="no CLIP image encoder 'openai/none'"):
+        build_conditioner(make("TaggingAdapter", "MODEL.CONDITIONER.IMAGE_ENCODER", "openai/none"))
+
+
+@pytest.mark.parametrize("name", ["ImplicitCaptioner", "TaggingAdapter"])
+def test_latents_are_not_cached_where_images_are_looked_at(make, name, tmp_path):
+    with pytest.raises(UserError, match="LATENT_CACHE.FOLDER is set"):
+        make(name, "MODEL.DIFFUSION.LATENT_CACHE.FOLDER", str(tmp_path))
+
+
+def test_the_tagging_adapter_reads_its_tags_and_its_image(make):
+    own = build_conditioner(make("TaggingAdapter", "MODEL.CONDITIONER.TAGGING.TAGS", "captions"))
+    own.eval()
+    first, second = inputs_of()
+    first, second = {**first, "caption": "dog | cat"}, {**second, "caption": "car"}
+    both = own([first, second], None, None).context.embeddings
+    assert both.shape == (2, 5, 64)
+    # The padding of the shorter list is not read.
+    alone = own([second], None, None).context.embeddings
+    torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-5)
+
+    def differs(**changes):
+        changed = own([{**first, **changes}], None, None).context.embeddings[0]
+        return not torch.allclose(changed, both[0], atol=1e-5)
+
+    assert differs(caption="dog | bird")
+    assert differs(image=second["image"])
+    assert not differs(caption="cat|dog | dog |")
+    empty = own([{**first, "caption": " "}], None, None).context.embeddings
+    assert empty.isfinite().all()
+    assert own.prompt(second) == "a watercolor style painting of car"
+    assert own.prompt({**first, "caption": ""}) == "no tags"
+
+
+def test_tags_are_the_classes_the_captions_or_the_oracles(make):
+    present = PresentClasses(("dog", "cat", "car"), frozenset({0, 2}))
+    expected = {"classes": 20, "captions": ["a dog", "sky"], "oracle": ["dog", "car"]}
+    for kind, tags in expected.items():
+        cfg = make("TaggingAdapter", "MODEL.CONDITIONER.TAGGING.TAGS", kind)
+        own = build_conditioner(cfg)
+        found = own.tags({"caption": "a dog | sky", "present": present, "image_id": 1})
+        assert (len(found) if kind == "classes" else found) == tags
+        needed = type(own).needed(cfg, training=False)
+        texts = {"captions": {"caption"}, "oracle": {"present"}}.get(kind, set())
+        assert needed == {"image"} | texts
+        assert type(own).needed(cfg, training=True) == needed | {"present"}
+
+
+def test_the_loss_is_that_of_the_classes_that_are_there(make):
+    cfg = make(
+        "TaggingAdapter",
+        *("MODEL.CONDITIONER.CLASS_NAMES", ("background", "dog", "cat")),
+        *("MODEL.CONDITIONER.TAGGING.LOSS_WEIGHT", 5.0),
+    )
+    own = build_conditioner(cfg)
+    present = PresentClasses(("background", "cat", "dog"), frozenset({0, 1}))
+    inputs = inputs_of(present=present)
+    condition = own(inputs, None, None)
+    # By hand, without what the package calls.
+    expected = 0
+    for tokens in condition.context.embeddings.detach():
+        mean = tokens.mean(0)
+        for name, row in zip(("background", "dog", "cat"), own.class_embeddings, strict=True):
+            logit = (mean @ row / mean.norm() / row.norm()).item() / 0.07
+            p = 1 / (1 + math.exp(-logit))
+            if name == "cat":
+                expected += -(1 - p) * math.log(p)
+            elif name == "dog":
+                pm = max(p - 0.05, 0)
+                expected += -(pm**4) * math.log(1 - pm)
+    assert condition.losses["loss_tags"].item() == pytest.approx(5 * expected / 2, rel=1e-4)
+    own.eval()
+    assert not own(inputs, None, None).losses
+    with pytest.raises(UserError, match="its classes are not known"):
+        own.train()(inputs_of(), None, None)
+
+
+def test_gradients_reach_all_that_is_trained_and_nothing_else(make):
+    cfg = make("TaggingAdapter", "SOLVER.CONDITIONER_LR_FACTOR", 3.0, "SOLVER.BASE_LR", 1e-4)
+    model = build_model(cfg).train()
+    present = PresentClasses(tuple(model.conditioner.names), frozenset({0, 1}))
+    inputs = inputs_of(size=(64, 64), present=present)
+    backbone = find_diffusion_backbone(model)
+    images = torch.stack([own["image"] for own in inputs]).float() / 127.5 - 1
+    with model._condition_on(inputs) as losses:
+        features = backbone(images)
+    (sum(f.square().mean() for f in features.values()) + sum(losses.values())).backward()
+    trained = dict(model.conditioner.named_parameters())
+    frozen = [n for n, p in trained.items() if not p.requires_grad]
+    assert {n.split(".")[0] for n in frozen} == {"text", "image_encoder"}
+    for name, parameter in trained.items():
+        assert (parameter.grad is None) == (name in frozen), name
+    groups = build_optimizer(cfg, model).param_groups
+    rates = [g["lr"] for g in groups if g["part"] == "conditioner"]
+    assert rates == pytest.approx([3e-4] * len(rates)) and rates
+
+
+def test_wrong_widths_are_named(make):
+    with pytest.raises(UserError, match="TAGGING.WIDTH is 16: expected a multiple of HEADS, 3"):
+        make("TaggingAdapter", "MODEL.CONDITIONER.TAGGING.HEADS", 3)
+
+
+def test_the_loaders_entries_have_what_the_loss_asks_for(make):
+    cfg = make("TaggingAdapter")
+    for training in (True, False):
+        entries = load_dataset(cfg, "voc_2007_trainval", training)
+        assert ("present" in entries[0]) == training
+        assert "caption" not in entries[0]
