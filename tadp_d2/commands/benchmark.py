@@ -43,8 +43,6 @@ def run(args: argparse.Namespace) -> None:
     from tadp_d2.errors import UserError
     from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
     from tadp_d2.progress import hide_library_bars
-    from tadp_d2.records.results import log_table
-    from tadp_d2.tasks.task import get_task
 
     hide_library_bars()
     cfgs: dict[str, CfgNode] = {}
@@ -59,15 +57,7 @@ def run(args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     for logger in ("tadp_d2", "detectron2"):
         setup_logger(str(args.output), name=logger)
-    results = evaluate_together(load_contestants(cfgs))
-    log_table(
-        {
-            f"{name} {dataset}": sets
-            for name, datasets in results.items()
-            for dataset, sets in datasets.items()
-        },
-        [metric_set for cfg in cfgs.values() for metric_set in get_task(cfg).metric_sets],
-    )
+    evaluate_together(load_contestants(cfgs))
     print(f"The results are {args.output}/*/results.json; tadp-d2 report {args.output} shows them")
 
 

@@ -1,7 +1,6 @@
 """Detectron2's checkpointer, written whole or not at all, loaded safely and completely."""
 
 import contextlib
-import glob
 import os
 import zipfile
 from collections.abc import Iterator
@@ -55,7 +54,7 @@ class RunCheckpointer(DetectionCheckpointer):
             **states,
             **extra,
         }
-        path = os.path.join(self.save_dir, f"{name}.pth")
+        path = str(Path(self.save_dir, f"{name}.pth"))
         self.logger.info(f"Saving checkpoint to {path}")
         # Given a file and not a path, torch passes errors of the disk on as they are.
         with saving(path), replacing(path) as temporary, open(temporary, "wb") as file:
@@ -125,7 +124,7 @@ class RunCheckpointer(DetectionCheckpointer):
 
 def find_checkpoints(folder: str | os.PathLike) -> list[str]:
     """Those in a run's folder: the one that `last_checkpoint` names first, then the newest."""
-    others = [*_numbered(folder), os.path.join(folder, f"{_FINAL}.pth")]
+    others = [*_numbered(folder), str(Path(folder, f"{_FINAL}.pth"))]
     return [path for path in dict.fromkeys([_last(folder), *others]) if os.path.isfile(path)]
 
 
@@ -136,11 +135,12 @@ def _last(folder: str | os.PathLike) -> str:
     except (OSError, UnicodeDecodeError):
         return ""
     # The name alone: a run's checkpoints lie in its folder.
-    return os.path.join(folder, os.path.basename(name))
+    return str(Path(folder, os.path.basename(name)))
 
 
 def _numbered(folder: str | os.PathLike) -> list[str]:
-    return sorted(glob.glob(os.path.join(folder, "model_[0-9]*.pth")), reverse=True)
+    # The folder's own name is no pattern.
+    return sorted(map(str, Path(folder).glob("model_[0-9]*.pth")), reverse=True)
 
 
 def check_checkpoint(path: str) -> None:
@@ -165,6 +165,15 @@ def _read(path: str, **options: Any) -> dict[str, Any]:
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise UserError(f"{path}: expected a checkpoint of train_net.py, with its weights")
     return checkpoint
+
+
+def read_provenance(path: str) -> dict[str, Any] | None:
+    """What the model of a checkpoint rests on; None where an earlier version did not record it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return _read(path, mmap=True).get("provenance")
 
 
 @contextlib.contextmanager

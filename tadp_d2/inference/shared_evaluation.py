@@ -1,8 +1,10 @@
 """Several models on the same test data in one pass: what they have in common is computed once."""
 
+import contextlib
 import copy
+import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +16,17 @@ from torch import Tensor, nn
 from tadp_d2.conditioning.conditioner import build_conditioner
 from tadp_d2.data.loader import build_test_loader, load_dataset, needed_texts
 from tadp_d2.diffusion.latent_cache import LatentCache
+from tadp_d2.engine.checkpoint import read_provenance
 from tadp_d2.engine.trainer import Trainer
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 from tadp_d2.frozen import Frozen, fingerprint
 from tadp_d2.inference.predictor import load_model
 from tadp_d2.modeling.backbone import find_diffusion_backbone
-from tadp_d2.records.results import write_results
+from tadp_d2.records.provenance import Provenance
+from tadp_d2.records.results import log_table, write_results
+from tadp_d2.tasks.task import get_task
+
+_logger = logging.getLogger(__name__)
 
 # What must be equal for several models to look at the same inputs.
 _SHARED_KEYS = {
@@ -66,7 +73,7 @@ def load_contestants(cfgs: Mapping[str, CfgNode]) -> list[Contestant]:
         cfgs: name -> config, of which `check_inputs` found nothing wrong.
 
     Raises:
-        UserError: the models do not look at the same inputs, or a checkpoint does not fit.
+        UserError: the models do not look at the same inputs, or as `load_model`.
     """
     first_name, first = next(iter(cfgs.items()))
     for name, cfg in cfgs.items():
@@ -79,6 +86,8 @@ def load_contestants(cfgs: Mapping[str, CfgNode]) -> list[Contestant]:
         key = (cfg.MODEL.dump(), cfg.TEST.dump())
         if key in built:
             model = _with_other_prompts(built[key], cfg)
+            weights = cfg.MODEL.WEIGHTS
+            Provenance(cfg, model).check(read_provenance(weights), weights)
         else:
             model = built[key] = load_model(cfg)
             _share_encoder(model, encoders)
@@ -114,21 +123,52 @@ def _share_encoder(model: nn.Module, encoders: dict[tuple, EncodeOnce]) -> None:
     backbone.latent_encoder = encoders.setdefault(key, EncodeOnce(encoder))
 
 
-class _Contest(nn.Module):
-    """All models as one: name -> what the model was given and what it says."""
+class _Failures:
+    """Models that failed, with why: the others go on without them."""
 
-    def __init__(self, contestants: Sequence[Contestant], dataset: str):
-        super().__init__()
+    def __init__(self, contestants: Sequence[Contestant]):
         self._contestants = contestants
-        self._models = nn.ModuleList(contestant.model for contestant in contestants)
-        self._texts = {c.name: _read_texts(c.cfg, dataset) for c in contestants}
+        self.errors: dict[str, Exception] = {}
+
+    @property
+    def others(self) -> list[Contestant]:
+        """The models that did not fail.
+
+        Raises:
+            Exception: all did; that of the last.
+        """
+        others = [c for c in self._contestants if c.name not in self.errors]
+        if not others:
+            raise list(self.errors.values())[-1]
+        return others
+
+    @contextlib.contextmanager
+    def of(self, contestant: Contestant) -> Iterator[None]:
+        """What ends the block is a failure of the contestant alone."""
+        try:
+            yield
+        except Exception as error:
+            unexpected = None if isinstance(error, UserError) else error
+            _logger.error(f"{contestant.name} failed: {reason(error)}", exc_info=unexpected)
+            self.errors[contestant.name] = error
+
+
+class _Contest(nn.Module):
+    """All models as one: name -> what the model was given and what it returned."""
+
+    def __init__(self, failures: _Failures, dataset: str):
+        super().__init__()
+        self._failures = failures
+        self._models = nn.ModuleList(contestant.model for contestant in failures.others)
+        self._texts = {c.name: _read_texts(c.cfg, dataset) for c in failures.others}
 
     def forward(self, inputs: list[dict[str, Any]]) -> dict[str, tuple[list[dict], list[dict]]]:
         outputs = {}
-        for contestant in self._contestants:
+        for contestant in self._failures.others:
             texts = self._texts[contestant.name]
             own = [{**i, **texts[str(i["image_id"])]} for i in inputs]
-            outputs[contestant.name] = own, contestant.model(own)
+            with self._failures.of(contestant):
+                outputs[contestant.name] = own, contestant.model(own)
         for module in self._models.modules():
             if isinstance(module, EncodeOnce):
                 module.forget()
@@ -145,44 +185,74 @@ def _read_texts(cfg: CfgNode, dataset: str) -> dict[str, dict[str, Any]]:
 class _Evaluators(DatasetEvaluator):
     """Hands each model's outputs to its own evaluator."""
 
-    def __init__(self, evaluators: Mapping[str, DatasetEvaluator]):
-        self._evaluators = evaluators
+    def __init__(self, failures: _Failures, dataset: str):
+        self._failures = failures
+        self._evaluators = {
+            c.name: Trainer.build_evaluator(c.cfg, dataset) for c in failures.others
+        }
 
     def reset(self) -> None:
         for evaluator in self._evaluators.values():
             evaluator.reset()
 
     def process(self, inputs: list[dict], outputs: Mapping[str, tuple[list, list]]) -> None:
-        for name, evaluator in self._evaluators.items():
-            evaluator.process(*outputs[name])
+        for contestant in self._failures.others:
+            with self._failures.of(contestant):
+                self._evaluators[contestant.name].process(*outputs[contestant.name])
 
     def evaluate(self) -> dict[str, Any]:
-        return {name: evaluator.evaluate() for name, evaluator in self._evaluators.items()}
+        results = {}
+        for contestant in self._failures.others:
+            with self._failures.of(contestant):
+                results[contestant.name] = self._evaluators[contestant.name].evaluate() or {}
+        return results
 
 
 def evaluate_together(contestants: Sequence[Contestant]) -> dict[str, dict[str, Any]]:
     """Evaluates models on the test sets of their configs, with the numbers of `--eval-only`.
 
-    Writes `results.json` and galleries into the `OUTPUT_DIR` of each. A latent cache is used where
-    all models would share it by themselves: its entries are of one VAE and one normalisation.
+    Writes `results.json` and galleries into the `OUTPUT_DIR` of each, after each data set. A model
+    that fails leaves the others alone. A latent cache is used where all models would share it by
+    themselves: its entries are of one VAE and one normalisation.
 
     Returns:
         name -> data set -> metric set -> metric -> value.
+
+    Raises:
+        UserError: a model failed; the others have their results.
     """
     results: dict[str, dict[str, Any]] = {c.name: OrderedDict() for c in contestants}
     cfg = contestants[0].cfg.clone()
     if len({LatentCache.from_config(contestant.cfg) for contestant in contestants}) > 1:
         cfg.defrost()
         cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER = ""
+    failures = _Failures(contestants)
     for dataset in cfg.DATASETS.TEST:
-        evaluators = {c.name: Trainer.build_evaluator(c.cfg, dataset) for c in contestants}
         found = inference_on_dataset(
-            _Contest(contestants, dataset),
+            _Contest(failures, dataset),
             build_test_loader(cfg, dataset),
-            _Evaluators(evaluators),
+            _Evaluators(failures, dataset),
         )
-        for name in results:
-            results[name][dataset] = found[name] or {}
-    for contestant in contestants:
-        write_results(contestant.cfg, contestant.model, results[contestant.name])
+        for contestant in failures.others:
+            own = results[contestant.name]
+            own[dataset] = found[contestant.name]
+            with failures.of(contestant):
+                write_results(contestant.cfg, contestant.model, own)
+    _log_table(failures.others, results)
+    if failures.errors:
+        told = "; ".join(f"{name}: {reason(error)}" for name, error in failures.errors.items())
+        names = ", ".join(contestant.name for contestant in failures.others)
+        cause = next(iter(failures.errors.values()))
+        raise UserError(f"{told}. The results of {names} are written") from cause
     return results
+
+
+def _log_table(contestants: Sequence[Contestant], results: Mapping[str, dict[str, Any]]) -> None:
+    log_table(
+        {
+            f"{contestant.name} {dataset}": sets
+            for contestant in contestants
+            for dataset, sets in results[contestant.name].items()
+        },
+        [metric_set for c in contestants for metric_set in get_task(c.cfg).metric_sets],
+    )

@@ -1,13 +1,15 @@
 """Checkpoints: whole, complete, safe, and only on the ground that they were trained on."""
 
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from detectron2.modeling import build_model
 
-from tadp_d2.engine.checkpoint import RunCheckpointer
+from tadp_d2.engine.checkpoint import RunCheckpointer, find_checkpoints
 from tadp_d2.errors import UserError
 from tadp_d2.records.provenance import Provenance
 
@@ -58,6 +60,19 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(saved, make_config, tmp_path,
         "last_checkpoint",
         "model_final.pth",
     ]
+
+
+@pytest.mark.parametrize("name", ["run", "run [1]", "./a//run/"])
+def test_old_checkpoints_go_and_the_new_one_stays(make_config, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    run = checkpointer(make_config(), name)
+    run.save_to_disk = True
+    os.makedirs(name)
+    for iteration in range(3):
+        run.save(f"model_{iteration:07d}")
+        assert [Path(path).name for path in find_checkpoints(name)] == [
+            f"model_{iteration:07d}.pth"
+        ]
 
 
 def test_another_architecture_is_an_error(make_config, saved, tmp_path):

@@ -1,5 +1,8 @@
 """A run is continued as it was begun, from its own checkpoints, or not at all."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tadp_d2.engine.checkpoint import find_checkpoints
@@ -133,6 +136,14 @@ def test_a_run_is_not_overwritten(make_config, run, left):
     with pytest.raises(UserError, match="holds a run already: continue it with --resume"):
         check_output(cfg, evaluation=False, resume=False)
     check_output(cfg, evaluation=True, resume=False)
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    for name in ("with [brackets]", "a//b", "./c/."):
+        folder = f"{tmp_path}/{name}/"
+        os.makedirs(folder)
+        Path(folder, "model_0000001.pth").touch()
+        assert [Path(path).name for path in find_checkpoints(folder)] == ["model_0000001.pth"]
 
 
 def test_the_last_checkpoint_comes_first_and_then_the_newest(make_config, run, tmp_path):

@@ -1,14 +1,28 @@
 import json
+import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tadp_d2.cli import main
 from tadp_d2.data.loader import build_test_loader
+from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.trainer import Trainer
+from tadp_d2.errors import UserError
+from tadp_d2.frozen import fingerprint
+from tadp_d2.inference import shared_evaluation
 from tadp_d2.inference.predictor import load_model
-from tadp_d2.inference.shared_evaluation import _Contest, evaluate_together, load_contestants
+from tadp_d2.inference.shared_evaluation import (
+    _Contest,
+    _Failures,
+    evaluate_together,
+    load_contestants,
+)
+from tadp_d2.records.artifacts import token_metadata_path, write_metadata
 from tadp_d2.records.provenance import Provenance
 
 SMALL = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "DATASETS.TEST", ("watercolor_test",))
@@ -61,7 +75,7 @@ def test_each_model_says_what_it_says_alone_and_pictures_are_encoded_once(cfgs, 
     monkeypatch.setattr(
         encoder.module.vae, "encode", lambda images: calls.append(1) or encode(images)
     )
-    contest = _Contest(contestants, "watercolor_test").eval()
+    contest = _Contest(_Failures(contestants), "watercolor_test").eval()
     inputs = list(build_test_loader(cfgs["simple"], "watercolor_test"))[:2]
     with torch.no_grad():
         together = [contest(batch) for batch in inputs]
@@ -108,7 +122,7 @@ def test_models_of_several_precisions_share_no_latents(make_config, weights):
     contestants = load_contestants(cfgs)
     inputs = next(iter(build_test_loader(cfgs["fp32"], "watercolor_test")))
     with torch.no_grad():
-        together = _Contest(contestants, "watercolor_test").eval()(inputs)
+        together = _Contest(_Failures(contestants), "watercolor_test").eval()(inputs)
         for precision, cfg in cfgs.items():
             (expected,), (found,) = load_model(cfg)(inputs), together[precision][1]
             assert torch.equal(expected["instances"].scores, found["instances"].scores)
@@ -145,6 +159,105 @@ def test_what_a_model_takes_from_the_config_of_testing_makes_it_another(make_con
     with torch.no_grad():
         found = [len(contestant.model(batch)[0]["instances"]) for contestant in (many, few)]
     assert found[0] > found[1] == 3
+
+
+def test_a_model_of_other_prompts_is_checked_as_any_other(make_config, weights, tmp_path):
+    """Its token was learned for another text encoder."""
+    file = tmp_path / "learned_embeds.safetensors"
+    save_file({"<a>": torch.ones(64)}, file)
+    token = ("TEXT.TOKENS", (str(file),), "TEXT.MODIFIER", "a <a> {caption}")
+    cfgs = {
+        "plain": make_config(*SMALL, "MODEL.WEIGHTS", weights[0]),
+        "token": make_config(*SMALL, "MODEL.WEIGHTS", weights[0], *token),
+    }
+    load_contestants(cfgs)
+    metadata = {
+        "artifact": {name: fingerprint(vectors) for name, vectors in read_tokens(file).items()},
+        "needs": {"text_encoder": "0" * 64},
+        "model": {"weights": "elsewhere"},
+    }
+    write_metadata(token_metadata_path(file), metadata)
+    with pytest.raises(UserError, match="learned_embeds.* was made for another text encoder"):
+        load_contestants(cfgs)
+
+
+def test_what_a_checkpoint_was_trained_with_is_said_for_each_prompt(
+    make_config, weights, world, tmp_path, caplog
+):
+    captions = tmp_path / "captions"
+    shutil.copytree(world / "captions", captions)
+    with open(captions / "watercolor_test.jsonl", "a") as file:
+        file.write('{"image_id": "more", "raw": "a dog"}\n')
+    own = {"same": (), "other": ("TEXT.CAPTION_DIR", str(captions))}
+    load_contestants(
+        {k: make_config(*SMALL, "MODEL.WEIGHTS", weights[0], *v) for k, v in own.items()}
+    )
+    assert "trained with other captions for 'watercolor_test'" in caplog.text
+
+
+@pytest.mark.parametrize("moment", ["forward", "process", "evaluate", "write"])
+def test_a_model_that_fails_leaves_the_others_their_results(cfgs, monkeypatch, moment):
+    def fail(*_, **__):
+        raise UserError("out of luck")
+
+    contestants = load_contestants(cfgs)
+    expected = Trainer.test(cfgs["simple"], contestants[0].model)
+    results = {name: Path(cfg.OUTPUT_DIR, "results.json") for name, cfg in cfgs.items()}
+    results["simple"].unlink()
+    failing = contestants[1]
+    if moment == "forward":
+        failing.model.forward = fail
+    elif moment == "write":
+        write = shared_evaluation.write_results
+        monkeypatch.setattr(
+            shared_evaluation,
+            "write_results",
+            lambda cfg, *rest: fail() if cfg is failing.cfg else write(cfg, *rest),
+        )
+    else:
+        build = Trainer.build_evaluator
+
+        def build_evaluator(cfg, dataset):
+            evaluator = build(cfg, dataset)
+            if cfg is failing.cfg:
+                setattr(evaluator, moment, fail)
+            return evaluator
+
+        monkeypatch.setattr(Trainer, "build_evaluator", build_evaluator)
+    message = "^null: out of luck. The results of simple, other are written$"
+    with pytest.raises(UserError, match=message):
+        evaluate_together(contestants)
+    assert {name for name, file in results.items() if file.exists()} == {"simple", "other"}
+    content = json.loads(results["simple"].read_text())
+    # The classes that do not occur are null there.
+    found = content["metrics"]["watercolor_test"]["voc07"]
+    assert found == pytest.approx(
+        {k: None if math.isnan(v) else v for k, v in expected["watercolor_test"]["voc07"].items()}
+    )
+
+
+def test_where_all_fail_the_last_says_why(cfgs, monkeypatch):
+    contestants = load_contestants({"simple": cfgs["simple"]})
+    monkeypatch.setattr(contestants[0].model, "forward", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate_together(contestants)
+
+
+def test_results_of_a_data_set_outlive_a_failure_on_the_next(make_config, weights, monkeypatch):
+    sets = ("watercolor_test", "comic_test")
+    cfg = make_config(*SMALL, "MODEL.WEIGHTS", weights[0], "DATASETS.TEST", sets)
+    build = shared_evaluation.build_test_loader
+
+    def build_test_loader(cfg, dataset):
+        if dataset == "comic_test":
+            raise UserError("damaged.jpg: cannot be read")
+        return build(cfg, dataset)
+
+    monkeypatch.setattr(shared_evaluation, "build_test_loader", build_test_loader)
+    with pytest.raises(UserError, match="damaged.jpg"):
+        evaluate_together(load_contestants({"one": cfg}))
+    content = json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())
+    assert list(content["metrics"]) == ["watercolor_test"]
 
 
 @pytest.mark.parametrize(
