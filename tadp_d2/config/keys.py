@@ -489,6 +489,22 @@ ADDED = (
         changes=Changes.NOTHING,
     ),
     Key(
+        "TEST.VIEWS.SCALES",
+        (),
+        "Segmentation at each of these scales of the size of testing, whose probabilities are "
+        "averaged; empty for the image as it is. VPD's: 1.0, 1.125, 1.25, 1.375, 1.5.",
+        "VPD, as released",
+        Allowed("numbers above 0", lambda value: all(_is_number(s) and s > 0 for s in value)),
+        Changes.TESTING,
+    ),
+    Key(
+        "TEST.VIEWS.FLIP",
+        False,
+        "Each of VIEWS.SCALES also mirrored.",
+        "VPD, as released: True with several scales",
+        changes=Changes.TESTING,
+    ),
+    Key(
         "TEST.SUBMISSION",
         False,
         "Write segmentations for Dark Zurich's benchmark server into OUTPUT_DIR/submission.",

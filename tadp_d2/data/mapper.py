@@ -1,6 +1,8 @@
 """Detectron2's dataset mapper with the paper's augmentations and errors that name the picture."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
+from torch import Tensor
 
 from tadp_d2.data.augmentation import build_augmentations
 from tadp_d2.data.images import check_decodes
 from tadp_d2.data.readers.label_maps import read_label_map
+from tadp_d2.data.views import make_views
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.errors import UserError
 from tadp_d2.tasks.task import Task, get_task
@@ -28,22 +32,33 @@ class ConditionedMapper(DatasetMapper):
     """
 
     @configurable
-    def __init__(self, *, task: Task, cache: LatentCache | None, **options: Any):
+    def __init__(
+        self,
+        *,
+        task: Task,
+        cache: LatentCache | None,
+        views: Callable[[np.ndarray], list[Tensor]] | None = None,
+        **options: Any,
+    ):
         """
         Args:
+            views: pixels as they are read -> what the input has as "views"; None for none.
             task: adds its truth to training inputs.
             cache: for images of which nothing is decided at random but the mirroring.
         """
         super().__init__(**options)
         self.task = task
         self.cache = cache
+        self.views = views
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        has_views = bool(cfg.TEST.VIEWS.SCALES) and not is_train
         return {
             **super().from_config(cfg, is_train),
             "augmentations": build_augmentations(cfg, is_train),
             "task": get_task(cfg),
+            "views": partial(make_views, cfg=cfg) if has_views else None,
             "cache": LatentCache.from_config(cfg) if is_cacheable(cfg, is_train) else None,
         }
 
@@ -73,8 +88,14 @@ class ConditionedMapper(DatasetMapper):
         known_size = {"width", "height"} <= entry.keys()
         labels_to_read = self.is_train and "sem_seg_file_name" in entry
         if self.cache is None or not known_size or labels_to_read:
-            return self._map_with_labels(entry)
+            inputs = self._map_with_labels(entry)
+            return inputs if self.views is None else self._add_views(inputs)
         return self._map_with_cache(copy.deepcopy(entry))
+
+    def _add_views(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        pixels = utils.read_image(inputs["file_name"], format=self.image_format)
+        size = {"height": pixels.shape[0], "width": pixels.shape[1]}
+        return {**size, **inputs, "views": self.views(pixels)}
 
     def _map_with_labels(self, entry: dict[str, Any]) -> dict[str, Any]:
         """As `DatasetMapper`, but label maps are taken as they are stored.
@@ -131,6 +152,6 @@ def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:
     if cfg.INPUT.RESIZE != "fixed":
         return False
     if not is_train:
-        return not (cfg.TEST.WINDOW_SIZE or cfg.TEST.AUG.ENABLED)
+        return not (cfg.TEST.WINDOW_SIZE or cfg.TEST.AUG.ENABLED or cfg.TEST.VIEWS.SCALES)
     mirroring = cfg.INPUT.RANDOM_FLIP in ("none", "horizontal")
     return mirroring and not (cfg.INPUT.CROP.ENABLED or cfg.INPUT.COLOR_AUG_SSD)

@@ -18,6 +18,7 @@ from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.resume import check_output
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.conditioned import Conditioned
+from tadp_d2.modeling.scales import InViews
 from tadp_d2.tasks.task import get_task
 
 _DIFFUSION_BACKBONES = ("build_diffusion_backbone", "build_diffusion_fpn_backbone")
@@ -73,6 +74,14 @@ def check_config(cfg: CfgNode) -> None:
             f"MODEL.META_ARCHITECTURE is {architecture!r}, which gives the diffusion backbone "
             f"nothing to be conditioned on: write Conditioned{architecture}"
         )
+    scales = cfg.TEST.VIEWS.SCALES
+    if scales and not issubclass(known, InViews):
+        raise UserError(
+            f"TEST.VIEWS.SCALES is {scales}, and {architecture} cannot test on several views: a "
+            "semantic segmentor can; leave it empty"
+        )
+    if cfg.TEST.VIEWS.FLIP and not scales:
+        raise UserError("TEST.VIEWS.FLIP mirrors the views of TEST.VIEWS.SCALES, which is empty")
     get_task(cfg).check_config()
     get_conditioner_class(cfg).check_config(cfg)
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tadp_d2.data.augmentation import build_augmentations
+from tadp_d2.data.views import make_views
 from tadp_d2.engine.checkpoint import RunCheckpointer, check_checkpoint
 from tadp_d2.errors import UserError
 from tadp_d2.records.provenance import Provenance
@@ -56,6 +57,9 @@ class Predictor:
         height, width = pixels.shape[:2]
         image = prepare(pixels, self._cfg)
         inputs = {"image": image, "height": height, "width": width, "caption": caption}
+        if self._cfg.TEST.VIEWS.SCALES:
+            ordered = convert_PIL_to_numpy(Image.fromarray(pixels), self._cfg.INPUT.FORMAT)
+            inputs["views"] = make_views(ordered, self._cfg)
         with torch.no_grad():
             return self.model([inputs])[0]
 

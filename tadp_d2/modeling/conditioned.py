@@ -17,6 +17,7 @@ from tadp_d2.conditioning.conditioner import Conditioner, build_conditioner
 from tadp_d2.diffusion.latent_cache import CachedLatents
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import find_diffusion_backbone
+from tadp_d2.modeling.scales import InViews
 from tadp_d2.modeling.windows import InWindows
 
 _PREFIX = "Conditioned"
@@ -86,8 +87,8 @@ class ConditionedDetector(Conditioned):
             return super().inference(batched_inputs, *args, **kwargs)
 
 
-class ConditionedDense(InWindows, Conditioned):
-    """`Conditioned` for what derives from `SemanticSegmentor`; it can test in windows."""
+class ConditionedDense(InViews, InWindows, Conditioned):
+    """`Conditioned` for what derives from `SemanticSegmentor`; it tests in views and windows."""
 
 
 def _mixin(architecture: type[nn.Module]) -> type[Conditioned]:

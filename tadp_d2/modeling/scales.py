@@ -1,0 +1,52 @@
+"""Several scales, and mirrored images, around any dense model; probabilities are averaged."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+
+class InViews:
+    """Mixed into a meta-architecture that predicts class maps: it can test on several views.
+
+    In testing, an input with "views", images of several scales, is predicted at each of them, in
+    windows where there are some, and the mean of their probabilities at the size of the output is
+    returned as "sem_seg" (VPD, section 4.1, as released). One map of probabilities is kept, however
+    many views there are.
+    """
+
+    def __init__(self, *args: Any, mirrored_views: bool = False, **kwargs: Any):
+        """
+        Args:
+            args, kwargs: of the architecture: a config, of which TEST.VIEWS counts, or its parts.
+            mirrored_views: each view also mirrored.
+        """
+        super().__init__(*args, **kwargs)
+        cfg = args[0] if args else kwargs.get("cfg")
+        self.mirrored_views = cfg.TEST.VIEWS.FLIP if isinstance(cfg, CfgNode) else mirrored_views
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+        """As the architecture's."""
+        if self.training or "views" not in batched_inputs[0]:
+            return super().forward(batched_inputs)
+        return [{"sem_seg": self._mean_probabilities(inputs)} for inputs in batched_inputs]
+
+    def _mean_probabilities(self, inputs: dict[str, Any]) -> Tensor:
+        """K x H x W, of the input's "height" and "width"."""
+        shared = {key: value for key, value in inputs.items() if key != "views"}
+        total, number = None, 0
+        for image, mirrored in self._views(inputs["views"]):
+            (output,) = super().forward([{**shared, "image": image}])
+            probabilities = output["sem_seg"].float().softmax(dim=0)
+            probabilities = probabilities.flip(-1) if mirrored else probabilities
+            total = probabilities if total is None else total.add_(probabilities)
+            number += 1
+        return total.div_(number)
+
+    def _views(self, images: list[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+        """Images, and whether they are mirrored."""
+        for image in images:
+            yield image, False
+            if self.mirrored_views:
+                yield image.flip(-1), True
