@@ -25,7 +25,7 @@ def close_up(
     Args:
         latents: 4 x h x w.
         setting: of the scene.
-        things: (name, left, top, right, bottom), shares of the picture that is not mirrored.
+        things: (name, left, top, right, bottom), shares of the image that is not mirrored.
         mirrored: whether the latents are those of the mirror image.
         size: of the crop, latent pixels.
     """

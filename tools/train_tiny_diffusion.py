@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Trains text encoder and UNet of the built-in world's tiny Stable Diffusion, on its VAE.
+"""Trains text encoder and UNet of the tiny Stable Diffusion of this package, on its VAE.
 
-They learn together to remove noise from pictures of the world in all its styles, under captions of
+They learn together to remove noise from synthetic images in all styles, under captions of
 which most name the style, some do not, and some are empty. Most of the first batches are close-ups
-of objects, of the later ones more are whole pictures, as Stable Diffusion too was trained on small
-pictures first. Stopped and started again it continues.
+of objects, of the later ones more are whole images, as Stable Diffusion too was trained on small
+images first. Stopped and started again it continues.
 It leaves the model in diffusers' format and half precision, a sheet of samples and the loss curve.
 Nobody needs to run this to use the project; it is here so that the weights can be made again.
 
@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
 from tiny_crops import close_up, random_index, whole
-from tiny_pictures import make_samples, to_input
+from tiny_images import make_samples, to_input
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -35,7 +35,7 @@ from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, Sample
 TEXT_WIDTH = 64
 # Styles take turns, those of scenes twice as often: they have more to say.
 STYLES = 2 * ("photo", "watercolor", "comic") + ("day", "night", "foggy")
-# Latent pixels of a whole picture; streets are wider and cropped. And of a close-up.
+# Latent pixels of a whole image; streets are wider and cropped. And of a close-up.
 WHOLE, CLOSE_UP = 24, 12
 # Share of batches that are close-ups, in the first part of the training and after it.
 FIRST_PART, CLOSE_FIRST, CLOSE_THEN = 0.6, 0.85, 0.4
@@ -85,22 +85,22 @@ def make_scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, samples: list[Sample]) -> list[torch.Tensor]:
-    """Scaled latents of each picture and of its mirror image: 2 x 4 x h x w, float16."""
-    latents, show = [], progress_line("pictures encoded")
+    """Scaled latents of each image and of its mirror image: 2 x 4 x h x w, float16."""
+    latents, show = [], progress_line("images encoded")
     for index, sample in enumerate(samples):
-        picture = to_input(sample.image)
-        both = torch.stack([picture, picture.flip(-1)])
+        image = to_input(sample.image)
+        both = torch.stack([image, image.flip(-1)])
         latents.append((vae.encode(both).latent_dist.mode() * vae.config.scaling_factor).half())
         show(index + 1, len(samples))
     return latents
 
 
 def prepare(path: Path, vae_folder: Path, count: int, seed: int) -> list[dict]:
-    """Each picture's style, words and latents; kept in a file because it takes minutes."""
+    """Each image's style, words and latents; kept in a file because it takes minutes."""
     if not path.exists():
         samples = make_samples(count, seed, STYLES)
         vae = AutoencoderKL.from_pretrained(vae_folder, dtype=torch.float32).eval()
-        pictures = [
+        images = [
             {
                 "style": sample.style,
                 "caption": sample.caption,
@@ -111,7 +111,7 @@ def prepare(path: Path, vae_folder: Path, count: int, seed: int) -> list[dict]:
             for sample, latents in zip(samples, encode(vae, samples), strict=True)
         ]
         with replacing(path) as temporary:
-            torch.save(pictures, temporary)
+            torch.save(images, temporary)
     return torch.load(path, weights_only=True)
 
 
@@ -124,28 +124,28 @@ def sentences(captions: list[str]) -> set[str]:
     return {*captions, *(template for template in templates if "<" not in template)}
 
 
-def draw_batch(pictures: list[dict], size: int, close: bool) -> tuple[torch.Tensor, list[str]]:
+def draw_batch(images: list[dict], size: int, close: bool) -> tuple[torch.Tensor, list[str]]:
     """Latent crops and their prompts.
 
     Args:
-        pictures: as `prepare` returns them; of scenes only for close-ups.
-        size: number of whole pictures; of close-ups, which are a quarter, four times as many.
+        images: as `prepare` returns them; of scenes only for close-ups.
+        size: number of whole images; of close-ups, which are a quarter, four times as many.
         close: whether to take close-ups.
     """
     crops, prompts = [], []
     for _ in range(4 * size if close else size):
-        picture = pictures[random_index(len(pictures))]
+        image = images[random_index(len(images))]
         mirrored = random_index(2)
-        latents = picture["latents"][mirrored].float()
+        latents = image["latents"][mirrored].float()
         if close:
-            words = picture["setting"], picture["things"]
+            words = image["setting"], image["things"]
             crop, caption = close_up(latents, *words, bool(mirrored), CLOSE_UP)
         else:
-            crop, caption = whole(latents), picture["caption"]
+            crop, caption = whole(latents), image["caption"]
         crops.append(crop)
         chance = float(torch.rand(()))
         if chance < STYLED:
-            caption = STYLE_TEMPLATES[picture["style"]].replace(SLOT, caption)
+            caption = STYLE_TEMPLATES[image["style"]].replace(SLOT, caption)
         prompts.append("" if chance > 1 - EMPTY else caption)
     return torch.stack(crops), prompts
 
@@ -169,7 +169,7 @@ class Learner:
     def errors(
         self, latents: torch.Tensor, prompts: list[str]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared error of each picture's predicted noise, and its weight in training."""
+        """Squared error of each image's predicted noise, and its weight in training."""
         tokens = self.tokenizer(
             prompts, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
@@ -230,7 +230,7 @@ class Learner:
 
 
 def sample_sheet(pipeline: StableDiffusionPipeline, seed: int) -> Image.Image:
-    """A row of four pictures for each style."""
+    """A row of four images for each style."""
     captions = (
         "a dog in a park",
         "two cars on a street",
@@ -241,7 +241,7 @@ def sample_sheet(pipeline: StableDiffusionPipeline, seed: int) -> Image.Image:
     rows = []
     for style, template in STYLE_TEMPLATES.items():
         texts = [street] * 4 if style in ("day", "foggy", "night") else captions
-        pictures = pipeline(
+        images = pipeline(
             [template.replace(SLOT, text) for text in texts],
             num_inference_steps=30,
             guidance_scale=4.0,
@@ -249,7 +249,7 @@ def sample_sheet(pipeline: StableDiffusionPipeline, seed: int) -> Image.Image:
             width=8 * WHOLE,
             generator=torch.Generator().manual_seed(seed),
         ).images
-        rows.append(np.concatenate([np.asarray(picture) for picture in pictures], axis=1))
+        rows.append(np.concatenate([np.asarray(image) for image in images], axis=1))
     return Image.fromarray(np.concatenate(rows))
 
 
@@ -267,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("vae", type=Path, help="folder that train_tiny_vae.py wrote")
     parser.add_argument("output", type=Path, help="new or empty folder")
-    parser.add_argument("--pictures", type=int, default=6300)
+    parser.add_argument("--images", type=int, default=6300)
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -276,9 +276,9 @@ def main() -> None:
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
-    data = prepare(args.work / "latents.pt", args.vae, args.pictures, args.seed)
-    scenes = [picture for picture in data if picture["things"]]
-    tokenizer = make_tokenizer(sentences([picture["caption"] for picture in data]))
+    data = prepare(args.work / "latents.pt", args.vae, args.images, args.seed)
+    scenes = [image for image in data if image["things"]]
+    tokenizer = make_tokenizer(sentences([image["caption"] for image in data]))
     learner = Learner(tokenizer, args.steps, args.rate)
     state = args.work / "state.pt"
     if state.exists():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Trains the VAE of the built-in world's tiny Stable Diffusion model.
+"""Trains the VAE of the tiny Stable Diffusion that comes with the package.
 
-It is trained as an autoencoder on pictures of the world in all its styles, a quarter of an hour on
+It is trained as an autoencoder on synthetic images in all styles, a quarter of an hour on
 two cores, and shipped in half precision: a random encoder loses what tells a cat from a dog.
 Nobody needs to run this to use the project; it is here so that the file can be made again.
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from tiny_pictures import make_samples, to_input
+from tiny_images import make_samples, to_input
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,26 +41,26 @@ def make_vae() -> AutoencoderKL:
     )
 
 
-def random_crops(pictures: list[Tensor], batch: int) -> Tensor:
+def random_crops(images: list[Tensor], batch: int) -> Tensor:
     """batch x 3 x 128 x 128."""
     crops = []
-    for index in torch.randint(len(pictures), (batch,)).tolist():
-        picture = pictures[index]
-        top = int(torch.randint(picture.shape[1] - CROP + 1, ()))
-        left = int(torch.randint(picture.shape[2] - CROP + 1, ()))
-        crops.append(picture[:, top : top + CROP, left : left + CROP])
+    for index in torch.randint(len(images), (batch,)).tolist():
+        image = images[index]
+        top = int(torch.randint(image.shape[1] - CROP + 1, ()))
+        left = int(torch.randint(image.shape[2] - CROP + 1, ()))
+        crops.append(image[:, top : top + CROP, left : left + CROP])
     return torch.stack(crops)
 
 
-def train(vae: AutoencoderKL, pictures: list[Tensor], steps: int, batch: int, rate: float) -> None:
+def train(vae: AutoencoderKL, images: list[Tensor], steps: int, batch: int, rate: float) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.05)
     show = progress_line("steps")
     for step in range(steps):
-        images = random_crops(pictures, batch)
-        posterior = vae.encode(images).latent_dist
+        crops = random_crops(images, batch)
+        posterior = vae.encode(crops).latent_dist
         output = vae.decode(posterior.sample()).sample
-        loss = F.mse_loss(output, images) + 0.5 * F.l1_loss(output, images)
+        loss = F.mse_loss(output, crops) + 0.5 * F.l1_loss(output, crops)
         optimizer.zero_grad()
         (loss + KL_WEIGHT * posterior.kl().mean()).backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -91,7 +91,7 @@ def measure(vae: AutoencoderKL, samples: list[Sample]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="new or empty folder")
-    parser.add_argument("--pictures", type=int, default=1200)
+    parser.add_argument("--images", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=3e-3)
@@ -99,12 +99,12 @@ def main() -> None:
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
-    samples = make_samples(args.pictures + 60, args.seed, tuple(STYLE_TEMPLATES))
-    pictures = [to_input(sample.image) for sample in samples[:-60]]
+    samples = make_samples(args.images + 60, args.seed, tuple(STYLE_TEMPLATES))
+    images = [to_input(sample.image) for sample in samples[:-60]]
     vae = make_vae()
-    train(vae, pictures, args.steps, args.batch, args.rate)
+    train(vae, images, args.steps, args.batch, args.rate)
     for style, decibels in measure(vae.eval(), samples[-60:]).items():
-        print(f"PSNR on other pictures, {style}: {decibels:.1f} dB")
+        print(f"PSNR on other images, {style}: {decibels:.1f} dB")
     with new_folder(args.output) as folder:
         vae.half().save_pretrained(folder)
 

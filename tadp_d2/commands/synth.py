@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder
 
     hide_library_bars()
-    write_data_folder(args.folder, args.seed, progress=progress_line("pictures"))
+    write_data_folder(args.folder, args.seed, progress=progress_line("images"))
     print(
         f"Wrote {args.folder}. To use it:\n"
         f"  export DETECTRON2_DATASETS={args.folder}\n"

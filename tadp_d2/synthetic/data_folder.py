@@ -22,21 +22,21 @@ def write_data_folder(
 ) -> None:
     """Writes the folder, whole or not at all; the same seed gives the same bytes.
 
-    The seed is that of the pictures; the diffusion model is the same in every folder.
+    The seed is that of the images; the diffusion model is the same in every folder.
 
     Args:
         folder: must not exist, or be empty. It becomes a `$DETECTRON2_DATASETS`, its
             `stable-diffusion-tiny` a `MODEL.DIFFUSION.WEIGHTS`, and its `blip2-tiny`, which is
             untrained, a `--model` of `tadp-d2 caption`.
-        sizes: numbers of pictures for detection; None for the defaults.
-        street_sizes: numbers of pictures for segmentation; None for the defaults.
-        progress: called with the number of pictures written and to be written.
+        sizes: numbers of images for detection; None for the defaults.
+        street_sizes: numbers of images for segmentation; None for the defaults.
+        progress: called with the number of images written and to be written.
 
     Raises:
         UserError: `folder` is not empty.
     """
     sizes, street_sizes = sizes or VocSizes(), street_sizes or StreetSizes()
-    first, second = sizes.pictures(), street_sizes.pictures()
+    first, second = sizes.images(), street_sizes.images()
 
     def count(written: int) -> None:
         if progress:

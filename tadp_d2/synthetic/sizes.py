@@ -1,4 +1,4 @@
-"""How many pictures the synthetic data sets hold, and which seeds they take."""
+"""How many images the synthetic data sets hold, and which seeds they take."""
 
 from dataclasses import asdict, dataclass
 
@@ -9,7 +9,7 @@ MAX_SIZE = 5000
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of pictures; each field of a subclass is one.
+    """Numbers of images; each field of a subclass is one.
 
     Raises:
         UserError: a size is not within 2 to 5000.
@@ -18,10 +18,10 @@ class Sizes:
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
             if not 2 <= size <= MAX_SIZE:
-                raise UserError(f"{name}: expected 2 to {MAX_SIZE} pictures, got {size}")
+                raise UserError(f"{name}: expected 2 to {MAX_SIZE} images, got {size}")
 
-    def pictures(self) -> int:
-        """How many pictures there are in all."""
+    def images(self) -> int:
+        """How many images there are in all."""
         return sum(asdict(self).values())
 
 

@@ -1,7 +1,7 @@
 """Writes the synthetic data sets for segmentation: Cityscapes, Dark Zurich, Nighttime Driving.
 
 The trees have the folders, splits and file names of the real sets, so that the loaders, mappers
-and evaluators of those read them. What the pictures show and how they look is decided in
+and evaluators of those read them. What the images show and how they look is decided in
 `drawing/streets` and `drawing/street_styles`; that a folder appears whole or not at all is up to
 the caller.
 """
@@ -21,14 +21,14 @@ from tadp_d2.synthetic.drawing.streets import Street, describe, sample_street
 from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.sizes import Sizes, check_seed
 
-# Part of the seed of each picture, so that none of them shares a stream with the data sets
+# Part of the seed of each image, so that none of them shares a stream with the data sets
 # for detection, whose parts count from 0.
 _FIRST_PART = 100
 
 
 @dataclass(frozen=True)
 class StreetSizes(Sizes):
-    """How many pictures the splits hold; the foggy ones are those of Cityscapes' val.
+    """How many images the splits hold; the foggy ones are those of Cityscapes' val.
 
     Raises:
         UserError: a size is not within 2 to 5000.
@@ -44,13 +44,13 @@ class StreetSizes(Sizes):
 
 @dataclass(frozen=True)
 class _Version:
-    """The pictures of a part in one style.
+    """The images of a part in one style.
 
     Attributes:
         dataset: name of the caption file.
         style: one of `street_styles.STYLES`.
         folder: of the split, below which image ids are paths.
-        ending: of the pictures, after their stem.
+        ending: of the images, after their stem.
     """
 
     dataset: str
@@ -65,9 +65,9 @@ class _Part:
 
     Attributes:
         versions: of each scene.
-        size: width and height of the pictures.
-        groups: cities or sequences, in turn the folders of the pictures.
-        stem: a picture's path below the split's folder, from `group` and `number`.
+        size: width and height of the images.
+        groups: cities or sequences, in turn the folders of the images.
+        stem: an image's path below the split's folder, from `group` and `number`.
         labels: folder of the labels; None if they are not written.
         labels_ending: of the labels, after their stem.
     """
@@ -125,7 +125,7 @@ _NIGHTTIME = _Part(
     labels_ending="_gtCoarse_labelTrainIds.png",
 )
 
-# Fields of `StreetSizes`. The position is part of the seed of each picture: append only.
+# Fields of `StreetSizes`. The position is part of the seed of each image: append only.
 _PARTS = {
     "cityscapes_train": _cityscapes("train", ("aachen", "bochum", "zurich")),
     "cityscapes_val": _cityscapes("val", ("frankfurt", "lindau"), _FOGGY),
@@ -144,14 +144,14 @@ def write_street_data_sets(
 ) -> None:
     """Writes cityscapes, dark_zurich, NighttimeDrivingTest and captions below a folder.
 
-    Each picture depends on the seed, its part and its place in the part alone: the same seed gives
-    the same bytes, and a larger split begins with the pictures of the smaller one. Each class is
-    asked for by one of 19 pictures in a row.
+    Each image depends on the seed, its part and its place in the part alone: the same seed gives
+    the same bytes, and a larger split begins with the images of the smaller one. Each class is
+    asked for by one of 19 images in a row.
 
     Args:
         root: existing folder.
         seed: 0 or more.
-        sizes: numbers of pictures; None for the defaults.
+        sizes: numbers of images; None for the defaults.
         progress: called with the number of scenes written and to be written.
 
     Raises:
@@ -183,7 +183,7 @@ def _write_scene(root: Path, seed: int, name: str, index: int) -> list[tuple[str
     )
     stem, captions = _stem(part, index), []
     for version, style_seed in zip(part.versions, style_seeds, strict=True):
-        labels = _write_picture(root, stem, version, street, style_seed)
+        labels = _write_image(root, stem, version, street, style_seed)
         captions.append((version.dataset, stem + version.ending, describe(street, labels)))
     if part.labels:
         _save(Image.fromarray(labels), root / part.labels / (stem + part.labels_ending))
@@ -195,7 +195,7 @@ def _stem(part: _Part, index: int) -> str:
     return part.stem.format(group=group, number=index // len(part.groups))
 
 
-def _write_picture(
+def _write_image(
     root: Path, stem: str, version: _Version, street: Street, seed: np.random.SeedSequence
 ) -> np.ndarray:
     """Writes a scene in one style and returns its labels."""

@@ -1,7 +1,7 @@
 """A tiny BLIP-2 folder in transformers' format, to try the caption command with.
 
-Its weights are random, seeded: captions are words of its small vocabulary, differ from picture to
-picture, and mean nothing.
+Its weights are random, seeded: captions are words of its small vocabulary, differ from image to
+image, and mean nothing.
 """
 
 import json
@@ -24,8 +24,8 @@ SPECIAL = {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_
 FIRST_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 # OPT's byte-level names of a line's end, which ends a caption, and of a space before a word.
 NEWLINE, SPACE = "Ċ", "Ġ"
-# What is added to the score of a caption's end, and how much pictures matter.
-END_SCORE, PICTURE_WEIGHT = 5.0, 4.0
+# What is added to the score of a caption's end, and how much images matter.
+END_SCORE, IMAGE_WEIGHT = 5.0, 4.0
 WORDS = (
     "a an and the of on in with near two three white black red green blue brown small large old "
     "dog cat bird car bicycle person man woman horse sheep cow boat train bus chair table plant "
@@ -74,7 +74,7 @@ def _model(tokenizer: GPT2Tokenizer) -> Blip2ForConditionalGeneration:
             "intermediate_size": 32,
             "image_size": IMAGE_SIZE,
             "patch_size": 8,
-            # BLIP-2's own, 1e-10, would make all pictures look alike.
+            # BLIP-2's own, 1e-10, would make all images look alike.
             "initializer_range": 0.2,
         },
         qformer_config={
@@ -106,7 +106,7 @@ def _model(tokenizer: GPT2Tokenizer) -> Blip2ForConditionalGeneration:
 
 
 def _choose_words(model: Blip2ForConditionalGeneration, vocabulary: dict[str, int]) -> None:
-    """Lets captions consist of whole words, end after some, and depend on the picture; in place."""
+    """Lets captions consist of whole words, end after some, and depend on the image; in place."""
     embedding = model.get_input_embeddings().weight.data
     end = vocabulary[NEWLINE]
     # OPT scores a token by its embedding: those without one are not chosen.
@@ -115,4 +115,4 @@ def _choose_words(model: Blip2ForConditionalGeneration, vocabulary: dict[str, in
     embedding[silent] = 0
     norm = model.language_model.model.decoder.final_layer_norm
     norm.bias.data += END_SCORE * embedding[end] / embedding[end].square().sum()
-    model.language_projection.weight.data *= PICTURE_WEIGHT
+    model.language_projection.weight.data *= IMAGE_WEIGHT

@@ -1,6 +1,6 @@
-"""Pictures in all styles of the synthetic data sets, to train the tiny diffusion model on.
+"""Images in all styles of the synthetic data sets, to train the tiny diffusion model on.
 
-They are apart from the pictures of the data sets, which have seeds of their own.
+They are apart from the images of the data sets, which have seeds of their own.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tadp_d2.synthetic.drawing.scenes import Scene, describe, largest_first, sam
 from tadp_d2.synthetic.drawing.streets import describe as describe_street
 from tadp_d2.synthetic.drawing.streets import sample_street
 
-# How a picture in each style is captioned when the caption names the style: in the targets' styles
+# How an image in each style is captioned when the caption names the style: in the targets' styles
 # in the words of the simple modifier.
 STYLE_TEMPLATES = {
     "photo": f"a photo of {SLOT}",
@@ -30,7 +30,7 @@ SIZE, STREET_SIZE = (192, 192), (384, 192)
 
 
 class Thing(NamedTuple):
-    """An object of a scene: its class and its box, as shares of the picture from its top left."""
+    """An object of a scene: its class and its box, as shares of the image from its top left."""
 
     name: str
     left: float
@@ -40,7 +40,7 @@ class Thing(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A picture for training.
+    """An image for training.
 
     Attributes:
         style: one of `STYLE_TEMPLATES`.

@@ -3,7 +3,7 @@
 Those of VOC itself also have the masks that VOC and COCO define.
 
 The trees have the folders, splits, ids and XML of VOC 2007, VOC 2012, Watercolor2k and Comic2k,
-so that the loaders, mappers and evaluators of the real sets read them. What the pictures show and
+so that the loaders, mappers and evaluators of the real sets read them. What the images show and
 how they look is decided in `drawing/scenes` and `drawing/styles`; that a folder appears whole or
 not at all is up to the caller.
 """
@@ -31,13 +31,13 @@ from tadp_d2.synthetic.segmentation_files import (
 from tadp_d2.synthetic.sizes import MAX_SIZE, Sizes, check_seed
 
 _JPEG_QUALITY = 92
-# The ids of a data set's test pictures start here, whatever the number of the others.
+# The ids of a data set's test images start here, whatever the number of the others.
 _FIRST_TEST_ID = MAX_SIZE + 1
 
 
 @dataclass(frozen=True)
 class VocSizes(Sizes):
-    """How many pictures the splits hold; trainval is halved into train and val.
+    """How many images the splits hold; trainval is halved into train and val.
 
     Raises:
         UserError: a size is not within 2 to 5000.
@@ -74,7 +74,7 @@ _VOC_2012 = _Tree("VOC2012", "photo", "2012_{:06d}", is_voc=True)
 _WATERCOLOR = _Tree("watercolor", "watercolor", "{}", is_voc=False)
 _COMIC = _Tree("comic", "comic", "{}", is_voc=False)
 
-# Fields of `VocSizes`. The position is part of the seed of each picture: append only.
+# Fields of `VocSizes`. The position is part of the seed of each image: append only.
 _PARTS = {
     "voc_2007_trainval": _VOC_2007,
     "voc_2007_test": _VOC_2007,
@@ -98,15 +98,15 @@ def write_voc_data_sets(
 
     The two of VOC have masks (`segmentation_files`), and captions for each way to read them.
 
-    Each picture depends on the seed, its split and its place in the split alone: the same seed
-    gives the same bytes, and a larger split begins with the pictures of the smaller one. Every
-    six pictures in a row show every class.
+    Each image depends on the seed, its split and its place in the split alone: the same seed
+    gives the same bytes, and a larger split begins with the images of the smaller one. Every
+    six images in a row show every class.
 
     Args:
         root: existing folder.
         seed: 0 or more.
-        sizes: numbers of pictures; None for the defaults.
-        progress: called with the number of pictures written and to be written.
+        sizes: numbers of images; None for the defaults.
+        progress: called with the number of images written and to be written.
 
     Raises:
         UserError: the seed is negative.

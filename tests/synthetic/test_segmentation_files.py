@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from tadp_d2.synthetic.drawing.backdrops import SETTINGS, backdrop, region_map
-from tadp_d2.synthetic.drawing.shapes import fill, rasterise
+from tadp_d2.synthetic.drawing.shapes import fill, rasterize
 from tadp_d2.synthetic.voc_data_sets import VocSizes, write_voc_data_sets
 
 SIZES = VocSizes(12, 6, 6, 2, 2, 2, 2)
@@ -121,8 +121,8 @@ def test_images_are_listed_in_order_by_number_and_size(root):
         assert [image["file_name"] for image in images] == [f"{i}.jpg" for i in ids]
         assert [image["id"] for image in images] == [int(i.replace("_", "")) for i in ids]
         for image in images:
-            with Image.open(root / year / "JPEGImages" / image["file_name"]) as picture:
-                assert picture.size == (image["width"], image["height"])
+            with Image.open(root / year / "JPEGImages" / image["file_name"]) as opened:
+                assert opened.size == (image["width"], image["height"])
 
 
 def test_objects_are_numbered_and_bounded_as_in_the_xml(files):
@@ -239,10 +239,10 @@ def test_all_kinds_of_stuff_occur_and_fit_the_captions(files, root):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_stuff_is_where_it_is_drawn(setting):
-    """Against the layer that the styles blend: a pixel of a single region is labelled as it."""
+    """Against the layer that the styles blend: a pixel of a single region is labeled as it."""
 
     def pen(draw, shape, points, unit):
-        fill(draw, shape, points, unit, shape.colour)
+        fill(draw, shape, points, unit, shape.color)
 
     for seed in range(8):
         size, horizon = (320, 240), 110.0
@@ -253,8 +253,8 @@ def test_stuff_is_where_it_is_drawn(setting):
             numbers.setdefault(region.name, 1 + len(numbers))
             # Every kind in a color of full and absent components: a mixture has others.
             color = tuple(255 * (numbers[region.name] >> bit & 1) for bit in range(3))
-            shapes += [replace(shape, colour=color) for shape in region.shapes]
-        layer = rasterise(shapes, size, pen, margin=0)
+            shapes += [replace(shape, color=color) for shape in region.shapes]
+        layer = rasterize(shapes, size, pen, margin=0)
         inside = labels[layer.window]
         free = inside[layer.alpha == 0]
         ground = {"park": "grass", "street": "road", "beach": "sand", "meadow": "grass"}[setting]

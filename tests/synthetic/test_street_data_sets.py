@@ -84,7 +84,7 @@ def labels_of(dataset: str, image_id: str) -> str | None:
     return f"{labels[0]}/{group}/{stem}{labels[1]}" if labels else None
 
 
-def test_same_seed_same_bytes_and_other_seed_other_pictures(streets, tmp_path):
+def test_same_seed_same_bytes_and_other_seed_other_images(streets, tmp_path):
     for name, seed in (("same", 3), ("other", 4)):
         (tmp_path / name).mkdir()
         write_street_data_sets(tmp_path / name, seed, SIZES)
@@ -98,12 +98,12 @@ def test_a_larger_split_changes_nothing_else(streets, tmp_path):
     larger = replace(SIZES, cityscapes_val=4, dark_zurich_val=3)
     write_street_data_sets(tmp_path, seed=3, sizes=larger)
     before, after = file_hashes(streets), file_hashes(tmp_path)
-    pictures = [name for name in before if name.endswith(".png")]
-    assert all(before[name] == after[name] for name in pictures)
+    images = [name for name in before if name.endswith(".png")]
+    assert all(before[name] == after[name] for name in images)
     assert len(after) == len(before) + 3 * 2 + 2 * 1
 
 
-def test_files_are_the_pictures_of_the_captions_and_their_labels(streets):
+def test_files_are_the_images_of_the_captions_and_their_labels(streets):
     expected = {f"captions/{dataset}.jsonl" for dataset in DATASETS}
     for dataset, (folder, pattern, _) in DATASETS.items():
         ids = list(captions(streets, dataset))
@@ -124,7 +124,7 @@ def test_splits_have_two_groups_and_share_none(streets):
     assert not groups["dark_zurich_train"] & groups["dark_zurich_val"]
 
 
-def test_labels_fit_their_pictures(streets):
+def test_labels_fit_their_images(streets):
     for dataset, (folder, _, _) in DATASETS.items():
         size = (512, 256) if dataset.startswith("cityscapes") else (480, 270)
         for image_id in captions(streets, dataset):
@@ -137,7 +137,7 @@ def test_labels_fit_their_pictures(streets):
                     assert set(np.unique(labels)) <= {*range(19), 255}
 
 
-def test_foggy_pictures_are_those_of_val(streets):
+def test_foggy_images_are_those_of_val(streets):
     clear, foggy = captions(streets, "cityscapes_val"), captions(streets, "cityscapes_foggy_val")
     assert list(clear.values()) == list(foggy.values())
     for first, second in zip(clear, foggy, strict=True):

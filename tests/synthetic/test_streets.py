@@ -33,7 +33,7 @@ def scene(seed: int, size: tuple[int, int] = (512, 256)) -> Street:
 
 
 def rendered(street: Street, style: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Picture (H x W x 3 float) and labels."""
+    """Image (H x W x 3 float) and labels."""
     image, labels = render_street(street, style, np.random.default_rng(seed))
     return np.asarray(image, dtype=float), labels
 
@@ -85,7 +85,7 @@ def test_include_names_a_class_that_is_there(cycle):
 
 
 def test_pixels_of_a_class_are_where_its_label_is():
-    """Painting a class magenta changes the picture there, faintly within two pixels of the rim.
+    """Painting a class magenta changes the image there, faintly within two pixels of the rim.
 
     Pixels that shapes cover by less than half have the label of what is behind them.
     """
@@ -94,7 +94,7 @@ def test_pixels_of_a_class_are_where_its_label_is():
         before, labels = rendered(street, "day")
         for number in np.unique(labels[labels != IDS["sky"]]):
             parts = tuple(
-                replace(part, shapes=tuple(replace(s, colour=(255, 0, 255)) for s in part.shapes))
+                replace(part, shapes=tuple(replace(s, color=(255, 0, 255)) for s in part.shapes))
                 if part.label == number
                 else part
                 for part in street.parts
@@ -114,8 +114,8 @@ def test_nearer_people_are_larger_as_perspective_has_it():
         for part in street.parts:
             if part.label == IDS["person"]:
                 points = np.concatenate([shape.points for shape in part.shapes])
-                metres = np.ptp(points[:, 1]) / (street.camera.focal * part.surface[2])
-                assert 1.55 < metres < 1.95, f"seed {seed}"
+                meters = np.ptp(points[:, 1]) / (street.camera.focal * part.surface[2])
+                assert 1.55 < meters < 1.95, f"seed {seed}"
                 foot = points[:, 1].max() - street.camera.horizon
                 distance = 1 / part.surface[2]
                 expected = street.camera.focal * street.camera.height / distance
@@ -131,7 +131,7 @@ def test_night_is_dark():
 
 
 def test_fog_takes_the_more_contrast_the_farther():
-    """Deviation from the fog's colour, as a share of the day's, on the road near and far."""
+    """Deviation from the fog's color, as a share of the day's, on the road near and far."""
     for seed in SEEDS:
         street = scene(seed)
         day, labels = rendered(street, "day")
@@ -158,7 +158,7 @@ def test_captions_have_correct_grammar_and_no_word_on_light_or_weather(cycle):
 
 
 def test_captions_count_what_the_labels_show(cycle):
-    """A noun stands in the sentence only if its class is in the picture."""
+    """A noun stands in the sentence only if its class is in the image."""
     shown = {
         "car": "car",
         "truck": "truck",

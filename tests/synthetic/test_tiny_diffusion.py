@@ -17,11 +17,11 @@ from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, draw_sample
 SENTENCES = {"a dog and two cars in a park", "a watercolor style painting of a bird"}
 
 
-def test_the_folder_is_complete_and_draws_a_picture(model_folder, pipeline):
+def test_the_folder_is_complete_and_draws_a_image(model_folder, pipeline):
     assert STABLE_DIFFUSION.missing(model_folder) == []
     pipeline.set_progress_bar_config(disable=True)
-    picture = pipeline("a dog", num_inference_steps=2, height=64, width=64).images[0]
-    assert picture.size == (64, 64)
+    image = pipeline("a dog", num_inference_steps=2, height=64, width=64).images[0]
+    assert image.size == (64, 64)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def pipeline(model_folder):
 
 @pytest.fixture(scope="module")
 def samples():
-    """Pictures that the model was not trained on, two in each style."""
+    """Images that the model was not trained on, two in each style."""
     return [draw_sample(index, 1, style) for index, style in enumerate(2 * tuple(STYLE_TEMPLATES))]
 
 
@@ -45,7 +45,7 @@ def latents_of(pipeline, sample):
 
 
 def test_the_vae_reconstructs_every_style(pipeline, samples):
-    """Latents of about unit variance, from which the picture can be told."""
+    """Latents of about unit variance, from which the image can be told."""
     for sample in samples:
         latents, error = latents_of(pipeline, sample)
         # 14 dB is an error of 20 %, which the dots of a comic come near.
@@ -70,7 +70,7 @@ def errors(pipeline, latents, prompts):
 
 def test_the_unet_removes_noise_and_reads_the_style(pipeline, samples):
     """Its error is far below that of knowing nothing, and grows when the prompt names a style
-    that is not the picture's."""
+    that is not the image's."""
     latents = torch.cat([latents_of(pipeline, sample)[0][..., :24] for sample in samples])
     right, wrong = (
         errors(
@@ -90,7 +90,7 @@ def test_the_unet_removes_noise_and_reads_the_style(pipeline, samples):
 
 
 def test_the_unet_reads_the_classes(pipeline):
-    """Its error grows when the prompt names another class than the picture's one object."""
+    """Its error grows when the prompt names another class than the image's one object."""
     drawn = [draw_sample(index, 2, "photo") for index in range(40)]
     samples = [sample for sample in drawn if len(sample.things) == 1]
     latents = torch.cat([latents_of(pipeline, sample)[0] for sample in samples])

@@ -81,7 +81,7 @@ def caption_counts(caption: str) -> Counter:
     return Counter({name: NUMBERS[n] for n, name in known if name in CLASSES})
 
 
-def all_pictures(root: Path):
+def all_images(root: Path):
     for dataset in DATASETS:
         for image_id in split_ids(root, dataset):
             yield dataset, image_id, annotation(root, dataset, image_id)
@@ -92,7 +92,7 @@ def test_same_seed_same_bytes(world, tmp_path):
     assert file_hashes(tmp_path) == file_hashes(world)
 
 
-def test_other_seed_other_pictures(world, tmp_path):
+def test_other_seed_other_images(world, tmp_path):
     write_voc_data_sets(tmp_path, seed=4, sizes=SIZES)
     ours, others = file_hashes(world), file_hashes(tmp_path)
     assert ours.keys() == others.keys()
@@ -102,8 +102,8 @@ def test_other_seed_other_pictures(world, tmp_path):
 def test_a_larger_split_changes_nothing_else(world, tmp_path):
     write_voc_data_sets(tmp_path, seed=3, sizes=replace(SIZES, voc_2007_trainval=8, comic_train=5))
     before, after = file_hashes(world), file_hashes(tmp_path)
-    pictures = [name for name in before if name.endswith((".jpg", ".xml", ".png"))]
-    assert all(before[name] == after[name] for name in pictures)
+    images = [name for name in before if name.endswith((".jpg", ".xml", ".png"))]
+    assert all(before[name] == after[name] for name in images)
     assert before["captions/voc_2007_test.jsonl"] == after["captions/voc_2007_test.jsonl"]
 
 
@@ -120,9 +120,9 @@ def test_splits_have_the_sizes_and_ids_of_their_set(world):
 
 
 def test_there_are_no_other_files(world):
-    pictures = {(DATASETS[d][0], image_id) for d, image_id, _ in all_pictures(world)}
-    expected = {f"{folder}/JPEGImages/{i}.jpg" for folder, i in pictures}
-    expected |= {f"{folder}/Annotations/{i}.xml" for folder, i in pictures}
+    images = {(DATASETS[d][0], image_id) for d, image_id, _ in all_images(world)}
+    expected = {f"{folder}/JPEGImages/{i}.jpg" for folder, i in images}
+    expected |= {f"{folder}/Annotations/{i}.xml" for folder, i in images}
     expected |= {f"{folder}/ImageSets/Main/{split}.txt" for folder, split, _ in DATASETS.values()}
     expected |= {f"captions/{dataset}.jsonl" for dataset in DATASETS}
     for dataset, (folder, split, _) in DATASETS.items():
@@ -140,8 +140,8 @@ def test_there_are_no_other_files(world):
     assert set(file_hashes(world)) == expected
 
 
-def test_xml_states_size_and_boxes_of_its_picture(world):
-    for dataset, image_id, root in all_pictures(world):
+def test_xml_states_size_and_boxes_of_its_image(world):
+    for dataset, image_id, root in all_images(world):
         folder = DATASETS[dataset][0]
         assert root.findtext("filename") == f"{image_id}.jpg"
         assert root.findtext("folder") == folder
@@ -158,7 +158,7 @@ def test_xml_states_size_and_boxes_of_its_picture(world):
 
 
 def test_optional_fields_are_those_of_the_real_sets(world):
-    for dataset, _, root in all_pictures(world):
+    for dataset, _, root in all_images(world):
         photo = dataset.startswith("voc")
         for item in root.iterfind("object"):
             assert (item.findtext("pose") in ("Left", "Right")) == photo
@@ -199,7 +199,7 @@ def test_classes_are_about_equally_frequent():
 
 
 def last_object_mask(scene: Scene, style: str, seed: int) -> np.ndarray:
-    """Where the nearest object changes the picture: H x W bool."""
+    """Where the nearest object changes the image: H x W bool."""
     without = replace(scene, objects=scene.objects[:-1])
     pair = [render(s, style, np.random.default_rng(seed))[0] for s in (scene, without)]
     first, second = (np.asarray(image).astype(int) for image in pair)
@@ -207,7 +207,7 @@ def last_object_mask(scene: Scene, style: str, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("style", ["watercolor", "comic"])
-def test_box_of_the_nearest_object_is_where_it_changes_the_picture(style):
+def test_box_of_the_nearest_object_is_where_it_changes_the_image(style):
     """The box is that of half covered pixels, so faint ones reach two pixels further at most."""
     for seed in SEEDS:
         scene = sample_scene(np.random.default_rng(seed))
@@ -281,7 +281,7 @@ def test_include_names_a_class_that_is_there():
         assert all(name in {o.name for o in scene.objects} for scene in scenes)
 
 
-def test_progress_counts_every_picture(tmp_path):
+def test_progress_counts_every_image(tmp_path):
     calls = []
     sizes = VocSizes(*[2] * 7)
     write_voc_data_sets(tmp_path, 0, sizes, progress=lambda *call: calls.append(call))

@@ -12,7 +12,7 @@ from tadp_d2.data.datasets.voc_categories import STUFF_IDS
 from tadp_d2.synthetic.drawing.shapes import (
     SUPERSAMPLING,
     WHITE,
-    Colour,
+    Color,
     Shape,
     box,
     curve,
@@ -44,8 +44,8 @@ class Backdrop:
     """What stands behind the objects of a scene, in pixels.
 
     Attributes:
-        sky: colours of the sky at the top and at the skyline.
-        ground: colours of the ground far away and near.
+        sky: colors of the sky at the top and at the skyline.
+        ground: colors of the ground far away and near.
         skyline: y at which the sky ends.
         horizon: y at which ground to stand on begins.
         roughness: how coarse the ground is, 0 (asphalt) to 1 (grass).
@@ -53,8 +53,8 @@ class Backdrop:
         regions: everything else, far to near.
     """
 
-    sky: tuple[Colour, Colour]
-    ground: tuple[Colour, Colour]
+    sky: tuple[Color, Color]
+    ground: tuple[Color, Color]
     skyline: float
     horizon: float
     roughness: float
@@ -67,7 +67,7 @@ class Backdrop:
         return tuple(shape for region in self.regions for shape in region.shapes)
 
 
-SKIES: dict[str, tuple[Colour, Colour]] = {
+SKIES: dict[str, tuple[Color, Color]] = {
     "morning": ((126, 178, 222), (250, 226, 204)),
     "noon": ((78, 146, 222), (204, 230, 248)),
     "overcast": ((158, 174, 190), (222, 226, 230)),
@@ -96,14 +96,14 @@ def tree(rng: np.random.Generator, x: float, foot: float, height: float) -> list
     return shapes
 
 
-def _hill(rng: np.random.Generator, width: int, base: float, rise: float, colour: Colour) -> Shape:
+def _hill(rng: np.random.Generator, width: int, base: float, rise: float, color: Color) -> Shape:
     x = np.linspace(-10, width + 10, 40)
     phase = rng.uniform(0, 6.3, 2)
     y = base - rise * (
         0.55 + 0.3 * np.sin(x / width * 5 + phase[0]) + 0.15 * np.sin(x / width * 11 + phase[1])
     )
     outline = [*zip(x, y, strict=True), (width + 10, base + 3), (-10, base + 3)]
-    return polygon(outline, colour)
+    return polygon(outline, color)
 
 
 def _house(rng: np.random.Generator, x: float, foot: float, width: float) -> list[Shape]:
@@ -177,10 +177,10 @@ def _street(rng: np.random.Generator, width: int, height: int, horizon: float) -
         size = rng.uniform(62, 92)
         houses += _house(rng, x, horizon, size)
         x += size + rng.uniform(1, 12)
-    kerb = horizon + (height - horizon) * 0.24
+    curb = horizon + (height - horizon) * 0.24
     pavement = [
-        box(-9, horizon, width + 9, kerb, (196, 190, 182)),
-        detail(box(-9, kerb, width + 9, kerb + 3, (150, 146, 142))),
+        box(-9, horizon, width + 9, curb, (196, 190, 182)),
+        detail(box(-9, curb, width + 9, curb + 3, (150, 146, 142))),
     ]
     marks = []
     y = horizon + (height - horizon) * 0.66
@@ -272,7 +272,7 @@ def _skyline(setting: str, height: int, horizon: float) -> float:
 
 
 _GRASS = ((150, 182, 88), (104, 150, 62))
-# How a setting is drawn; its ground: what it is, its colours far away and near, and its roughness.
+# How a setting is drawn; its ground: what it is, its colors far away and near, and its roughness.
 _SETTINGS = {
     "park": (_park, "grass", _GRASS, 1.0),
     "street": (_street, "road", ((150, 148, 150), (116, 116, 122)), 0.25),
@@ -292,7 +292,7 @@ def backdrop(
     Args:
         setting: one of `SETTINGS`.
         light: one of `SKIES`.
-        size: width and height of the picture.
+        size: width and height of the image.
         horizon: y at which the ground to stand on begins, pixels.
         seed: of everything that varies within a setting.
     """
@@ -306,7 +306,7 @@ def region_map(drawn: Backdrop, size: tuple[int, int]) -> np.ndarray:
     """What stands at the middle of every pixel: H x W uint8 category ids.
 
     Args:
-        size: width and height of the picture.
+        size: width and height of the image.
     """
     width, height = (side * SUPERSAMPLING for side in size)
     canvas = Image.new("L", (width, height), STUFF_IDS["sky"])

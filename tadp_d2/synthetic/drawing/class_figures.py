@@ -1,4 +1,4 @@
-"""Drawings of the six classes, each in several poses and many colours.
+"""Drawings of the six classes, each in several poses and many colors.
 
 Figures are composed in units of their own with x to the right, y up and the ground at y = 0,
 facing right; `figure` brings them to a common size.
@@ -13,10 +13,10 @@ from tadp_d2.synthetic.drawing.shapes import (
     GLASS,
     INK,
     STEEL,
-    TYRE,
+    TIRE,
     UNIT_CIRCLE,
     WHITE,
-    Colour,
+    Color,
     Points,
     Shape,
     blob,
@@ -59,15 +59,15 @@ _BIRD_PLUMAGES = (
 _COLLARS = ((206, 44, 48), (38, 92, 186), (246, 190, 40), (126, 62, 160))
 
 
-def _leg(hip: tuple, knee: tuple, foot: tuple, colour: Colour, width: float, paw: Colour) -> list:
+def _leg(hip: tuple, knee: tuple, foot: tuple, color: Color, width: float, paw: Color) -> list:
     return [
-        curve([hip, knee, foot], colour, width),
+        curve([hip, knee, foot], color, width),
         ellipse(foot[0] + width * 0.25, foot[1] - width * 0.1, width * 0.72, width * 0.42, paw),
     ]
 
 
-def _dog_head(x: float, y: float, coat: Colour, dark: Colour, light: Colour) -> list[Shape]:
-    """A dog's head in profile, centred at (x, y)."""
+def _dog_head(x: float, y: float, coat: Color, dark: Color, light: Color) -> list[Shape]:
+    """A dog's head in profile, centerd at (x, y)."""
     return [
         ellipse(x, y, 15, 13.5, coat),
         blob(
@@ -146,8 +146,8 @@ def _dog_sitting(rng: np.random.Generator) -> list[Shape]:
     return shapes + _dog_head(48, 84, coat, dark, light)
 
 
-def _cat_head(x: float, y: float, coat: Colour, dark: Colour, light: Colour) -> list[Shape]:
-    """A cat's face towards the viewer, centred at (x, y)."""
+def _cat_head(x: float, y: float, coat: Color, dark: Color, light: Color) -> list[Shape]:
+    """A cat's face towards the viewer, centerd at (x, y)."""
     shapes = []
     for side in (-1, 1):
         ear = [(x + side * 4, y + 11), (x + side * 15, y + 25), (x + side * 16.5, y + 5)]
@@ -298,7 +298,7 @@ PAINTS = (
 def wheel(x: float, radius: float) -> list[Shape]:
     """A car's wheel that stands on the ground."""
     return [
-        ellipse(x, radius, radius, radius, TYRE),
+        ellipse(x, radius, radius, radius, TIRE),
         ellipse(x, radius, radius * 0.62, radius * 0.62, STEEL, outlined=False),
         detail(ellipse(x, radius, radius * 0.22, radius * 0.22, (90, 92, 100))),
     ]
@@ -378,7 +378,7 @@ def bicycle(rng: np.random.Generator) -> list[Shape]:
             shapes.append(detail(stroke([(x - dx, y - dy), (x + dx, y + dy)], STEEL, 0.9)))
         rim = np.concatenate([UNIT_CIRCLE, UNIT_CIRCLE[:2]])
         shapes += [
-            Shape(rim * 27.5 + (x, y), TYRE, 5.0),
+            Shape(rim * 27.5 + (x, y), TIRE, 5.0),
             detail(Shape(rim * 24 + (x, y), STEEL, 1.6)),
             ellipse(x, y, 3.4, 3.4, STEEL, outlined=False),
         ]
@@ -419,7 +419,7 @@ TOPS = (
 BOTTOMS = ((48, 62, 104), (70, 66, 74), (116, 82, 58), (142, 152, 170), (40, 38, 46))
 
 
-def head(rng: np.random.Generator, x: float, y: float, skin: Colour) -> list[Shape]:
+def head(rng: np.random.Generator, x: float, y: float, skin: Color) -> list[Shape]:
     """A person's head turned a little to the right, with one of four hair styles or hats."""
     hair, style = pick(rng, _HAIRS), int(rng.integers(4))
     long_hair = [(x - 12, y + 4), (x - 14, y - 14), (x - 5, y - 18), (x + 8, y - 15), (x + 11, y)]
@@ -453,7 +453,7 @@ def head(rng: np.random.Generator, x: float, y: float, skin: Colour) -> list[Sha
     return shapes
 
 
-def arm(shoulder: tuple, elbow: tuple, hand: tuple, sleeve: Colour, skin: Colour) -> list[Shape]:
+def arm(shoulder: tuple, elbow: tuple, hand: tuple, sleeve: Color, skin: Color) -> list[Shape]:
     """An arm with a short sleeve and a hand."""
     return [
         curve([shoulder, elbow, hand], skin, 6.6),
@@ -550,7 +550,7 @@ def figure(name: str, pose: str, facing: str, variation: int) -> tuple[Shape, ..
         name: one of `CLASSES`.
         pose: one of `POSES[name]`.
         facing: "left" or "right".
-        variation: seed of colours and proportions.
+        variation: seed of colors and proportions.
 
     Returns:
         Shapes with y down, whose lowest point is at y = 0 and whose middle is at x = 0.

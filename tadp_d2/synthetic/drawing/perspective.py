@@ -1,6 +1,6 @@
 """A pinhole camera on a street, and drawings that know their class and distance.
 
-Points in space are in metres: x to the right, y up from the ground, z ahead of the camera.
+Points in space are in meters: x to the right, y up from the ground, z ahead of the camera.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tadp_d2.synthetic.drawing.shapes import Colour, Shape, transformed
+from tadp_d2.synthetic.drawing.shapes import Color, Shape, transformed
 
-# 1 / metre as a linear function of the pixel: nearness = a * x + b * y + c. It is one on every
+# 1 / meter as a linear function of the pixel: nearness = a * x + b * y + c. It is one on every
 # flat surface.
 Surface = tuple[float, float, float]
 SKY: Surface = (0.0, 0.0, 0.0)
@@ -22,7 +22,7 @@ class Part:
 
     Attributes:
         label: class id.
-        shapes: in pixels of the picture, far to near.
+        shapes: in pixels of the image, far to near.
         surface: how far each of its pixels is away.
         lit: what shines when it is dark, on the shapes and within their outline.
     """
@@ -39,7 +39,7 @@ class Camera:
 
     Attributes:
         focal: focal length, pixels.
-        height: above the ground, metres.
+        height: above the ground, meters.
         x, horizon: the vanishing point of the street, pixels.
     """
 
@@ -55,18 +55,18 @@ class Camera:
         x, y = self.x + p[..., 0] * scale, self.horizon + (self.height - p[..., 1]) * scale
         return np.stack([x, y], axis=-1)
 
-    def polygon(self, points: Sequence[tuple[float, float, float]], colour: Colour) -> Shape:
-        return Shape(self.project(points), colour)
+    def polygon(self, points: Sequence[tuple[float, float, float]], color: Color) -> Shape:
+        return Shape(self.project(points), color)
 
-    def details(self, corners: np.ndarray, colours: Colour | list[Colour]) -> list[Shape]:
-        """Polygons without outline, of N x K x 3 corners, in one colour or in one each."""
-        if isinstance(colours, tuple):
-            colours = [colours] * len(corners)
-        pairs = zip(self.project(corners), colours, strict=True)
-        return [Shape(points, colour, outlined=False) for points, colour in pairs]
+    def details(self, corners: np.ndarray, colors: Color | list[Color]) -> list[Shape]:
+        """Polygons without outline, of N x K x 3 corners, in one color or in one each."""
+        if isinstance(colors, tuple):
+            colors = [colors] * len(corners)
+        pairs = zip(self.project(corners), colors, strict=True)
+        return [Shape(points, color, outlined=False) for points, color in pairs]
 
     def standing(self, shapes: Iterable[Shape], x: float, z: float) -> tuple[Shape, ...]:
-        """Shapes in metres, y up, put on the ground at (x, z) and facing the camera."""
+        """Shapes in meters, y up, put on the ground at (x, z) and facing the camera."""
         scale = self.focal / z
         return transformed(shapes, (scale, -scale), self.project([(x, 0, z)])[0])
 

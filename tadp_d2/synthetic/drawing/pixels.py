@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tadp_d2.synthetic.drawing.shapes import Colour, Layer
+from tadp_d2.synthetic.drawing.shapes import Color, Layer
 
-# Colour of the light and its strength, as factors of red, green and blue.
+# Color of the light and its strength, as factors of red, green and blue.
 LIGHTS = {
     "morning": (1.04, 1.0, 0.95),
     "noon": (1.0, 1.0, 1.0),
@@ -19,8 +19,8 @@ LIGHTS = {
 }
 
 
-def unit_rgb(colour: Colour) -> np.ndarray:
-    return np.asarray(colour, dtype=np.float32) / 255
+def unit_rgb(color: Color) -> np.ndarray:
+    return np.asarray(color, dtype=np.float32) / 255
 
 
 def smooth_noise(
@@ -53,7 +53,7 @@ def gradient(height: int, start: float, stop: float) -> np.ndarray:
 
 
 def blend(canvas: np.ndarray, layer: Layer, rgb: np.ndarray, alpha: np.ndarray) -> None:
-    """Lays colours over the window of a layer, in place."""
+    """Lays colors over the window of a layer, in place."""
     window = canvas[layer.window]
     window += (rgb - window) * alpha[..., None]
 

@@ -1,4 +1,4 @@
-"""What is in a picture: its setting, its objects and where they are, and the sentence about it.
+"""What is in an image: its setting, its objects and where they are, and the sentence about it.
 
 How anything looks is not decided here; the same scene can be rendered in every style.
 """
@@ -23,8 +23,8 @@ _SIZES = {
     "dog": (84, 160),
     "person": (100, 185),
 }
-_PICTURE_SIZES = ((320, 240), (240, 320), (288, 288))
-_PICTURE_SIZE_SHARES = (0.7, 0.15, 0.15)
+_IMAGE_SIZES = ((320, 240), (240, 320), (288, 288))
+_IMAGE_SIZE_SHARES = (0.7, 0.15, 0.15)
 _COUNT_SHARES = (0.25, 0.35, 0.25, 0.1, 0.05)
 # Room between an object and the rim, pixels: a style may wobble or outline an object by less.
 _MARGIN = 9
@@ -50,7 +50,7 @@ class SceneObject:
         bottom: lowest point of the object, pixels from the top.
         size: longest side, pixels.
         facing: "left" or "right".
-        variation: seed of colours and proportions.
+        variation: seed of colors and proportions.
         depth: 0 (far) to 1 (near); near objects hide far ones.
         grounded: whether it stands on the ground, and not in the air.
     """
@@ -66,14 +66,14 @@ class SceneObject:
     grounded: bool = True
 
     def shapes(self) -> tuple[Shape, ...]:
-        """The drawing of the object, in pixels of the picture."""
+        """The drawing of the object, in pixels of the image."""
         shapes = figure(self.name, self.pose, self.facing, self.variation)
         return transformed(shapes, (self.size, self.size), (self.x, self.bottom))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture.
+    """What is in an image.
 
     Attributes:
         width: pixels.
@@ -95,13 +95,13 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, include: str | None = None) -> Scene:
-    """A random scene with one to five objects, each inside the picture and mostly visible.
+    """A random scene with one to five objects, each inside the image and mostly visible.
 
     Args:
         rng: source of all choices.
         include: a class that the scene must hold; None for no such wish.
     """
-    width, height = _PICTURE_SIZES[rng.choice(3, p=_PICTURE_SIZE_SHARES)]
+    width, height = _IMAGE_SIZES[rng.choice(3, p=_IMAGE_SIZE_SHARES)]
     horizon = height * rng.uniform(0.4, 0.54)
     first = include or CLASSES[rng.integers(len(CLASSES))]
     count = 1 + rng.choice(5, p=_COUNT_SHARES)
@@ -170,7 +170,7 @@ def _candidate(
     horizon: float,
     shrink: float,
 ) -> SceneObject:
-    """An object of this look, and of this extent at size 1, somewhere within the picture."""
+    """An object of this look, and of this extent at size 1, somewhere within the image."""
     (width, height), (left, top, right, _) = size, extent
     name, pose, facing, variation = look
     depth = rng.uniform(0.08, 1)

@@ -1,7 +1,7 @@
 """Vector drawings: shapes, and turning them into pixels.
 
-A drawing is a list of `Shape`s, far to near. It says what has which colour where; how a fill, an
-edge or a shadow looks is the business of a style, which hands its own `Pen` to `rasterise`. What is
+A drawing is a list of `Shape`s, far to near. It says what has which color where; how a fill, an
+edge or a shadow looks is the business of a style, which hands its own `Pen` to `rasterize`. What is
 drawn is in `class_figures`, `backdrops` and the `street_` modules.
 """
 
@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
 SUPERSAMPLING = 3
 
-INK: Colour = (38, 34, 40)
-TYRE: Colour = (44, 44, 50)
-STEEL: Colour = (186, 190, 198)
-GLASS: Colour = (176, 214, 232)
-WHITE: Colour = (248, 246, 240)
+INK: Color = (38, 34, 40)
+TIRE: Color = (44, 44, 50)
+STEEL: Color = (186, 190, 198)
+GLASS: Color = (176, 214, 232)
+WHITE: Color = (248, 246, 240)
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Shape:
 
     Attributes:
         points: N x 2, the corners of a polygon or the course of a stroke.
-        colour: RGB, 0 to 255, before a style changes it.
+        color: RGB, 0 to 255, before a style changes it.
         width: of the stroke, in the units of `points`; 0 for a filled polygon.
         outlined: whether styles with outlines draw one; small details go without.
         round: whether the form bulges towards the viewer. Only for shapes that contain every
-            copy of themselves shrunk towards their centre.
+            copy of themselves shrunk towards their center.
     """
 
     points: np.ndarray
-    colour: Colour
+    color: Color
     width: float = 0.0
     outlined: bool = True
     round: bool = False
@@ -45,10 +45,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Layer:
-    """Pixels of a drawing within a window of the picture.
+    """Pixels of a drawing within a window of the image.
 
     Attributes:
-        left, top: position of the window in the picture, pixels.
+        left, top: position of the window in the image, pixels.
         rgb: H x W x 3 float32, 0 to 1; meaningless where alpha is 0.
         alpha: H x W float32, coverage 0 to 1.
     """
@@ -60,35 +60,35 @@ class Layer:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the picture that the layer covers."""
+        """Rows and columns of the image that the layer covers."""
         height, width = self.alpha.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
 # A pen draws one shape; the points are in pixels of the supersampled canvas, and so is the unit,
-# the length of one pixel of the picture.
+# the length of one pixel of the image.
 Pen = Callable[[ImageDraw.ImageDraw, Shape, np.ndarray, float], None]
 
 
-def rasterise(
-    shapes: Iterable[Shape], picture_size: tuple[int, int], pen: Pen, margin: float = 4.0
+def rasterize(
+    shapes: Iterable[Shape], image_size: tuple[int, int], pen: Pen, margin: float = 4.0
 ) -> Layer:
-    """Draws shapes and scales them down to the pixels of the picture.
+    """Draws shapes and scales them down to the pixels of the image.
 
     Args:
-        shapes: in pixels of the picture, far to near.
-        picture_size: width and height of the picture.
+        shapes: in pixels of the image, far to near.
+        image_size: width and height of the image.
         pen: how a single shape is drawn.
         margin: room around the shapes, pixels, for what a style adds outside of them.
 
     Returns:
-        The smallest layer that holds the shapes with their margin and lies in the picture.
+        The smallest layer that holds the shapes with their margin and lies in the image.
     """
     shapes = list(shapes)
     left, top, right, bottom = bounds(shapes)
     left, top = max(0, int(left - margin)), max(0, int(top - margin))
-    right = min(picture_size[0], int(np.ceil(right + margin)))
-    bottom = min(picture_size[1], int(np.ceil(bottom + margin)))
+    right = min(image_size[0], int(np.ceil(right + margin)))
+    bottom = min(image_size[1], int(np.ceil(bottom + margin)))
     size = (max(1, right - left), max(1, bottom - top))
     canvas = Image.new("RGBA", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
     draw = ImageDraw.Draw(canvas)
@@ -99,36 +99,36 @@ def rasterise(
 
 
 def fill(
-    draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: float, colour: Colour | int
+    draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: float, color: Color | int
 ) -> None:
-    """Draws a shape in one colour or grey: a polygon, or a stroke with round joints and ends."""
+    """Draws a shape in one color or gray: a polygon, or a stroke with round joints and ends."""
     coordinates = points.ravel().tolist()
     if not shape.width:
-        draw.polygon(coordinates, fill=colour)
+        draw.polygon(coordinates, fill=color)
         return
     width = max(1, round(shape.width * unit))
-    draw.line(coordinates, fill=colour, width=width, joint="curve")
+    draw.line(coordinates, fill=color, width=width, joint="curve")
     if width > 3:
         for x, y in (points[0], points[-1]):
             r = (width - 1) / 2
-            draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=color)
 
 
 def soft_pen(draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: float) -> None:
     """A fill that grows lighter towards the light, as round things do."""
     if shape.width and shape.outlined:
-        fill(draw, shape, points, unit, shaded(shape.colour, 0.84))
+        fill(draw, shape, points, unit, shaded(shape.color, 0.84))
         shift = -0.16 * shape.width * unit
-        fill(draw, replace(shape, width=shape.width * 0.55), points + shift, unit, shape.colour)
+        fill(draw, replace(shape, width=shape.width * 0.55), points + shift, unit, shape.color)
         return
     if not shape.round:
-        fill(draw, shape, points, unit, shape.colour)
+        fill(draw, shape, points, unit, shape.color)
         return
-    centre = points.mean(axis=0)
-    lift = 0.16 * (points.min(axis=0) - centre)
+    center = points.mean(axis=0)
+    lift = 0.16 * (points.min(axis=0) - center)
     for ring in range(5):
-        inner = centre + lift * ring / 2.5 + (points - centre) * (1 - 0.19 * ring)
-        fill(draw, shape, inner, unit, shaded(shape.colour, 0.82 + 0.075 * ring))
+        inner = center + lift * ring / 2.5 + (points - center) * (1 - 0.19 * ring)
+        fill(draw, shape, inner, unit, shaded(shape.color, 0.82 + 0.075 * ring))
 
 
 def bounds(shapes: Iterable[Shape]) -> tuple[float, float, float, float]:
@@ -155,55 +155,55 @@ def transformed(
     """Shapes scaled and then moved; strokes widen with the scale."""
     factor = abs(scale[1])
     return tuple(
-        Shape(s.points * scale + offset, s.colour, s.width * factor, s.outlined, s.round)
+        Shape(s.points * scale + offset, s.color, s.width * factor, s.outlined, s.round)
         for s in shapes
     )
 
 
-def shaded(colour: Colour, factor: float) -> Colour:
-    """A colour made darker (factor below 1) or moved towards white (above 1)."""
+def shaded(color: Color, factor: float) -> Color:
+    """A color made darker (factor below 1) or moved towards white (above 1)."""
     if factor <= 1:
-        return tuple(int(c * factor) for c in colour)
-    return tuple(int(255 - (255 - c) * (2 - factor)) for c in colour)
+        return tuple(int(c * factor) for c in color)
+    return tuple(int(255 - (255 - c) * (2 - factor)) for c in color)
 
 
-def mixed(a: Colour, b: Colour, share: float) -> Colour:
-    """The colour `share` of the way from `a` to `b`."""
+def mixed(a: Color, b: Color, share: float) -> Color:
+    """The color `share` of the way from `a` to `b`."""
     return tuple(int(x + (y - x) * share) for x, y in zip(a, b, strict=True))
 
 
-def polygon(points: Points, colour: Colour, **options: bool) -> Shape:
-    return Shape(np.asarray(points, dtype=float), colour, **options)
+def polygon(points: Points, color: Color, **options: bool) -> Shape:
+    return Shape(np.asarray(points, dtype=float), color, **options)
 
 
-def box(x0: float, y0: float, x1: float, y1: float, colour: Colour, **options: bool) -> Shape:
-    return polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, **options)
+def box(x0: float, y0: float, x1: float, y1: float, color: Color, **options: bool) -> Shape:
+    return polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color, **options)
 
 
 def ellipse(
-    x: float, y: float, rx: float, ry: float, colour: Colour, turn: float = 0, **options: bool
+    x: float, y: float, rx: float, ry: float, color: Color, turn: float = 0, **options: bool
 ) -> Shape:
     """An ellipse turned by `turn` degrees."""
     options = {"round": True} | options
     points = UNIT_CIRCLE * (rx, ry)
     c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-    return Shape(points @ np.array([[c, s], [-s, c]]) + (x, y), colour, **options)
+    return Shape(points @ np.array([[c, s], [-s, c]]) + (x, y), color, **options)
 
 
-def blob(points: Points, colour: Colour, **options: bool) -> Shape:
+def blob(points: Points, color: Color, **options: bool) -> Shape:
     """A closed smooth curve through the points."""
     p = np.asarray(points, dtype=float)
-    return Shape(_spline(np.concatenate([p[-1:], p, p[:2]])), colour, **options)
+    return Shape(_spline(np.concatenate([p[-1:], p, p[:2]])), color, **options)
 
 
-def stroke(points: Points, colour: Colour, width: float, **options: bool) -> Shape:
-    return Shape(np.asarray(points, dtype=float), colour, width, **options)
+def stroke(points: Points, color: Color, width: float, **options: bool) -> Shape:
+    return Shape(np.asarray(points, dtype=float), color, width, **options)
 
 
-def curve(points: Points, colour: Colour, width: float, **options: bool) -> Shape:
+def curve(points: Points, color: Color, width: float, **options: bool) -> Shape:
     """A smooth stroke through the points."""
     p = np.asarray(points, dtype=float)
-    return Shape(_spline(np.concatenate([p[:1], p, p[-1:]])), colour, width, **options)
+    return Shape(_spline(np.concatenate([p[:1], p, p[-1:]])), color, width, **options)
 
 
 def detail(shape: Shape) -> Shape:

@@ -19,9 +19,9 @@ from tadp_d2.synthetic.drawing.perspective import Camera, Part
 from tadp_d2.synthetic.drawing.shapes import (
     INK,
     STEEL,
-    TYRE,
+    TIRE,
     WHITE,
-    Colour,
+    Color,
     Shape,
     blob,
     box,
@@ -35,7 +35,7 @@ from tadp_d2.synthetic.drawing.shapes import (
     transformed,
 )
 
-# Metres per unit in which `class_figures` draws people and bicycles.
+# Meters per unit in which `class_figures` draws people and bicycles.
 _UNIT = 1 / 80
 _POLE = (104, 108, 110)
 
@@ -45,8 +45,8 @@ def person(camera: Camera, rng: np.random.Generator, x: float, z: float) -> Part
     pose = pick(rng, ("standing", "walking", "walking"))
     facing, tall = pick(rng, ("left", "right")), rng.uniform(1.6, 1.85)
     drawn = figure("person", pose, facing, int(rng.integers(2**31)))
-    metres = transformed(drawn, (tall, -tall), (0, 0))
-    return Part(IDS["person"], camera.standing(metres, x, z), camera.facing(z))
+    meters = transformed(drawn, (tall, -tall), (0, 0))
+    return Part(IDS["person"], camera.standing(meters, x, z), camera.facing(z))
 
 
 # --- two-wheelers -------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def two_wheeler(
 
     Args:
         camera: that sees it.
-        rng: for colours, and how far it is turned away from its side view.
+        rng: for colors, and how far it is turned away from its side view.
         name: "bicycle" or "motorcycle".
         ridden: whether somebody rides it.
         x, z: where it is.
@@ -68,8 +68,8 @@ def two_wheeler(
     turn = rng.uniform(0.6, 1.0) * pick(rng, (-1, 1))
 
     def placed(shapes: list[Shape]) -> tuple[Shape, ...]:
-        metres = transformed(shapes, (_UNIT * turn, _UNIT), (-75 * _UNIT * turn, 0))
-        return camera.standing(metres, x, z)
+        meters = transformed(shapes, (_UNIT * turn, _UNIT), (-75 * _UNIT * turn, 0))
+        return camera.standing(meters, x, z)
 
     lit = ()
     if name == "motorcycle" and ridden:
@@ -86,7 +86,7 @@ def _motorcycle(rng: np.random.Generator) -> list[Shape]:
     shapes: list[Shape] = []
     for x in (28, 142):
         shapes += [
-            ellipse(x, 27, 28, 28, TYRE),
+            ellipse(x, 27, 28, 28, TIRE),
             ellipse(x, 27, 17, 17, STEEL, outlined=False),
             detail(ellipse(x, 27, 12, 12, (88, 90, 98))),
             detail(ellipse(x, 27, 4, 4, STEEL)),
@@ -154,14 +154,14 @@ def _helmet(rng: np.random.Generator, x: float, y: float, closed: bool) -> list[
 
 @dataclass(frozen=True)
 class Lamp:
-    """Where a street lamp shines: metres, and its colour as factors of red, green and blue."""
+    """Where a street lamp shines: meters, and its color as factors of red, green and blue."""
 
     position: tuple[float, float, float]
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
 
 
 def lamp_post(
-    camera: Camera, x: float, z: float, height: float, thickness: float, tone: Colour
+    camera: Camera, x: float, z: float, height: float, thickness: float, tone: Color
 ) -> tuple[Part, tuple[float, float, float]]:
     """A street lamp whose arm reaches over the road, and where its light is."""
     reach = -1.3 if x > 0 else 1.3

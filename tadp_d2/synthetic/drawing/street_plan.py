@@ -1,4 +1,4 @@
-"""What the drawings of a street scene have to agree on: the camera, the kerbs, the junction."""
+"""What the drawings of a street scene have to agree on: the camera, the curbs, the junction."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from tadp_d2.synthetic.drawing.perspective import Camera, Part
 from tadp_d2.synthetic.drawing.shapes import bounds
 
-# Distance at which drawings begin, metres: just below the picture.
+# Distance at which drawings begin, meters: just below the image.
 NEAR = 2.4
 
 
@@ -16,7 +16,7 @@ class Placed:
     """Something that stands in a street.
 
     Attributes:
-        distance: metres; the farther is drawn first.
+        distance: meters; the farther is drawn first.
         parts: far to near.
         noun: what it is called if it can be counted; the last part is what is meant then.
     """
@@ -33,27 +33,27 @@ class Placed:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the street, in metres from the middle of the camera.
+    """One side of the street, in meters from the middle of the camera.
 
     Attributes:
         sign: -1 for the left and 1 for the right.
-        kerb: where the road ends.
+        curb: where the road ends.
         walk: where the sidewalk begins and ends.
         front: where walls, fences and buildings stand.
     """
 
     sign: int
-    kerb: float
+    curb: float
     walk: tuple[float, float]
     front: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The layout of a scene, in metres if not said otherwise.
+    """The layout of a scene, in meters if not said otherwise.
 
     Attributes:
-        size: width and height of the picture, pixels.
+        size: width and height of the image, pixels.
         camera: that looks along the street.
         sides: left and right.
         junction: where a crossing road begins and ends, if there is one.
@@ -67,7 +67,7 @@ class Plan:
     end: float
 
     def seen_from(self, x: float, y: float = 0.0) -> float:
-        """The distance from which on a point at (x, y) is in the picture."""
+        """The distance from which on a point at (x, y) is in the image."""
         camera = self.camera
         room = self.size[0] - camera.x if x > 0 else camera.x
         aside = abs(x) * camera.focal / (room - 8)
@@ -79,8 +79,8 @@ def sample_plan(rng: np.random.Generator, size: tuple[int, int], grassy: bool) -
 
     Args:
         rng: source of all choices.
-        size: width and height of the picture.
-        grassy: whether there must be grass along the kerbs.
+        size: width and height of the image.
+        grassy: whether there must be grass along the curbs.
     """
     width, height = size
     camera = Camera(
@@ -98,9 +98,9 @@ def sample_plan(rng: np.random.Generator, size: tuple[int, int], grassy: bool) -
 
 
 def _sample_side(rng: np.random.Generator, sign: int, grassy: bool) -> Side:
-    kerb = rng.uniform(4.0, 5.6) if sign < 0 else rng.uniform(2.5, 3.6)
+    curb = rng.uniform(4.0, 5.6) if sign < 0 else rng.uniform(2.5, 3.6)
     verge = rng.uniform(0.9, 1.8) if grassy or rng.random() < 0.4 else 0.0
     walk = rng.uniform(1.8, 2.8)
     lawn = rng.uniform(0.8, 1.8) if rng.random() < 0.25 else 0.0
-    start = kerb + verge
-    return Side(sign, kerb, (start, start + walk), start + walk + lawn)
+    start = curb + verge
+    return Side(sign, curb, (start, start + walk), start + walk + lawn)

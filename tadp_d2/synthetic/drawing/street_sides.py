@@ -1,6 +1,6 @@
 """Drawings of what does not move in a street: ground, buildings, walls, fences, hedges, trees.
 
-Everything is in the metres of `perspective`. A side of the street is where x has its sign, -1 or 1.
+Everything is in the meters of `perspective`. A side of the street is where x has its sign, -1 or 1.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from tadp_d2.synthetic.drawing.perspective import (
 )
 from tadp_d2.synthetic.drawing.shapes import (
     UNIT_CIRCLE,
-    Colour,
+    Color,
     Shape,
     detail,
     ellipse,
@@ -53,10 +53,10 @@ _GRASS = ((128, 146, 80), (108, 132, 66), (146, 142, 92))
 
 
 def strip(
-    camera: Camera, label: str, x0: float, x1: float, z0: float, z1: float, colour: Colour
+    camera: Camera, label: str, x0: float, x1: float, z0: float, z1: float, color: Color
 ) -> Part:
     """A flat rectangle of ground."""
-    shapes = camera.details(on_ground([(x0, z0, x1, z1)]), colour)
+    shapes = camera.details(on_ground([(x0, z0, x1, z1)]), color)
     return Part(IDS[label], tuple(shapes), camera.ground)
 
 
@@ -67,9 +67,9 @@ def grass(
 
 
 def pavement(
-    camera: Camera, side: int, inner: float, outer: float, z0: float, z1: float, stone: Colour
+    camera: Camera, side: int, inner: float, outer: float, z0: float, z1: float, stone: Color
 ) -> Part:
-    """A sidewalk with slabs and a pale kerb."""
+    """A sidewalk with slabs and a pale curb."""
     x0, x1 = side * inner, side * outer
     joints = [(x0, z, x1, z + 0.07) for z in np.arange(np.ceil(z0), min(z1, 40), 1.5)]
     shapes = [
@@ -96,18 +96,18 @@ def building(
 
     Args:
         camera: that sees it.
-        rng: for colours, windows and lights.
+        rng: for colors, windows and lights.
         side: -1 or 1.
         front: distance of its face from the middle of the street.
         z0, z1: where it begins and ends.
         height: of its roof.
     """
-    colour, x, outer = pick(rng, _FACADES), side * front, side * (front + 14)
-    trim = shaded(colour, pick(rng, (0.7, 1.25)))
+    color, x, outer = pick(rng, _FACADES), side * front, side * (front + 14)
+    trim = shaded(color, pick(rng, (0.7, 1.25)))
     panes, tones, glows = _panes(rng, _windows(rng, 14, height))
     panes = panes * (side, 1, side, 1) + (x, 0, x, 0)
     end = [
-        *camera.details(on_front(z0, [(x, 0, outer, height)]), shaded(colour, 0.82)),
+        *camera.details(on_front(z0, [(x, 0, outer, height)]), shaded(color, 0.82)),
         *camera.details(on_front(z0, panes), tones),
     ]
     end_lit = camera.details(on_front(z0, panes[glows]), _glows(rng, glows))
@@ -117,7 +117,7 @@ def building(
     frames = panes + (-0.14, -0.18, 0.14, 0.14)
     bands = [(z0, height - 0.45, z1, height), (z0, 3.1, z1, 3.32)]
     face = [
-        *camera.details(on_wall(x, [(z0, 0, z1, height)]), colour),
+        *camera.details(on_wall(x, [(z0, 0, z1, height)]), color),
         *camera.details(on_wall(x, [*bands, *frames]), trim),
         *camera.details(on_wall(x, panes), tones),
     ]
@@ -130,13 +130,13 @@ def building(
 
 def _panes(
     rng: np.random.Generator, windows: np.ndarray
-) -> tuple[np.ndarray, list[Colour], np.ndarray]:
-    """Windows as N x 4 rectangles, their colours, and which of them are lit when it is dark."""
+) -> tuple[np.ndarray, list[Color], np.ndarray]:
+    """Windows as N x 4 rectangles, their colors, and which of them are lit when it is dark."""
     tones = [shaded(_WINDOW, tone) for tone in rng.uniform(0.75, 1.2, len(windows))]
     return windows, tones, np.flatnonzero(rng.random(len(windows)) < 0.28)
 
 
-def _glows(rng: np.random.Generator, lit: np.ndarray) -> list[Colour]:
+def _glows(rng: np.random.Generator, lit: np.ndarray) -> list[Color]:
     return [shaded(pick(rng, _LAMPLIGHT), rng.uniform(0.3, 0.7)) for _ in lit]
 
 
@@ -171,16 +171,16 @@ def skyline(camera: Camera, rng: np.random.Generator, z: float, height: float) -
         width = rng.uniform(6, 12)
         top = height * rng.uniform(0.55, 1.1)
         if wooded:
-            colour = mixed((104, 128, 92), (88, 112, 88), rng.random())
-            crown = ellipse(x + width / 2, top * 0.25, width * 0.75, top * 0.45, colour)
-            trunk = polygon(rectangle(x, 0, x + width, top * 0.3), colour)
+            color = mixed((104, 128, 92), (88, 112, 88), rng.random())
+            crown = ellipse(x + width / 2, top * 0.25, width * 0.75, top * 0.45, color)
+            trunk = polygon(rectangle(x, 0, x + width, top * 0.3), color)
             shapes = camera.standing([trunk, crown], 0, z)
             parts.append(Part(IDS["vegetation"], shapes, camera.facing(z)))
         else:
             panes, tones, glows = _panes(rng, _windows(rng, width, top))
             panes = on_front(z, panes + (x, 0, x, 0))
-            colour = pick(rng, _FACADES)
-            shapes = camera.details(on_front(z, [(x, 0, x + width, top)]), colour)
+            color = pick(rng, _FACADES)
+            shapes = camera.details(on_front(z, [(x, 0, x + width, top)]), color)
             shapes += camera.details(panes, tones)
             lit = camera.details(panes[glows], _glows(rng, glows))
             parts.append(Part(IDS["building"], tuple(shapes), camera.facing(z), tuple(lit)))
@@ -252,23 +252,23 @@ def street_tree(
     """A tree whose crown breaks up into leaves."""
     (px, py), tall = camera.project([(x, 0, z)])[0], height * camera.focal / z
     shapes = tree(rng, px, py, tall)
-    leaf, crown, r = shapes[1].colour, py - tall * 0.66, tall * 0.27
+    leaf, crown, r = shapes[1].color, py - tall * 0.66, tall * 0.27
     count = int(np.clip(tall / 4, 5, 40))
     angles, reaches = rng.uniform(0, 2 * np.pi, count), r * np.sqrt(rng.uniform(0.1, 1.2, count))
-    centres = np.stack([1.15 * reaches * np.cos(angles), reaches * np.sin(angles)], axis=1)
+    centers = np.stack([1.15 * reaches * np.cos(angles), reaches * np.sin(angles)], axis=1)
     shades = rng.uniform(0.8, 1.1, count) - 0.12 * np.sin(angles)
     sizes = tall * rng.uniform(0.02, 0.05, count)
-    shapes += _leaves(centres + (px, crown), sizes, leaf, shades)
+    shapes += _leaves(centers + (px, crown), sizes, leaf, shades)
     return Part(IDS["vegetation"], tuple(shapes), camera.facing(z))
 
 
 def _leaves(
-    centres: np.ndarray, sizes: np.ndarray, colour: Colour, shades: np.ndarray
+    centers: np.ndarray, sizes: np.ndarray, color: Color, shades: np.ndarray
 ) -> list[Shape]:
     """Clumps of leaves at N x 2 pixels, each of its size and shade."""
-    rims = centres[:, None] + UNIT_CIRCLE[None, ::2] * (sizes[:, None, None] * (1.15, 1.0))
+    rims = centers[:, None] + UNIT_CIRCLE[None, ::2] * (sizes[:, None, None] * (1.15, 1.0))
     pairs = zip(rims, shades, strict=True)
-    return [Shape(rim, shaded(colour, shade), outlined=False) for rim, shade in pairs]
+    return [Shape(rim, shaded(color, shade), outlined=False) for rim, shade in pairs]
 
 
 # --- road ---------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def road(
     Args:
         camera: that sees it.
         rng: for its tone and what is marked.
-        edges: x of the kerbs.
+        edges: x of the curbs.
         middle: x of the line between the lanes.
         near: where it begins.
         junction: where the crossing road begins and ends, if there is one.

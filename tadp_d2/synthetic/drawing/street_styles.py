@@ -1,6 +1,6 @@
 """Renderings of a street scene by day, in fog and at night, and its label map.
 
-The label map is drawn from the shapes of the pictures, and from nothing that a style adds.
+The label map is drawn from the shapes of the images, and from nothing that a style adds.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tadp_d2.synthetic.drawing.pixels import (
     to_image,
     unit_rgb,
 )
-from tadp_d2.synthetic.drawing.shapes import SUPERSAMPLING, Shape, fill, rasterise, soft_pen
+from tadp_d2.synthetic.drawing.shapes import SUPERSAMPLING, Shape, fill, rasterize, soft_pen
 from tadp_d2.synthetic.drawing.streets import Street
 
 _GROUND = [IDS[name] for name in ("road", "sidewalk", "terrain")]
@@ -35,11 +35,11 @@ _TEXTURES = {
 }
 _PLAIN = (0.015, 0.03)
 
-# Metres; what lamps beyond it light is dark anyway.
+# Meters; what lamps beyond it light is dark anyway.
 _FARTHEST_LAMP = 35
 
-# Share of light that fog takes on each metre, and its colour.
-_FOG, _FOG_COLOUR = 0.045, (0.78, 0.79, 0.8)
+# Share of light that fog takes on each meter, and its color.
+_FOG, _FOG_COLOR = 0.045, (0.78, 0.79, 0.8)
 
 
 def render_street(
@@ -53,14 +53,14 @@ def render_street(
         rng: source of everything that varies between two renderings of a scene.
 
     Returns:
-        The RGB picture, and its labels (H x W uint8, class ids and 255), equal in all styles.
+        The RGB image, and its labels (H x W uint8, class ids and 255), equal in all styles.
     """
     labels, nearness = _surfaces(street)
     return STYLES[style](street, labels, nearness, rng), labels
 
 
 def _surfaces(street: Street) -> tuple[np.ndarray, np.ndarray]:
-    """Label (H x W uint8) and 1 / metre (H x W float32) of what covers the middle of a pixel."""
+    """Label (H x W uint8) and 1 / meter (H x W float32) of what covers the middle of a pixel."""
     size = (street.width * SUPERSAMPLING, street.height * SUPERSAMPLING)
     # Bytes where they do: they are drawn faster.
     canvas = Image.new("L" if len(street.parts) <= 256 else "I", size)
@@ -80,7 +80,7 @@ def _surfaces(street: Street) -> tuple[np.ndarray, np.ndarray]:
 def _painted(street: Street, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The scene in even light: H x W x 3, 0 to 1."""
     shapes = [shape for part in street.parts for shape in part.shapes]
-    canvas = rasterise(shapes, (street.width, street.height), soft_pen).rgb
+    canvas = rasterize(shapes, (street.width, street.height), soft_pen).rgb
     brightness = (1 + _texture(labels, rng)) * (1 - 0.55 * _shadow(street, labels))
     return canvas * brightness[..., None]
 
@@ -126,17 +126,17 @@ def _daylit(street: Street, labels: np.ndarray, rng: np.random.Generator) -> np.
 def _day(
     street: Street, labels: np.ndarray, nearness: np.ndarray, rng: np.random.Generator
 ) -> Image.Image:
-    """Natural colours, soft light, mild grain."""
+    """Natural colors, soft light, mild grain."""
     return photographed(_daylit(street, labels, rng), LIGHTS[street.light], 0.014, rng)
 
 
 def _foggy(
     street: Street, labels: np.ndarray, nearness: np.ndarray, rng: np.random.Generator
 ) -> Image.Image:
-    """The day behind fog that takes a share of the light on every metre."""
+    """The day behind fog that takes a share of the light on every meter."""
     canvas = _daylit(street, labels, rng)
     through = np.exp(-_FOG / np.maximum(nearness, 1e-4))[..., None]
-    fog = np.asarray(_FOG_COLOUR, dtype=np.float32)
+    fog = np.asarray(_FOG_COLOR, dtype=np.float32)
     return photographed(fog + (canvas - fog) * through, (1, 1, 1), 0.014, rng)
 
 
@@ -145,8 +145,8 @@ def _night(
 ) -> Image.Image:
     """Faint bluish light, pools of lamplight, lit windows and headlights, a noisy sensor."""
     canvas = _painted(street, labels, rng)
-    grey = canvas.mean(axis=2, keepdims=True)
-    canvas = grey + (canvas - grey) * 0.55
+    gray = canvas.mean(axis=2, keepdims=True)
+    canvas = gray + (canvas - gray) * 0.55
     canvas *= np.float32((0.115, 0.13, 0.175)) + _lamplight(street, labels, nearness)
     sky = (
         np.float32((0.02, 0.025, 0.05))
@@ -176,11 +176,11 @@ def _shining(street: Street) -> np.ndarray:
     for part in street.parts:
         shapes += [Shape(s.points, (0, 0, 0), s.width) for s in part.shapes]
         shapes += part.lit
-    return rasterise(shapes, (street.width, street.height), _flat_pen).rgb
+    return rasterize(shapes, (street.width, street.height), _flat_pen).rgb
 
 
 def _flat_pen(draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: float) -> None:
-    fill(draw, shape, points, unit, shape.colour)
+    fill(draw, shape, points, unit, shape.color)
 
 
 def _lamplight(street: Street, labels: np.ndarray, nearness: np.ndarray) -> np.ndarray:
@@ -198,7 +198,7 @@ def _lamplight(street: Street, labels: np.ndarray, nearness: np.ndarray) -> np.n
         far = 9 + (x - lx) ** 2 + (y - ly) ** 2 + (z - lz) ** 2
         # Lamps are shielded: little light goes up.
         downwards = np.clip((ly - y) / 3, 0.05, 1)
-        total += (58.0 * downwards / (far * np.sqrt(far)))[..., None] * np.float32(lamp.colour)
+        total += (58.0 * downwards / (far * np.sqrt(far)))[..., None] * np.float32(lamp.color)
     beam = np.exp(-((x / (0.28 * z + 0.8)) ** 2)) * np.clip(1.4 - y / 1.2, 0, 1)
     total += (beam * 2.4 / (4 + 0.25 * z * z))[..., None] * np.float32((1.0, 0.96, 0.86))
     return np.where((labels == IGNORE_LABEL)[..., None], 0, total)

@@ -16,19 +16,19 @@ _RIDERS = {"bicycle": "bicyclist", "motorcycle": "motorcyclist"}
 _COUNT_SHARES = ((0.2, 0.4, 0.4), (0.12, 0.33, 0.35, 0.2), (0.15, 0.25, 0.25, 0.2, 0.15))
 # Share of the smaller of two boxes that may be covered by the other.
 _MAX_OVERLAP = 0.25
-# Of its bounding box, how much of a thing must lie in the picture.
+# Of its bounding box, how much of a thing must lie in the image.
 _MIN_INSIDE = 0.6
 _ATTEMPTS = 40
-# Metres, about.
+# Meters, about.
 _TALL = {"car": 1.5, "truck": 3.2, "bus": 3.0, "train": 3.3}
 _LONG = {"car": 4.4, "truck": 7.6, "bus": 9.2, "train": 16.0}
 
-# x0, z0, x1, z1 on the ground, metres.
+# x0, z0, x1, z1 on the ground, meters.
 _Footprint = tuple[float, float, float, float]
 
 
 class Traffic:
-    """Puts vehicles and people on a street, each mostly inside the picture and mostly visible.
+    """Puts vehicles and people on a street, each mostly inside the image and mostly visible.
 
     Attributes:
         placed: all of them.
@@ -88,21 +88,21 @@ class Traffic:
         return free and self._inside(box) >= _MIN_INSIDE
 
     def _inside(self, box: tuple[float, ...]) -> float:
-        """How much of a box lies in the picture."""
+        """How much of a box lies in the image."""
         width, height = self._plan.size
         seen = max(0, min(box[2], width) - max(box[0], 0))
         seen *= max(0, min(box[3], height) - max(box[1], 0))
         return seen / ((box[2] - box[0]) * (box[3] - box[1]))
 
     def _distance(self, x: float, low: float, high: float) -> float:
-        """A distance between two at which a thing at `x` is in the picture."""
+        """A distance between two at which a thing at `x` is in the image."""
         low = max(low, self._plan.seen_from(x) + 0.3)
         return self._rng.uniform(low, max(low + 1, high))
 
     def _vehicle(self, name: str, _: bool) -> tuple[Placed, _Footprint] | None:
         rng, camera, (left, right) = self._rng, self._camera, self._plan.sides
         noun = "tram" if name == "train" else name
-        middle = (right.kerb - left.kerb) / 2
+        middle = (right.curb - left.curb) / 2
         if self._plan.junction and rng.random() < 0.4:
             z = sum(self._plan.junction) / 2
             half = _LONG[name] / 2
@@ -117,11 +117,11 @@ class Traffic:
         parked = name == "car" and rng.random() < 0.5
         on_left = name == "train" or rng.random() < 0.5
         if parked:
-            x, rear = 1.0 - left.kerb if on_left else right.kerb - 1.0, rng.random() < 0.7
+            x, rear = 1.0 - left.curb if on_left else right.curb - 1.0, rng.random() < 0.7
         elif on_left:
-            x, rear = (middle - left.kerb) / 2, False
+            x, rear = (middle - left.curb) / 2, False
         else:
-            x, rear = (middle + right.kerb) / 2 + rng.uniform(-0.3, 0.3), True
+            x, rear = (middle + right.curb) / 2 + rng.uniform(-0.3, 0.3), True
         if not self._fits(x, z, 0.9, _TALL[name]):
             return None
         end = ENDS[name](rng, bool(rear))
@@ -132,7 +132,7 @@ class Traffic:
     def _machine(self, name: str, ridden: bool) -> tuple[Placed, _Footprint] | None:
         rng, (left, right) = self._rng, self._plan.sides
         if ridden:
-            x = rng.uniform(0.8 - left.kerb, right.kerb - 0.8)
+            x = rng.uniform(0.8 - left.curb, right.curb - 0.8)
         else:
             side = self._plan.sides[int(rng.integers(2))]
             x = side.sign * rng.uniform(side.walk[0] + 0.3, side.walk[1])
@@ -146,7 +146,7 @@ class Traffic:
     def _pedestrian(self, name: str, _: bool) -> tuple[Placed, _Footprint] | None:
         rng, (left, right) = self._rng, self._plan.sides
         if rng.random() < 0.35:
-            x = rng.uniform(-left.kerb, right.kerb)
+            x = rng.uniform(-left.curb, right.curb)
         else:
             side = self._plan.sides[int(rng.integers(2))]
             x = side.sign * rng.uniform(side.walk[0] + 0.2, side.walk[1] - 0.2)

@@ -1,4 +1,4 @@
-"""Drawings of cars, trucks, buses and trams, in metres: from behind, from the front, from the side.
+"""Drawings of cars, trucks, buses and trams, in meters: from behind, from the front, from the side.
 
 A vehicle along the street is an end face and the body behind it, in perspective. One that crosses
 is drawn flat.
@@ -16,10 +16,10 @@ from tadp_d2.synthetic.drawing.shapes import (
     GLASS,
     INK,
     STEEL,
-    TYRE,
+    TIRE,
     UNIT_CIRCLE,
     WHITE,
-    Colour,
+    Color,
     Points,
     Shape,
     blob,
@@ -48,10 +48,10 @@ class End:
     """One end of a vehicle and what its body behind looks like.
 
     Attributes:
-        outline: corners of the end, counterclockwise, metres.
-        shapes: drawing of the end, metres.
-        length: of the body, metres.
-        colour: of the body.
+        outline: corners of the end, counterclockwise, meters.
+        shapes: drawing of the end, meters.
+        length: of the body, meters.
+        color: of the body.
         panes: windows of the sides, as (depth, y, depth, y) of two corners.
         wheels: distances of wheels behind the end; their radius.
         lamps: what shines at the end when it is dark.
@@ -61,7 +61,7 @@ class End:
     outline: Points
     shapes: list[Shape]
     length: float
-    colour: Colour
+    color: Color
     panes: list[tuple[float, float, float, float]]
     wheels: tuple[tuple[float, ...], float]
     lamps: list[Shape] = field(default_factory=list)
@@ -80,7 +80,7 @@ def along_street(camera: Camera, name: str, end: End, x: float, z: float, lit: b
         panes = [_on_side(camera, end, x, z, rectangle(*pane), _PANE) for pane in end.panes]
         depths, radius = end.wheels
         for depth in depths:
-            for r, tone in ((radius, TYRE), (radius * 0.55, STEEL)):
+            for r, tone in ((radius, TIRE), (radius * 0.55, STEEL)):
                 wheels.append(_on_side(camera, end, x, z, UNIT_CIRCLE * r + (depth, radius), tone))
     face = camera.standing(end.shapes, x, z)
     shapes = [*_body(camera, end, x, z), *panes, *wheels, *face]
@@ -90,7 +90,7 @@ def along_street(camera: Camera, name: str, end: End, x: float, z: float, lit: b
     return Part(IDS[name], tuple(shapes), camera.facing(z), tuple(lamps))
 
 
-def _on_side(camera: Camera, end: End, x: float, z: float, points: Points, colour: Colour) -> Shape:
+def _on_side(camera: Camera, end: End, x: float, z: float, points: Points, color: Color) -> Shape:
     """A detail, of corners (depth, y), on the side of the body that the camera sees."""
     sign = -1 if x > 0 else 1
     # The right half of the outline, upwards.
@@ -98,7 +98,7 @@ def _on_side(camera: Camera, end: End, x: float, z: float, points: Points, colou
     heights, widths = zip(*edge, strict=True)
     u, v = np.transpose(points)
     corners = np.stack([x + sign * np.interp(v, heights, widths), v, z + u], axis=1)
-    return camera.details(corners[None], colour)[0]
+    return camera.details(corners[None], color)[0]
 
 
 def _body(camera: Camera, end: End, x: float, z: float) -> list[Shape]:
@@ -114,7 +114,7 @@ def _body(camera: Camera, end: End, x: float, z: float) -> list[Shape]:
         area = (p[:, 0] * following[:, 1] - p[:, 1] * following[:, 0]).sum()
         if area > 0:
             level = abs(y1 - y0) < abs(x1 - x0)
-            shapes.append(Shape(p, shaded(end.colour, 1.1 if level else 0.8)))
+            shapes.append(Shape(p, shaded(end.color, 1.1 if level else 0.8)))
     return shapes
 
 
@@ -130,8 +130,8 @@ def car_end(rng: np.random.Generator, rear: bool) -> End:
     low, high = belt + 0.02, tall - 0.1
     pane = [(-wide + 0.14, low), (wide - 0.14, low), (roof - 0.06, high), (-roof + 0.06, high)]
     shapes = [
-        box(-0.84, 0, -0.58, 0.45, TYRE, outlined=False),
-        box(0.58, 0, 0.84, 0.45, TYRE, outlined=False),
+        box(-0.84, 0, -0.58, 0.45, TIRE, outlined=False),
+        box(0.58, 0, 0.84, 0.45, TIRE, outlined=False),
         polygon(outline, paint),
         polygon(pane, shaded(GLASS, 0.5) if rear else shaded(GLASS, 0.72), outlined=False),
         blob(
@@ -150,7 +150,7 @@ def car_end(rng: np.random.Generator, rear: bool) -> End:
         outline=outline,
         shapes=shapes + lamps,
         length=4.0,
-        colour=paint,
+        color=paint,
         panes=[(0.5, low, 1.7, high), (1.85, low, 3.0, high)],
         wheels=((0.8, 3.2), 0.34),
         lamps=_lamps(lamps, rear),
@@ -167,7 +167,7 @@ def truck_end(rng: np.random.Generator, rear: bool) -> End:
     cargo, cab = pick(rng, _CARGO), pick(rng, _COATS)
     tall = rng.uniform(3.0, 3.6)
     outline = [(-1.25, 0.9), (1.25, 0.9), (1.25, tall), (-1.25, tall)]
-    wheels = [box(s * 0.97 - 0.15, 0, s * 0.97 + 0.15, 0.95, TYRE) for s in (-1, 1)]
+    wheels = [box(s * 0.97 - 0.15, 0, s * 0.97 + 0.15, 0.95, TIRE) for s in (-1, 1)]
     under = [detail(box(-0.95, 0.45, 0.95, 0.95, (48, 48, 52))), *wheels]
     if rear:
         seam = shaded(cargo, 0.7)
@@ -196,7 +196,7 @@ def truck_end(rng: np.random.Generator, rear: bool) -> End:
         outline=outline,
         shapes=shapes + lamps,
         length=rng.uniform(6, 8),
-        colour=cargo,
+        color=cargo,
         panes=[],
         wheels=((0.8, 1.9, 5.0), 0.5),
         lamps=_lamps(lamps, rear),
@@ -211,7 +211,7 @@ def bus_end(rng: np.random.Generator, rear: bool) -> End:
     board = detail(box(-0.8, 2.52, 0.8, 2.85, (28, 28, 30)))
     text = detail(box(-0.6, 2.6, 0.55, 2.76, (250, 190, 70)))
     shapes = [
-        *(box(s * 1.05 - 0.16, 0, s * 1.05 + 0.16, 0.5, TYRE) for s in (-1, 1)),
+        *(box(s * 1.05 - 0.16, 0, s * 1.05 + 0.16, 0.5, TIRE) for s in (-1, 1)),
         polygon(outline, paint),
     ]
     if rear:
@@ -233,7 +233,7 @@ def bus_end(rng: np.random.Generator, rear: bool) -> End:
         outline=outline,
         shapes=shapes + lamps,
         length=rng.uniform(9, 12),
-        colour=paint,
+        color=paint,
         panes=[(u, 1.2, u + 1.35, 2.45) for u in np.arange(0.5, 8.3, 1.55)],
         wheels=((2.0, 7.2), 0.48),
         lamps=lit,
@@ -265,7 +265,7 @@ def tram_end(rng: np.random.Generator, rear: bool) -> End:
         outline=outline,
         shapes=shapes + lamps,
         length=22.0,
-        colour=paint,
+        color=paint,
         panes=[(u, 1.4, u + 1.7, 2.55) for u in np.arange(0.6, 20, 2.1)],
         wheels=((), 0.0),
         lamps=[text, *_lamps(lamps, rear)],

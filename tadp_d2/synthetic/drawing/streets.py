@@ -1,6 +1,6 @@
 """What is in a street scene seen from a car, where it stands, and the sentence about it.
 
-A scene is sampled in metres and kept as drawings that know their class and distance. The drawings
+A scene is sampled in meters and kept as drawings that know their class and distance. The drawings
 are in `street_sides`, `street_vehicles` and `street_figures`, what moves is placed in
 `street_traffic`, and how the scene looks by day, in fog and at night is decided in `street_styles`.
 """
@@ -43,16 +43,16 @@ from tadp_d2.synthetic.sentences import counted, listed
 SIZE = (512, 256)
 
 _DAYLIGHTS = ("morning", "noon", "overcast")
-_LAMP_COLOURS = ((1.0, 0.7, 0.38), (1.0, 0.82, 0.56), (1.0, 0.76, 0.44))
+_LAMP_COLORS = ((1.0, 0.7, 0.38), (1.0, 0.82, 0.56), (1.0, 0.76, 0.44))
 _POLE_TONES = ((96, 100, 102), (70, 84, 78), (132, 134, 136))
 _CARRIED = {"traffic light": traffic_light, "traffic sign": traffic_sign}
-# Lowest and highest roofs of a scene, metres.
+# Lowest and highest roofs of a scene, meters.
 _HEIGHTS = ((4, 7), (6, 10), (9, 16))
 _FRONTS = {"wall": wall, "fence": fence, "hedge": hedge}
 _HEAVY = ("truck", "bus", "train")
 # A thing is counted if its class covers this share of its box, as even a bicycle does.
 _VISIBLE = 0.1
-# A class is named in the sentence if it covers this share of the picture.
+# A class is named in the sentence if it covers this share of the image.
 _NOTICED = 0.004
 _SURROUNDINGS = {
     "building": "buildings",
@@ -93,7 +93,7 @@ class Street:
         height: pixels.
         light: of the day, one of `backdrops.SKIES`.
         camera: that looks at it.
-        parts: everything that has a class, far to near. They cover the picture.
+        parts: everything that has a class, far to near. They cover the image.
         shadows: on the ground, in pixels.
         lamps: street lamps, on when it is dark.
         things: what can be counted, vehicles and people from near to far before all else.
@@ -116,7 +116,7 @@ def sample_street(
 
     Args:
         rng: source of all choices.
-        size: width and height of the picture.
+        size: width and height of the image.
         include: a class that the scene is meant to show; None for no such wish.
     """
     plan = sample_plan(rng, size, grassy=include == "terrain")
@@ -150,7 +150,7 @@ def _thing(placed: Placed) -> Thing:
 
 
 def _seen(parts: list[Part], size: tuple[int, int]) -> list[Part]:
-    """Parts without the shapes that lie outside the picture."""
+    """Parts without the shapes that lie outside the image."""
     shapes = [shape for part in parts for shape in part.shapes]
     points = np.concatenate([shape.points for shape in shapes])
     starts = np.cumsum([0, *(len(shape.points) for shape in shapes[:-1])])
@@ -196,13 +196,13 @@ def _ground(rng: np.random.Generator, plan: Plan, has_rails: bool) -> list[Part]
     stone = pick(rng, PAVEMENTS)
     for side in plan.sides:
         s, far = side.sign, 90 * side.sign
-        parts.append(grass(camera, rng, s * side.kerb, far, NEAR, FAR))
+        parts.append(grass(camera, rng, s * side.curb, far, NEAR, FAR))
         parts.append(pavement(camera, s, *side.walk, NEAR, FAR, stone))
         if plan.junction:
             for z in (plan.junction[0] - 2.2, plan.junction[1]):
-                parts.append(strip(camera, "sidewalk", s * side.kerb, far, z, z + 2.2, stone))
+                parts.append(strip(camera, "sidewalk", s * side.curb, far, z, z + 2.2, stone))
     left, right = plan.sides
-    edges = (-left.kerb, right.kerb)
+    edges = (-left.curb, right.curb)
     middle = (edges[0] + edges[1]) / 2
     rails = [(edges[0] + middle) / 2] if has_rails else []
     return parts + road(camera, rng, edges, middle, NEAR, plan.junction, rails)
@@ -268,17 +268,17 @@ def _lot(
 def _poles(
     rng: np.random.Generator, plan: Plan, include: str | None
 ) -> tuple[list[Placed], list[Lamp]]:
-    """Poles and trees along the kerbs, and the street lamps among them."""
+    """Poles and trees along the curbs, and the street lamps among them."""
     placed: list[Placed] = []
     lamps: list[Lamp] = []
-    colour, thickness = pick(rng, _LAMP_COLOURS), rng.uniform(0.15, 0.2)
+    color, thickness = pick(rng, _LAMP_COLORS), rng.uniform(0.15, 0.2)
     tone = pick(rng, _POLE_TONES)
     carried = [name if name == include or rng.random() < 0.55 else None for name in _CARRIED]
     rng.shuffle(carried)
     for side, name in zip(plan.sides, carried, strict=True):
-        x = side.sign * (side.kerb + 0.35)
-        # One that is out of the picture lights what is near.
-        lamps.append(Lamp((x, 5.0, rng.uniform(1, 6)), colour))
+        x = side.sign * (side.curb + 0.35)
+        # One that is out of the image lights what is near.
+        lamps.append(Lamp((x, 5.0, rng.uniform(1, 6)), color))
         z = plan.seen_from(x) + rng.uniform(0.4, 1.6)
         if name:
             z = max(z, plan.seen_from(x, 4.0))
@@ -296,7 +296,7 @@ def _poles(
             elif choice < 0.85 or z > 20:
                 height = rng.uniform(4.2, 5.4)
                 part, bulb = lamp_post(plan.camera, x, z, height, thickness, tone)
-                lamps.append(Lamp(bulb, colour))
+                lamps.append(Lamp(bulb, color))
             else:
                 part = post(plan.camera, x, z, rng.uniform(3, 6), thickness)
             placed.append(Placed(z, (part,)))

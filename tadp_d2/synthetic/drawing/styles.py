@@ -27,11 +27,11 @@ from tadp_d2.synthetic.drawing.pixels import (
 from tadp_d2.synthetic.drawing.scenes import Scene, SceneObject
 from tadp_d2.synthetic.drawing.shapes import (
     INK,
-    Colour,
+    Color,
     Layer,
     Shape,
     fill,
-    rasterise,
+    rasterize,
     shaded,
     soft_pen,
 )
@@ -78,7 +78,7 @@ Renderer = Callable[[Scene, np.random.Generator], Painting]
 
 
 class Rendering(NamedTuple):
-    """A picture and where its objects are, in the order of `scene.objects`.
+    """An image and where its objects are, in the order of `scene.objects`.
 
     Attributes:
         image: RGB.
@@ -129,7 +129,7 @@ def behind_objects(scene: Scene) -> np.ndarray:
 
 
 def _rngs(scene: Scene, rng: np.random.Generator) -> tuple[np.random.Generator, list]:
-    """A generator for the picture and one for each object.
+    """A generator for the image and one for each object.
 
     Each object has its own, so that what happens to one says nothing about the others.
     """
@@ -143,8 +143,8 @@ def _backdrop(scene: Scene) -> Backdrop:
     return backdrop(scene.setting, scene.light, size, scene.horizon, scene.seed)
 
 
-def _in_picture(layer: Layer, alpha: np.ndarray, scene: Scene) -> np.ndarray:
-    """A mask of a layer's window as a mask of the picture."""
+def _in_image(layer: Layer, alpha: np.ndarray, scene: Scene) -> np.ndarray:
+    """A mask of a layer's window as a mask of the image."""
     mask = np.zeros((scene.height, scene.width), dtype=np.float32)
     mask[layer.window] = alpha
     return mask
@@ -163,17 +163,17 @@ def _relief(alpha: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _photo(scene: Scene, rng: np.random.Generator) -> Painting:
-    """Natural colours, soft light, shadows on the ground, grain and a slight vignette."""
+    """Natural colors, soft light, shadows on the ground, grain and a slight vignette."""
     rng, object_rngs = _rngs(scene, rng)
     canvas = _photo_backdrop(scene, rng)
     slant, alphas = rng.uniform(-0.7, 0.7), []
     for item, item_rng in zip(scene.objects, object_rngs, strict=True):
-        layer = rasterise(item.shapes(), (scene.width, scene.height), soft_pen)
+        layer = rasterize(item.shapes(), (scene.width, scene.height), soft_pen)
         if item.grounded:
             _cast_shadow(canvas, layer, item, slant)
         rgb = layer.rgb * _photo_shading(layer, item, item_rng)[..., None]
         blend(canvas, layer, rgb, layer.alpha)
-        alphas.append(_in_picture(layer, layer.alpha, scene))
+        alphas.append(_in_image(layer, layer.alpha, scene))
     return Painting(photographed(canvas, LIGHTS[scene.light], 0.014, rng), tuple(alphas))
 
 
@@ -191,7 +191,7 @@ def _photo_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     far, near = map(unit_rgb, drawn.ground)
     ground = far + (near - far) * gradient(height, start, height)[start:, :, None]
     canvas[start:] = ground
-    layer = rasterise(drawn.shapes, (width, height), soft_pen)
+    layer = rasterize(drawn.shapes, (width, height), soft_pen)
     blend(canvas, layer, layer.rgb, blurred(layer.alpha, 0.7))
     canvas[start:] *= 1 + _ground_texture(rng, height - start, width, drawn.roughness)[..., None]
     return canvas
@@ -212,7 +212,7 @@ def _cast_shadow(canvas: np.ndarray, layer: Layer, item: SceneObject, slant: flo
     height, width = canvas.shape[:2]
     mask = Image.fromarray((layer.alpha * 255).astype(np.uint8))
     flatness = 0.3
-    # Maps a pixel of the picture to the one of the object that shades it; the foot stays put.
+    # Maps a pixel of the image to the one of the object that shades it; the foot stays put.
     lying = mask.transform(
         (width, height),
         Image.Transform.AFFINE,
@@ -241,23 +241,23 @@ def _photo_shading(layer: Layer, item: SceneObject, rng: np.random.Generator) ->
 
 def _wash_pen(draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: float) -> None:
     """A fill whose pigment has pooled at its border."""
-    fill(draw, shape, points, unit, shape.colour)
+    fill(draw, shape, points, unit, shape.color)
     if not shape.outlined:
         return
-    pooled = shaded(shape.colour, 0.68)
+    pooled = shaded(shape.color, 0.68)
     if not shape.width:
         rim = np.concatenate([points, points[:1]]).ravel().tolist()
         draw.line(rim, fill=pooled, width=round(1.1 * unit))
         return
     fill(draw, shape, points, unit, pooled)
     inner = replace(shape, width=max(shape.width - 1.6, shape.width * 0.5))
-    fill(draw, inner, points, unit, shape.colour)
+    fill(draw, inner, points, unit, shape.color)
 
 
 def _wobbled(
     shapes: tuple[Shape, ...], rng: np.random.Generator, amount: float
 ) -> tuple[Shape, ...]:
-    """Shapes drawn by an unsteady hand, at most `amount` pixels off; neighbours move together."""
+    """Shapes drawn by an unsteady hand, at most `amount` pixels off; neighbors move together."""
     waves = rng.uniform(0.06, 0.16, (3, 2)) * rng.choice((-1, 1), (3, 2))
     phases = rng.uniform(0, 2 * np.pi, (2, 3))
     moved = []
@@ -287,16 +287,16 @@ def _watercolor(scene: Scene, rng: np.random.Generator) -> Painting:
     alphas = []
     for item, item_rng in zip(scene.objects, object_rngs, strict=True):
         shapes = _wobbled(item.shapes(), item_rng, amount=1.5)
-        layer = rasterise(shapes, (width, height), _wash_pen, margin=6)
+        layer = rasterize(shapes, (width, height), _wash_pen, margin=6)
         alpha = _bled(layer.alpha, item_rng, uneven=0.22)
         # Painters leave paper white where an object will stand: the wash beneath hardly shows.
         blend(canvas, layer, np.float32(1), 0.9 * alpha)
         _lay_wash(canvas, layer, alpha, _pigment(layer.alpha, item_rng, strength=1.0))
-        alphas.append(_in_picture(layer, alpha, scene))
+        alphas.append(_in_image(layer, alpha, scene))
     paper = np.asarray((0.985, 0.97, 0.94), dtype=np.float32)
-    # Pigment settles in the hollows of the paper, so grain shows most where colour is.
-    colour = 1 - canvas.mean(axis=2, keepdims=True)
-    canvas = canvas * paper * (1 + grain[..., None] * (0.018 + 0.1 * colour))
+    # Pigment settles in the hollows of the paper, so grain shows most where color is.
+    color = 1 - canvas.mean(axis=2, keepdims=True)
+    canvas = canvas * paper * (1 + grain[..., None] * (0.018 + 0.1 * color))
     return Painting(to_image(canvas), tuple(alphas))
 
 
@@ -314,8 +314,8 @@ def _pigment(alpha: np.ndarray, rng: np.random.Generator, strength: float) -> np
 
 
 def _lay_wash(canvas: np.ndarray, layer: Layer, alpha: np.ndarray, pigment: np.ndarray) -> None:
-    """Glazes colour over the window of a layer: what lies beneath shines through."""
-    # A wash as dense as `pigment` says lets through a power of what its colour lets through.
+    """Glazes color over the window of a layer: what lies beneath shines through."""
+    # A wash as dense as `pigment` says lets through a power of what its color lets through.
     through = np.maximum(layer.rgb, 0.05) ** pigment[..., None]
     canvas[layer.window] *= 1 - alpha[..., None] * (1 - through)
 
@@ -344,7 +344,7 @@ def _wet_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         _pigment(below * sheet, rng, strength=0.66),
     )
 
-    layer = rasterise(_wobbled(drawn.shapes, rng, amount=2.5), (width, height), _wash_pen)
+    layer = rasterize(_wobbled(drawn.shapes, rng, amount=2.5), (width, height), _wash_pen)
     alpha = _bled(layer.alpha, rng, uneven=0.3) * sheet[layer.window]
     blend(canvas, layer, np.float32(1), 0.85 * alpha)
     _lay_wash(canvas, layer, alpha, _pigment(alpha, rng, strength=0.6))
@@ -367,10 +367,10 @@ def _sheet(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 _CONTOUR, _INNER_LINE = (1.0, 2.0), 0.9
 
 
-def _vivid(colour: Colour) -> Colour:
-    """The colour with more saturation, in few steps, as cheap print has it."""
-    grey = sum(colour) / 3
-    strong = (min(255, max(0, grey + (c - grey) * 1.6 + 8)) for c in colour)
+def _vivid(color: Color) -> Color:
+    """The color with more saturation, in few steps, as cheap print has it."""
+    gray = sum(color) / 3
+    strong = (min(255, max(0, gray + (c - gray) * 1.6 + 8)) for c in color)
     return tuple(int(min(255, round(c / 42.5) * 42.5)) for c in strong)
 
 
@@ -378,35 +378,35 @@ def _ink_pen(draw: ImageDraw.ImageDraw, shape: Shape, points: np.ndarray, unit: 
     """A flat fill with a black line around it."""
     if shape.outlined and shape.width:
         fill(draw, replace(shape, width=shape.width + 0.5 * _INNER_LINE), points, unit, INK)
-    fill(draw, shape, points, unit, _vivid(shape.colour))
+    fill(draw, shape, points, unit, _vivid(shape.color))
     if shape.outlined and not shape.width:
         rim = np.concatenate([points, points[:2]]).ravel().tolist()
         draw.line(rim, fill=INK, width=round(_INNER_LINE * unit))
 
 
 def _comic(scene: Scene, rng: np.random.Generator) -> Painting:
-    """Thick black outlines, flat saturated colours, shade in halftone dots, a panel border."""
+    """Thick black outlines, flat saturated colors, shade in halftone dots, a panel border."""
     rng, _ = _rngs(scene, rng)
     dots = _dots(scene, pitch=rng.uniform(3.6, 4.6), angle=rng.uniform(0.4, 0.7))
     canvas = _printed_backdrop(scene, dots)
     _draw_panel(canvas)
     alphas = []
     for item in scene.objects:
-        layer = rasterise(item.shapes(), (scene.width, scene.height), _ink_pen)
+        layer = rasterize(item.shapes(), (scene.width, scene.height), _ink_pen)
         contour = _contour(item, layer, scene)
         relief = _relief(layer.alpha, max(2.0, item.size * 0.06))
         shade = smoothstep(-0.02, 0.02, dots[layer.window] - 0.5 - 3.2 * (relief + 0.13))
         rgb = layer.rgb * (1 - 0.38 * shade[..., None])
         blend(canvas, layer, unit_rgb(INK), contour)
         blend(canvas, layer, rgb, layer.alpha)
-        alphas.append(_in_picture(layer, np.maximum(contour, layer.alpha), scene))
+        alphas.append(_in_image(layer, np.maximum(contour, layer.alpha), scene))
     return Painting(to_image(canvas), tuple(alphas))
 
 
 def _contour(item: SceneObject, layer: Layer, scene: Scene) -> np.ndarray:
     """The outline of an object with the thick line around it, in the window of its layer."""
     outlined = [shape for shape in item.shapes() if shape.outlined]
-    silhouette = rasterise(outlined, (scene.width, scene.height), _ink_pen)
+    silhouette = rasterize(outlined, (scene.width, scene.height), _ink_pen)
     contour = np.zeros_like(layer.alpha)
     width = float(np.clip(item.size * 0.014, *_CONTOUR))
     contour[_within(silhouette, layer)] = _thickened(silhouette.alpha, width)
@@ -447,13 +447,13 @@ def _printed_backdrop(scene: Scene, dots: np.ndarray) -> np.ndarray:
     far, near = (unit_rgb(_vivid(c)) for c in drawn.ground)
     size = 0.6 * gradient(height, start, height * 1.15)
     canvas[start:] = (far + (near - far) * smoothstep(-0.12, 0.12, size - dots)[..., None])[start:]
-    layer = rasterise(drawn.shapes, (scene.width, height), _ink_pen)
+    layer = rasterize(drawn.shapes, (scene.width, height), _ink_pen)
     blend(canvas, layer, layer.rgb, layer.alpha)
     return canvas
 
 
 def _draw_panel(canvas: np.ndarray) -> None:
-    """A white gutter and a black frame around the picture, in place."""
+    """A white gutter and a black frame around the image, in place."""
     gutter, frame = 3, 2
     for depth, value in ((gutter + frame, unit_rgb(INK)), (gutter, unit_rgb((255, 255, 255)))):
         inside = canvas[depth:-depth, depth:-depth].copy()

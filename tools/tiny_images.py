@@ -1,4 +1,4 @@
-"""The pictures that both parts of the tiny diffusion model are trained on."""
+"""The images that both parts of the tiny diffusion model are trained on."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from tadp_d2.synthetic.training_samples import Sample, draw_sample
 def make_samples(count: int, seed: int, styles: Sequence[str]) -> list[Sample]:
     """Samples in styles that take turns."""
     jobs = [(index, seed, styles[index % len(styles)]) for index in range(count)]
-    return in_processes(draw_sample, jobs, progress_line("pictures drawn"))
+    return in_processes(draw_sample, jobs, progress_line("images drawn"))
 
 
 def to_input(image: Image.Image) -> torch.Tensor:
