@@ -29,7 +29,7 @@ STYLE_TEMPLATES = {
 SIZE, STREET_SIZE = (192, 192), (384, 192)
 
 
-class Thing(NamedTuple):
+class BoxedThing(NamedTuple):
     """An object of a scene: its class and its box, as shares of the image from its top left."""
 
     name: str
@@ -54,7 +54,7 @@ class Sample(NamedTuple):
     image: Image.Image
     caption: str
     setting: str
-    things: tuple[Thing, ...]
+    things: tuple[BoxedThing, ...]
 
 
 def draw_sample(index: int, seed: int, style: str) -> Sample:
@@ -71,10 +71,10 @@ def draw_sample(index: int, seed: int, style: str) -> Sample:
     return Sample(style, image.resize(STREET_SIZE), caption, setting="", things=())
 
 
-def _things(scene: Scene, boxes: Sequence[styles.Box]) -> tuple[Thing, ...]:
+def _things(scene: Scene, boxes: Sequence[styles.Box]) -> tuple[BoxedThing, ...]:
     width, height = scene.width, scene.height
     shares = {
-        item: Thing(
+        item: BoxedThing(
             item.name,
             (box.xmin - 1) / width,
             (box.ymin - 1) / height,

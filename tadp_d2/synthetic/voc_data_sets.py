@@ -53,7 +53,7 @@ class VocSizes(Sizes):
 
 
 @dataclass(frozen=True)
-class _Tree:
+class _VocTree:
     """One data set.
 
     Attributes:
@@ -69,10 +69,10 @@ class _Tree:
     is_voc: bool
 
 
-_VOC_2007 = _Tree("VOC2007", "photo", "{:06d}", is_voc=True)
-_VOC_2012 = _Tree("VOC2012", "photo", "2012_{:06d}", is_voc=True)
-_WATERCOLOR = _Tree("watercolor", "watercolor", "{}", is_voc=False)
-_COMIC = _Tree("comic", "comic", "{}", is_voc=False)
+_VOC_2007 = _VocTree("VOC2007", "photo", "{:06d}", is_voc=True)
+_VOC_2012 = _VocTree("VOC2012", "photo", "2012_{:06d}", is_voc=True)
+_WATERCOLOR = _VocTree("watercolor", "watercolor", "{}", is_voc=False)
+_COMIC = _VocTree("comic", "comic", "{}", is_voc=False)
 
 # Fields of `VocSizes`. The position is part of the seed of each image: append only.
 _PARTS = {
@@ -162,7 +162,7 @@ def _write_scene(root: Path, seed: int, part: str, index: int) -> _Written:
 
 
 def _annotation(
-    tree: _Tree, image_id: str, scene: Scene, boxes: Sequence[Box]
+    tree: _VocTree, image_id: str, scene: Scene, boxes: Sequence[Box]
 ) -> ElementTree.Element:
     """The XML of an image, with the fields in the order of the real sets."""
     root = ElementTree.Element("annotation")

@@ -17,7 +17,7 @@ SKY: Surface = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Part:
+class StreetPart:
     """Shapes of one class on one surface.
 
     Attributes:

@@ -15,7 +15,7 @@ from tadp_d2.synthetic.drawing.class_figures import (
     figure,
     head,
 )
-from tadp_d2.synthetic.drawing.perspective import Camera, Part
+from tadp_d2.synthetic.drawing.perspective import Camera, StreetPart
 from tadp_d2.synthetic.drawing.shapes import (
     INK,
     STEEL,
@@ -40,13 +40,13 @@ _UNIT = 1 / 80
 _POLE = (104, 108, 110)
 
 
-def person(camera: Camera, rng: np.random.Generator, x: float, z: float) -> Part:
+def person(camera: Camera, rng: np.random.Generator, x: float, z: float) -> StreetPart:
     """A pedestrian, 1.6 to 1.85 m tall."""
     pose = pick(rng, ("standing", "walking", "walking"))
     facing, tall = pick(rng, ("left", "right")), rng.uniform(1.6, 1.85)
     drawn = figure("person", pose, facing, int(rng.integers(2**31)))
     meters = transformed(drawn, (tall, -tall), (0, 0))
-    return Part(IDS["person"], camera.standing(meters, x, z), camera.facing(z))
+    return StreetPart(IDS["person"], camera.standing(meters, x, z), camera.facing(z))
 
 
 # --- two-wheelers -------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def person(camera: Camera, rng: np.random.Generator, x: float, z: float) -> Part
 
 def two_wheeler(
     camera: Camera, rng: np.random.Generator, name: str, ridden: bool, x: float, z: float
-) -> list[Part]:
+) -> list[StreetPart]:
     """A bicycle or motorcycle, and its rider.
 
     Args:
@@ -74,9 +74,11 @@ def two_wheeler(
     lit = ()
     if name == "motorcycle" and ridden:
         lit = (ellipse(152, 76, 6, 7, (255, 246, 214)), ellipse(2, 66, 4, 4, (255, 64, 48)))
-    parts = [Part(IDS[name], placed(machine), camera.facing(z), placed([detail(s) for s in lit]))]
+    parts = [
+        StreetPart(IDS[name], placed(machine), camera.facing(z), placed([detail(s) for s in lit]))
+    ]
     if ridden:
-        parts.append(Part(IDS["rider"], placed(_rider(rng, name)), camera.facing(z)))
+        parts.append(StreetPart(IDS["rider"], placed(_rider(rng, name)), camera.facing(z)))
     return parts
 
 
@@ -162,7 +164,7 @@ class Lamp:
 
 def lamp_post(
     camera: Camera, x: float, z: float, height: float, thickness: float, tone: Color
-) -> tuple[Part, tuple[float, float, float]]:
+) -> tuple[StreetPart, tuple[float, float, float]]:
     """A street lamp whose arm reaches over the road, and where its light is."""
     reach = -1.3 if x > 0 else 1.3
     shapes = [
@@ -172,7 +174,7 @@ def lamp_post(
     ]
     bulb = box(reach - 0.45, height - 0.05, reach + 0.45, height + 0.28, (206, 202, 190))
     lit = detail(box(reach - 0.42, height - 0.02, reach + 0.42, height + 0.2, (255, 232, 180)))
-    part = Part(
+    part = StreetPart(
         IDS["pole"],
         camera.standing([*shapes, bulb], x, z),
         camera.facing(z),
@@ -181,15 +183,15 @@ def lamp_post(
     return part, (x + reach, height, z)
 
 
-def post(camera: Camera, x: float, z: float, height: float, thickness: float) -> Part:
+def post(camera: Camera, x: float, z: float, height: float, thickness: float) -> StreetPart:
     """A plain pole."""
     shapes = [stroke([(0, thickness / 2), (0, height)], _POLE, thickness)]
-    return Part(IDS["pole"], camera.standing(shapes, x, z), camera.facing(z))
+    return StreetPart(IDS["pole"], camera.standing(shapes, x, z), camera.facing(z))
 
 
 def traffic_light(
     camera: Camera, rng: np.random.Generator, x: float, z: float, thickness: float
-) -> list[Part]:
+) -> list[StreetPart]:
     """A traffic light on its pole, one of its three lenses on."""
     low, on = rng.uniform(2.3, 2.9), int(rng.integers(3))
     shapes = [box(-0.29, low, 0.29, low + 1.45, (40, 44, 42))]
@@ -202,7 +204,7 @@ def traffic_light(
         shapes.append(detail(ellipse(0, y, 0.19, 0.19, bright)))
         if lens == on:
             lit.append(detail(ellipse(0, y, 0.19, 0.19, shaded(tone, 1.2))))
-    head_part = Part(
+    head_part = StreetPart(
         IDS["traffic light"],
         camera.standing(shapes, x, z),
         camera.facing(z),
@@ -213,7 +215,7 @@ def traffic_light(
 
 def traffic_sign(
     camera: Camera, rng: np.random.Generator, x: float, z: float, thickness: float
-) -> list[Part]:
+) -> list[StreetPart]:
     """One of five signs on a pole."""
     y, r = rng.uniform(2.3, 2.9), rng.uniform(0.42, 0.52)
     red, blue = (204, 40, 44), (38, 88, 176)
@@ -248,5 +250,5 @@ def traffic_sign(
         ],
     }
     shapes = camera.standing(kinds[pick(rng, tuple(kinds))], x, z)
-    sign = Part(IDS["traffic sign"], shapes, camera.facing(z))
+    sign = StreetPart(IDS["traffic sign"], shapes, camera.facing(z))
     return [post(camera, x, z, y, thickness), sign]

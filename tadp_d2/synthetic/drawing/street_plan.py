@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tadp_d2.synthetic.drawing.perspective import Camera, Part
+from tadp_d2.synthetic.drawing.perspective import Camera, StreetPart
 from tadp_d2.synthetic.drawing.shapes import bounds
 
 # Distance at which drawings begin, meters: just below the image.
@@ -22,7 +22,7 @@ class Placed:
     """
 
     distance: float
-    parts: tuple[Part, ...]
+    parts: tuple[StreetPart, ...]
     noun: str | None = None
 
     @property

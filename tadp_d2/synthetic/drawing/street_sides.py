@@ -11,7 +11,7 @@ from tadp_d2.data.datasets.cityscapes_categories import IDS
 from tadp_d2.synthetic.drawing.backdrops import tree
 from tadp_d2.synthetic.drawing.perspective import (
     Camera,
-    Part,
+    StreetPart,
     on_front,
     on_ground,
     on_wall,
@@ -54,21 +54,21 @@ _GRASS = ((128, 146, 80), (108, 132, 66), (146, 142, 92))
 
 def strip(
     camera: Camera, label: str, x0: float, x1: float, z0: float, z1: float, color: Color
-) -> Part:
+) -> StreetPart:
     """A flat rectangle of ground."""
     shapes = camera.details(on_ground([(x0, z0, x1, z1)]), color)
-    return Part(IDS[label], tuple(shapes), camera.ground)
+    return StreetPart(IDS[label], tuple(shapes), camera.ground)
 
 
 def grass(
     camera: Camera, rng: np.random.Generator, x0: float, x1: float, z0: float, z1: float
-) -> Part:
+) -> StreetPart:
     return strip(camera, "terrain", x0, x1, z0, z1, pick(rng, _GRASS))
 
 
 def pavement(
     camera: Camera, side: int, inner: float, outer: float, z0: float, z1: float, stone: Color
-) -> Part:
+) -> StreetPart:
     """A sidewalk with slabs and a pale curb."""
     x0, x1 = side * inner, side * outer
     joints = [(x0, z, x1, z + 0.07) for z in np.arange(np.ceil(z0), min(z1, 40), 1.5)]
@@ -77,7 +77,7 @@ def pavement(
         *camera.details(on_ground(joints), shaded(stone, 0.86)),
         *camera.details(on_ground([(x0, z0, x0 + side * 0.22, z1)]), (206, 202, 196)),
     ]
-    return Part(IDS["sidewalk"], tuple(shapes), camera.ground)
+    return StreetPart(IDS["sidewalk"], tuple(shapes), camera.ground)
 
 
 # --- buildings ----------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def building(
     z0: float,
     z1: float,
     height: float,
-) -> list[Part]:
+) -> list[StreetPart]:
     """A building along one side: its end towards the camera, and its face towards the street.
 
     Args:
@@ -123,8 +123,8 @@ def building(
     ]
     lit = camera.details(on_wall(x, panes[glows]), _glows(rng, glows))
     return [
-        Part(IDS["building"], tuple(end), camera.facing(z0), tuple(end_lit)),
-        Part(IDS["building"], tuple(face), camera.along(x), tuple(lit)),
+        StreetPart(IDS["building"], tuple(end), camera.facing(z0), tuple(end_lit)),
+        StreetPart(IDS["building"], tuple(face), camera.along(x), tuple(lit)),
     ]
 
 
@@ -163,7 +163,7 @@ def _windows(rng: np.random.Generator, length: float, height: float) -> np.ndarr
     return np.array(found)
 
 
-def skyline(camera: Camera, rng: np.random.Generator, z: float, height: float) -> list[Part]:
+def skyline(camera: Camera, rng: np.random.Generator, z: float, height: float) -> list[StreetPart]:
     """What closes the street far away: buildings in a row, or woods."""
     wooded, parts = rng.random() < 0.4, []
     x, reach = -0.9 * z, 0.9 * z
@@ -175,7 +175,7 @@ def skyline(camera: Camera, rng: np.random.Generator, z: float, height: float) -
             crown = ellipse(x + width / 2, top * 0.25, width * 0.75, top * 0.45, color)
             trunk = polygon(rectangle(x, 0, x + width, top * 0.3), color)
             shapes = camera.standing([trunk, crown], 0, z)
-            parts.append(Part(IDS["vegetation"], shapes, camera.facing(z)))
+            parts.append(StreetPart(IDS["vegetation"], shapes, camera.facing(z)))
         else:
             panes, tones, glows = _panes(rng, _windows(rng, width, top))
             panes = on_front(z, panes + (x, 0, x, 0))
@@ -183,7 +183,7 @@ def skyline(camera: Camera, rng: np.random.Generator, z: float, height: float) -
             shapes = camera.details(on_front(z, [(x, 0, x + width, top)]), color)
             shapes += camera.details(panes, tones)
             lit = camera.details(panes[glows], _glows(rng, glows))
-            parts.append(Part(IDS["building"], tuple(shapes), camera.facing(z), tuple(lit)))
+            parts.append(StreetPart(IDS["building"], tuple(shapes), camera.facing(z), tuple(lit)))
         x += width
     return parts
 
@@ -193,7 +193,7 @@ def skyline(camera: Camera, rng: np.random.Generator, z: float, height: float) -
 
 def wall(
     camera: Camera, rng: np.random.Generator, side: int, x: float, z0: float, z1: float
-) -> list[Part]:
+) -> list[StreetPart]:
     """A wall of stone with a coping, courses and piers."""
     stone, height = pick(rng, _STONES), rng.uniform(1.7, 2.6)
     joint, coping = shaded(stone, 0.76), shaded(stone, 1.3)
@@ -207,14 +207,14 @@ def wall(
     ]
     end = camera.details(on_front(z0, [(x, 0, outer, height)]), joint)
     return [
-        Part(IDS["wall"], tuple(end), camera.facing(z0)),
-        Part(IDS["wall"], tuple(shapes), camera.along(x)),
+        StreetPart(IDS["wall"], tuple(end), camera.facing(z0)),
+        StreetPart(IDS["wall"], tuple(shapes), camera.along(x)),
     ]
 
 
 def fence(
     camera: Camera, rng: np.random.Generator, side: int, x: float, z0: float, z1: float
-) -> list[Part]:
+) -> list[StreetPart]:
     """A fence of pales before a darker ground, with posts and two rails."""
     pale, height, x = pick(rng, _FENCES), rng.uniform(1.3, 2.0), side * x
     gap = shaded(pale, 0.45)
@@ -228,12 +228,12 @@ def fence(
         *camera.details(on_wall(x, rails), shaded(pale, 0.8)),
         *camera.details(on_wall(x, posts), shaded(pale, 0.68)),
     ]
-    return [Part(IDS["fence"], tuple(shapes), camera.along(x))]
+    return [StreetPart(IDS["fence"], tuple(shapes), camera.along(x))]
 
 
 def hedge(
     camera: Camera, rng: np.random.Generator, side: int, x: float, z0: float, z1: float
-) -> list[Part]:
+) -> list[StreetPart]:
     """A clipped hedge with leaves along its top."""
     height, x = rng.uniform(1.2, 2.0), side * x
     leaf = mixed(_HEDGE, (104, 124, 62), rng.random())
@@ -243,12 +243,12 @@ def hedge(
     points = np.stack([np.full_like(z, x), rng.uniform(0.2, 1.02, len(z)) * height, z], axis=1)
     sizes = rng.uniform(0.16, 0.3, len(z)) * camera.focal / z
     shapes += _leaves(camera.project(points), sizes, leaf, rng.uniform(0.75, 1.12, len(z)))
-    return [Part(IDS["vegetation"], tuple(shapes), camera.along(x))]
+    return [StreetPart(IDS["vegetation"], tuple(shapes), camera.along(x))]
 
 
 def street_tree(
     camera: Camera, rng: np.random.Generator, x: float, z: float, height: float
-) -> Part:
+) -> StreetPart:
     """A tree whose crown breaks up into leaves."""
     (px, py), tall = camera.project([(x, 0, z)])[0], height * camera.focal / z
     shapes = tree(rng, px, py, tall)
@@ -259,7 +259,7 @@ def street_tree(
     shades = rng.uniform(0.8, 1.1, count) - 0.12 * np.sin(angles)
     sizes = tall * rng.uniform(0.02, 0.05, count)
     shapes += _leaves(centers + (px, crown), sizes, leaf, shades)
-    return Part(IDS["vegetation"], tuple(shapes), camera.facing(z))
+    return StreetPart(IDS["vegetation"], tuple(shapes), camera.facing(z))
 
 
 def _leaves(
@@ -282,7 +282,7 @@ def road(
     near: float,
     junction: tuple[float, float] | None,
     rails: Sequence[float],
-) -> list[Part]:
+) -> list[StreetPart]:
     """The road with its markings, and the one that crosses it.
 
     Args:
@@ -313,10 +313,10 @@ def road(
         *camera.details(on_ground([*dashes, *stripes]), paint),
         *camera.details(on_ground(lines), (164, 166, 172)),
     ]
-    return [Part(IDS["road"], tuple(shapes), camera.ground)]
+    return [StreetPart(IDS["road"], tuple(shapes), camera.ground)]
 
 
-def bonnet(rng: np.random.Generator, size: tuple[int, int], label: int) -> Part:
+def bonnet(rng: np.random.Generator, size: tuple[int, int], label: int) -> StreetPart:
     """The front of the car that carries the camera, at the lower rim."""
     (width, height), rise = size, rng.uniform(0.05, 0.1)
     paint = pick(rng, ((52, 54, 60), (120, 124, 130), (70, 34, 36), (38, 50, 78)))
@@ -324,4 +324,4 @@ def bonnet(rng: np.random.Generator, size: tuple[int, int], label: int) -> Part:
     arch = height * (1 - rise * (1 - ((x / width - 0.5) / 0.56) ** 2))
     outline = [*zip(x, arch, strict=True), (width + 5, height + 5), (-5, height + 5)]
     shine = stroke(list(zip(x, arch + 2.5, strict=True)), shaded(paint, 1.35), 1.5)
-    return Part(label, (polygon(outline, paint), detail(shine)), (0.0, 0.0, 1.0))
+    return StreetPart(label, (polygon(outline, paint), detail(shine)), (0.0, 0.0, 1.0))

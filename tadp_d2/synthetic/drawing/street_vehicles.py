@@ -11,7 +11,7 @@ import numpy as np
 
 from tadp_d2.data.datasets.cityscapes_categories import IDS
 from tadp_d2.synthetic.drawing.class_figures import PAINTS, figure, wheel
-from tadp_d2.synthetic.drawing.perspective import Camera, Part, rectangle
+from tadp_d2.synthetic.drawing.perspective import Camera, StreetPart, rectangle
 from tadp_d2.synthetic.drawing.shapes import (
     GLASS,
     INK,
@@ -72,7 +72,9 @@ class End:
         return max(x for x, _ in self.outline)
 
 
-def along_street(camera: Camera, name: str, end: End, x: float, z: float, lit: bool = True) -> Part:
+def along_street(
+    camera: Camera, name: str, end: End, x: float, z: float, lit: bool = True
+) -> StreetPart:
     """A vehicle on the street whose end towards the camera stands at (x, z)."""
     panes, wheels = [], []
     # The camera sees a side only if it is not between the planes of both.
@@ -87,7 +89,7 @@ def along_street(camera: Camera, name: str, end: End, x: float, z: float, lit: b
     lamps = list(camera.standing(end.lamps, x, z)) if lit else []
     if end.glowing:
         lamps = [Shape(p.points, shaded(_INSIDE, 0.45), outlined=False) for p in panes] + lamps
-    return Part(IDS[name], tuple(shapes), camera.facing(z), tuple(lamps))
+    return StreetPart(IDS[name], tuple(shapes), camera.facing(z), tuple(lamps))
 
 
 def _on_side(camera: Camera, end: End, x: float, z: float, points: Points, color: Color) -> Shape:
@@ -285,12 +287,12 @@ ENDS: dict[str, Callable[[np.random.Generator, bool], End]] = {
 
 def crossing(
     camera: Camera, rng: np.random.Generator, name: str, x: float, z: float, facing: int
-) -> Part:
+) -> StreetPart:
     """A vehicle across the street; `facing` is 1 to the right and -1 to the left."""
     shapes, lit = _SIDES[name](rng)
     flipped = [transformed(s, (facing, 1), (0, 0)) for s in (shapes, lit)]
     drawn, shining = (camera.standing(s, x, z) for s in flipped)
-    return Part(IDS[name], drawn, camera.facing(z), shining)
+    return StreetPart(IDS[name], drawn, camera.facing(z), shining)
 
 
 def _car_side(rng: np.random.Generator) -> tuple[list[Shape], list[Shape]]:

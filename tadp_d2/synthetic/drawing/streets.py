@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tadp_d2.data.datasets.cityscapes_categories import IDS, IGNORE_LABEL
-from tadp_d2.synthetic.drawing.perspective import SKY, Camera, Part, rectangle
+from tadp_d2.synthetic.drawing.perspective import SKY, Camera, StreetPart, rectangle
 from tadp_d2.synthetic.drawing.shapes import Shape, bounds, pick, polygon
 from tadp_d2.synthetic.drawing.street_figures import (
     Lamp,
@@ -103,7 +103,7 @@ class Street:
     height: int
     light: str
     camera: Camera
-    parts: tuple[Part, ...]
+    parts: tuple[StreetPart, ...]
     shadows: tuple[Shape, ...]
     lamps: tuple[Lamp, ...]
     things: tuple[Thing, ...]
@@ -149,7 +149,7 @@ def _thing(placed: Placed) -> Thing:
     return Thing(placed.noun, part.label, bounds(part.shapes))
 
 
-def _seen(parts: list[Part], size: tuple[int, int]) -> list[Part]:
+def _seen(parts: list[StreetPart], size: tuple[int, int]) -> list[StreetPart]:
     """Parts without the shapes that lie outside the image."""
     shapes = [shape for part in parts for shape in part.shapes]
     points = np.concatenate([shape.points for shape in shapes])
@@ -187,11 +187,11 @@ def _sample_heavy(rng: np.random.Generator, include: str | None) -> list[str]:
     return [kind for kind in kinds if kind != include]
 
 
-def _ground(rng: np.random.Generator, plan: Plan, has_rails: bool) -> list[Part]:
+def _ground(rng: np.random.Generator, plan: Plan, has_rails: bool) -> list[StreetPart]:
     """Sky, skyline and everything flat, in the order in which it is drawn."""
     camera, (width, height) = plan.camera, plan.size
     sky = polygon(rectangle(-2, -2, width + 2, height + 2), (200, 220, 240))
-    parts = [Part(IDS["sky"], (sky,), SKY)]
+    parts = [StreetPart(IDS["sky"], (sky,), SKY)]
     parts += skyline(camera, rng, plan.end + 12, rng.uniform(7, 16))
     stone = pick(rng, PAVEMENTS)
     for side in plan.sides:
@@ -245,7 +245,7 @@ def _lot(
     stretch: tuple[float, float],
     level: tuple[float, float],
     kind: str | None,
-) -> tuple[Part, ...]:
+) -> tuple[StreetPart, ...]:
     """A building or trees, and a wall, fence or hedge of this kind before them."""
     parts, (z0, z1), camera = [], stretch, plan.camera
     yard = rng.uniform(2.5, 5) if kind else 0.0
