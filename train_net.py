@@ -40,7 +40,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> Any:
     model = Trainer.build_model(cfg)
     checkpointer = RunCheckpointer(model, os.path.dirname(cfg.OUTPUT_DIR), Provenance(cfg, model))
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return Trainer.test(cfg, model)
+    return Trainer.test(cfg, model, final=True)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -93,6 +93,10 @@ SIZE = Allowed(
     "width and height in pixels",
     lambda value: len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value),
 )
+SIDES = Allowed(
+    "one or more lengths in pixels",
+    lambda value: bool(value) and all(isinstance(side, int) and side > 0 for side in value),
+)
 PATHS = Allowed(
     "one or more of down, mid, up; without maps, LEVELS is empty",
     lambda value: NAMES.holds(value) and bool(value) and set(value) <= {"down", "mid", "up"},
@@ -588,6 +592,10 @@ CHANGED = (
     Key("SOLVER.WARMUP_METHOD", allowed=one_of("linear", "constant")),
     Key("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", allowed=one_of("value", "norm")),
     Key("SOLVER.CHECKPOINT_PERIOD", allowed=at_least(1), changes=Changes.NOTHING),
+    # It adds metrics and leaves the others as they are.
+    Key("TEST.AUG.ENABLED", changes=Changes.NOTHING),
+    Key("TEST.AUG.MIN_SIZES", allowed=SIDES, changes=Changes.TESTING),
+    Key("TEST.AUG.MAX_SIZE", allowed=at_least(1), changes=Changes.TESTING),
     Key("TEST.EVAL_PERIOD", allowed=at_least(0), changes=Changes.NOTHING),
     Key("CUDNN_BENCHMARK", changes=Changes.NOTHING),
     Key("OUTPUT_DIR", changes=Changes.NOTHING),

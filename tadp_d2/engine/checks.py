@@ -82,7 +82,13 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.TEST.VIEWS.FLIP and not scales:
         raise UserError("TEST.VIEWS.FLIP mirrors the views of TEST.VIEWS.SCALES, which is empty")
-    get_task(cfg).check_config()
+    task = get_task(cfg)
+    task.check_config()
+    if cfg.TEST.AUG.ENABLED and not task.augmentation():
+        raise UserError(
+            f"TEST.AUG.ENABLED is True: there is no test-time augmentation for {architecture}; a "
+            "semantic segmentor has TEST.VIEWS"
+        )
     get_conditioner_class(cfg).check_config(cfg)
 
 

@@ -71,16 +71,20 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's, two that stop and continue a run cleanly, and the learning rates."""
         hooks = super().build_hooks()
-        evaluation = next(hook for hook in hooks if isinstance(hook, EvalHook))
-        place = hooks.index(evaluation)
+        place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        evaluation = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         return [
             # Before Detectron2's scheduler, which sets those of the next iteration.
             LearningRates(),
             *hooks[:place],
             SaveOnSignal(),
-            *hooks[place:],
+            evaluation,
+            *hooks[place + 1 :],
             CatchUpEvaluation(evaluation, self._lacks_evaluation),
         ]
+
+    def _evaluate(self) -> OrderedDict[str, Any]:
+        return self.test(self.cfg, self.model, final=self.iter + 1 >= self.max_iter)
 
     # The writers open their files at once, before it is known where the run begins: see `train`.
     def build_writers(self) -> list[EventWriter]:
@@ -192,16 +196,55 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(
-        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+        final: bool = False,
     ) -> OrderedDict[str, Any]:
-        """As Detectron2's, and writes `results.json`; always by data set."""
-        results = super().test(cfg, model, evaluators)
-        if len(cfg.DATASETS.TEST) == 1:
-            results = OrderedDict({cfg.DATASETS.TEST[0]: results})
-        if comm.is_main_process():
-            log_table(results, get_task(cfg).metric_sets)
-            write_results(cfg, model, results)
+        """As Detectron2's, and writes `results.json`; always by data set.
+
+        Args:
+            final: test under `TEST.AUG`, too, if it is enabled; not for tests during training.
+        """
+        results = cls._test(cfg, model, evaluators)
+        _report(cfg, model, results)
+        if final and cfg.TEST.AUG.ENABLED:
+            for dataset, sets in cls._test_augmented(cfg, model).items():
+                results[dataset].update(sets)
+            _report(cfg, model, results)
         return results
+
+    @classmethod
+    def _test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None
+    ) -> OrderedDict[str, Any]:
+        results = super().test(cfg, model, evaluators)
+        return (
+            results if len(cfg.DATASETS.TEST) > 1 else OrderedDict({cfg.DATASETS.TEST[0]: results})
+        )
+
+    @classmethod
+    def _test_augmented(cls, cfg: CfgNode, model: nn.Module) -> dict[str, dict[str, Any]]:
+        """Metric sets under test-time augmentation, by their own names, by data set."""
+        own = cfg.clone()
+        own.defrost()
+        own.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "augmented"))
+        task = get_task(own)
+        evaluators = [DatasetEvaluators(task.evaluators(name)) for name in cfg.DATASETS.TEST]
+        # Detectron2 leaves a model in the mode of what is wrapped around it.
+        augmented = task.augmentation()(own, model).train(model.training)
+        names = {found.name: found.augmented.name for found in task.metric_sets}
+        return {
+            dataset: {names[name]: metrics for name, metrics in sets.items()}
+            for dataset, sets in cls._test(cfg, augmented, evaluators).items()
+        }
+
+
+def _report(cfg: CfgNode, model: nn.Module, results: OrderedDict[str, Any]) -> None:
+    if comm.is_main_process():
+        log_table(results, get_task(cfg).measured())
+        write_results(cfg, model, results)
 
 
 def _check_draws(cfg: CfgNode, model: nn.Module) -> None:

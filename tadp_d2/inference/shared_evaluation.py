@@ -78,6 +78,11 @@ def load_contestants(cfgs: Mapping[str, CfgNode]) -> list[Contestant]:
     first_name, first = next(iter(cfgs.items()))
     for name, cfg in cfgs.items():
         _check_same_inputs(name, cfg, first_name, first)
+        if cfg.TEST.AUG.ENABLED:
+            raise UserError(
+                f"TEST.AUG.ENABLED is True in {name}: models are evaluated in one pass without "
+                "augmentation; --opts TEST.AUG.ENABLED False"
+            )
     built: dict[tuple[str, str], nn.Module] = {}
     encoders: dict[tuple, EncodeOnce] = {}
     contestants = []

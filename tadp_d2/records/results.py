@@ -45,7 +45,7 @@ def write_results(
         "version": VERSION,
         "metrics": _plain(results),
         "task": task.name,
-        "metric_sets": {found.name: found.record() for found in task.metric_sets},
+        "metric_sets": {found.name: found.record() for found in task.measured()},
         "datasets": {dataset: _identity(dataset) for dataset in results},
         "iteration": _iteration(cfg.SOLVER.MAX_ITER),
         "weights": cfg.MODEL.WEIGHTS,

@@ -1,13 +1,16 @@
 """Detection: boxes, and masks where the model has them; VOC's metrics or COCO's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, GeneralizedRCNNWithTTA
 from PIL import Image
+from torch import nn
 
 from tadp_d2.data.catalog import is_voc
 from tadp_d2.errors import UserError
@@ -107,6 +110,12 @@ class Detection(Task):
             masks = self.cfg.MODEL.MASK_ON and not is_voc(dataset)
             evaluators.append(NamedCOCOEvaluator(dataset, self.cfg.OUTPUT_DIR, masks))
         return evaluators
+
+    def augmentation(self) -> Callable[[CfgNode, nn.Module], nn.Module] | None:
+        """Detectron2's, for `GeneralizedRCNN` and what derives from it, without keypoints."""
+        architecture = META_ARCH_REGISTRY.get(self.cfg.MODEL.META_ARCHITECTURE)
+        supported = issubclass(architecture, GeneralizedRCNN) and not self.cfg.MODEL.KEYPOINT_ON
+        return GeneralizedRCNNWithTTA if supported else None
 
     def draw_truth(
         self, dataset: str, pixels: np.ndarray, entry: Mapping[str, Any]

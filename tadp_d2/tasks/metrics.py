@@ -1,7 +1,7 @@
 """What a task measures: names, units and directions of its numbers. Nothing heavy is imported."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -61,6 +61,11 @@ class MetricSet:
     def titled(self, metric: Metric) -> str:
         """What a table calls a metric of the set."""
         return f"{metric.title} ({self.name})" if self.qualified else metric.title
+
+    @property
+    def augmented(self) -> "MetricSet":
+        """The same numbers under test-time augmentation, by the name that Detectron2 gives them."""
+        return replace(self, name=f"{self.name}_TTA", qualified=True)
 
     def record(self) -> dict[str, Any]:
         """As it stands in a result file."""

@@ -6,7 +6,7 @@ wrong for it. Trainer, checks, prediction, gallery, results and reports ask the 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from detectron2.data.transforms import TransformList
 from detectron2.evaluation import DatasetEvaluator
 from fvcore.common.registry import Registry
 from PIL import Image
+from torch import nn
 
 from tadp_d2.data.catalog import is_labelled, offers, read_known
 from tadp_d2.errors import UserError
@@ -98,6 +99,18 @@ class Task(ABC):
     @abstractmethod
     def evaluators(self, dataset: str) -> list[DatasetEvaluator]:
         """Those that judge a test set."""
+
+    def augmentation(self) -> Callable[[CfgNode, nn.Module], nn.Module] | None:
+        """Makes of a config and its model one under test-time augmentation (`TEST.AUG`).
+
+        None where there is no such augmentation for the config.
+        """
+        return None
+
+    def measured(self) -> tuple[MetricSet, ...]:
+        """The metric sets of the results: with `TEST.AUG` also those under augmentation."""
+        augmented = self.metric_sets if self.cfg.TEST.AUG.ENABLED else ()
+        return (*self.metric_sets, *(metric_set.augmented for metric_set in augmented))
 
     def legend(self, dataset: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
         """Names and colors (RGB), shown below the gallery's sheet."""

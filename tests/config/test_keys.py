@@ -78,6 +78,7 @@ def test_defaults_are_not_shared_between_configs():
             [(), ("middle",), ("up", "s4"), (1,)],
         ),
         (KEYS["MODEL.PIXEL_STD"].allowed, [[1, 2.5, 255]], [[0, 1, 1], [1, 1], ["a", 1, 1]]),
+        (KEYS["TEST.AUG.MIN_SIZES"].allowed, [(400,), (400, 500)], [(), (0,), (1.5,), ("a",)]),
         (KEYS["SEED"].allowed, (-1, 0, 2**31), (2**31 + 1,)),
         (KEYS["TEST.PRECISION"].allowed, DTYPES, ("half",)),
     ],
@@ -153,6 +154,12 @@ def test_what_changes_results():
     settings = ("SOLVER.GAMMA", "SOLVER.BASE_LR", "TEST.PRECISION", "TEXT.MODIFIER_TRAIN")
     others = ("SEED", "TEXT.MODIFIER", "MODEL.WEIGHTS", "OUTPUT_DIR", "TEST.GALLERY_IMAGES")
     assert all(map(is_setting, settings)) and not any(map(is_setting, others))
+
+
+def test_keys_of_testing_change_no_training():
+    """Else a run could not be continued with others."""
+    testing = [k for k in KEYS.values() if k.name.startswith("TEST.") or k.name.endswith("_TEST")]
+    assert [k.name for k in testing if k.changes == Changes.TRAINING and not k.idle] == []
 
 
 def test_the_rows_are_read_without_detectron2():

@@ -283,6 +283,12 @@ def test_models_that_look_at_other_inputs_are_refused(
     assert not (tmp_path / "out" / "simple" / "results.json").exists()
 
 
+def test_models_are_not_compared_under_augmentation(make_config, weights):
+    cfg = make_config(*SMALL, "MODEL.WEIGHTS", weights[0], "TEST.AUG.ENABLED", True)
+    with pytest.raises(UserError, match="TEST.AUG.ENABLED is True in one: .*--opts TEST.AUG"):
+        load_contestants({"one": cfg})
+
+
 def test_what_is_no_run_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", str(tmp_path)])
