@@ -57,7 +57,7 @@ REQUIREMENTS = {
 SECTIONS = {
     "matrix": 15,
     "tests": 110,
-    "features": 75,
+    "features": 100,
     "detection": 90,
     "segmentation": 80,
     "graphs": 60,

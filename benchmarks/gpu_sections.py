@@ -390,13 +390,15 @@ def options(run: Run, clock: Clock, compiled: bool) -> None:
         def graphed(ours: UNetFeatures) -> nn.Module:
             # Kept casts of weights would be those of the time of the capture.
             with torch.autocast(run.device, torch.bfloat16, cache_enabled=False):
-                return sides.GraphedUNet(ours, latents, context, backbone.timestep)
-
-        exact = maps()
+                # Every call writes its inputs over those of the capture.
+                own = latents.clone(), context.clone()
+                return sides.GraphedUNet(ours, *own, backbone.timestep)
 
         def measure(change: Callable[[], contextlib.AbstractContextManager]) -> dict:
             # Its state has the layout of the weights as they were.
             model.drop_optimizer()
+            # Now, because every measurement trains the weights.
+            exact = maps()
             start = time.perf_counter()
             with change():
                 found = maps()
