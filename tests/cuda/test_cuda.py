@@ -207,7 +207,8 @@ def test_one_process_on_nccl_has_the_gradients_of_none(config, tmp_path):
     torch.manual_seed(0)
     plain = Trainer.build_model(cfg).train()
     weights = {k: v.clone() for k, v in plain.state_dict().items()}
-    losses = train(cfg, plain, "bf16", accumulation=2)
+    # In fp32: kernels that add up in another order each time make more of a difference in bf16.
+    losses = train(cfg, plain, accumulation=2)
     again = Trainer.build_model(cfg).train()
     again.load_state_dict(weights)
     distributed.init_process_group(
@@ -215,13 +216,14 @@ def test_one_process_on_nccl_has_the_gradients_of_none(config, tmp_path):
     )
     try:
         wrapped = DistributedDataParallel(again, device_ids=[0], broadcast_buffers=False)
-        found = train(cfg, wrapped, "bf16", accumulation=2)
+        found = train(cfg, wrapped, accumulation=2)
     finally:
         distributed.destroy_process_group()
-    assert found == pytest.approx(losses, rel=1e-3)
+    assert found == pytest.approx(losses, rel=1e-5)
     changed = {k: v - weights[k] for k, v in plain.state_dict().items()}
     own = {k: v - weights[k] for k, v in again.state_dict().items()}
-    assert difference(own, changed) < 0.1
+    # Without processes, two runs differ by 0.015: AdamW's first steps are signs of gradients.
+    assert difference(own, changed) < 0.05
 
 
 def test_torchrun_trains_and_evaluates_on_nccl(world, config, tmp_path):
