@@ -421,12 +421,12 @@ def options(run: Run, clock: Clock, compiled: bool) -> None:
         overhead = functools.partial(
             model.replaced, functools.partial(sides.CompiledUNet, mode="reduce-overhead")
         )
-        changes: dict[str, tuple[Callable, float]] = {"eager": (contextlib.nullcontext, 30)}
+        changes: dict[str, tuple[Callable, float]] = {"eager": (contextlib.nullcontext, 60)}
         if compiled:
             changes["blocks compiled"] = (blocks, 120)
         else:
-            changes["channels last"] = (last, 30)
-            changes["cuDNN benchmark"] = (sides.cudnn_benchmark, 40)
+            changes["channels last"] = (last, 60)
+            changes["cuDNN benchmark"] = (sides.cudnn_benchmark, 60)
         if run.device == "cuda" and compiled:
             both = functools.partial(together, blocks, graphs)
             changes["blocks compiled, CUDA graphs"] = (both, 60)

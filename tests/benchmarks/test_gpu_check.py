@@ -7,6 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from tadp_d2.diffusion.clip_text import Context
+from tadp_d2.diffusion.stable_diffusion import load_unet
+from tadp_d2.diffusion.unet_features import UNetFeatures
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
@@ -67,10 +72,26 @@ def test_tables_hold_ratios_and_dashes():
     assert len(tables([])) > 50
 
 
+def test_the_wrapper_in_the_place_of_our_features_computes_the_same(model_folder):
+    import gpu_sides
+
+    ours = UNetFeatures(load_unet(model_folder / "unet"))
+    reference = gpu_sides.ReferenceUNet(ours)
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    width = ours.unet.config.cross_attention_dim
+    context = Context(torch.randn(2, 77, width, generator=torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        found, expected = (side(latents, context, 0.0) for side in (reference, ours))
+    assert found.keys() == expected.keys()
+    for level, maps in expected.items():
+        assert torch.allclose(found[level], maps, rtol=1e-4, atol=1e-5)
+
+
 def test_the_script_runs_on_a_cpu(tmp_path, world):
     file = tmp_path / "cpu.json"
     command = [sys.executable, SCRIPT, "--size", "tiny", "--device", "cpu", "--output", file]
     command += ["--data", world, "--sections", "matrix", "personalization", "captioning"]
+    command += ["graphs"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     cells = stored(file)["cells"]
@@ -79,4 +100,7 @@ def test_the_script_runs_on_a_cpu(tmp_path, world):
         "invert",
         "dreambooth",
     }
+    moved = {c["option"]: c["difference"] for c in cells if c["section"] == "options"}
+    # A CPU knows no cuDNN: with it, the same weights and inputs give the same features.
+    assert moved["eager"] == moved["cuDNN benchmark"] == 0 < moved["channels last"]
     assert stored(file)["finished"]
