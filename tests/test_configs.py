@@ -104,6 +104,7 @@ def test_overrides_come_last():
         ("INPUT:\n  RESIZE: round\n", "INPUT.RESIZE is 'round': expected one of fixed"),
         ("INPUT:\n  FIXED_SIZE_TEST: (512,)\n", "FIXED_SIZE_TEST is (512,): expected width and"),
         ("TEST:\n  WINDOW_SIZE: 64\n  WINDOW_STRIDE: 65\n", "expected 1 to WINDOW_SIZE, 64"),
+        ("TEST:\n  WINDOW_SIZE: 512\n", "CaptionedRCNN cannot test in windows"),
         ("TEST:\n  SUBMISSION: True\n", "TEST.SUBMISSION is for a segmentor"),
         (
             "TEST:\n  PRECISION: half\n",

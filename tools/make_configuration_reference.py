@@ -31,8 +31,8 @@ Data sets, learning rates, the FPN and the heads are configured by
 [Detectron2's own keys](https://detectron2.readthedocs.io/en/latest/modules/config.html).
 
 What another value of a key *changes*: training, and so every result; testing, what a trained model
-scores; or nothing beyond rounding. Paths of weights change nothing by themselves, because results
-record the fingerprints of the weights.
+scores; or nothing beyond rounding. Paths of weights, tokens and captions change nothing by
+themselves, because results and checkpoints record the fingerprints of what is there.
 """
 
 

@@ -351,14 +351,14 @@ ADDED = (
         (),
         "Files of learned tokens (learned_embeds.safetensors).",
         allowed=NAMES,
-        compared=False,
+        changes=Changes.NOTHING,
     ),
     Key(
         "TEXT.CAPTION_DIR",
         "",
         "Folder of the caption files <dataset>.jsonl or .json; empty for "
         "$DETECTRON2_DATASETS/captions.",
-        compared=False,
+        changes=Changes.NOTHING,
     ),
     Key(
         "TEXT.CAPTION_TEXT",

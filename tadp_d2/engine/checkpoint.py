@@ -42,6 +42,7 @@ class RunCheckpointer(DetectionCheckpointer):
         self._keep = keep
         self._provenance = provenance
         self._loading = ""
+        self._continued = False
 
     def save(self, name: str, **extra: Any) -> None:
         """Writes `<name>.pth` and points `last_checkpoint` to it."""
@@ -82,6 +83,8 @@ class RunCheckpointer(DetectionCheckpointer):
         candidates = find_checkpoints(self.save_dir) if resume else []
         if not candidates:
             return super().resume_or_load(path, resume=False)
+        # Who loads a model alone evaluates it.
+        self._continued = bool(self.checkpointables)
         *candidates, oldest = candidates
         for candidate in candidates:
             try:
@@ -117,7 +120,8 @@ class RunCheckpointer(DetectionCheckpointer):
         return _read(filename, mmap=not self.checkpointables)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        self._provenance.check(checkpoint.pop("provenance", None), self._loading)
+        record = checkpoint.pop("provenance", None)
+        self._provenance.check(record, self._loading, self._continued)
         _refuse_other_architecture(self.model.state_dict(), checkpoint["model"], self._loading)
         return super()._load_model(checkpoint)
 

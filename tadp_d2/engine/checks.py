@@ -19,6 +19,7 @@ from tadp_d2.engine.resume import check_output
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.conditioned import Conditioned
 from tadp_d2.modeling.scales import InViews
+from tadp_d2.modeling.windows import InWindows
 from tadp_d2.tasks.task import get_task
 
 _DIFFUSION_BACKBONES = ("build_diffusion_backbone", "build_diffusion_fpn_backbone")
@@ -73,6 +74,11 @@ def check_config(cfg: CfgNode) -> None:
         raise UserError(
             f"MODEL.META_ARCHITECTURE is {architecture!r}, which gives the diffusion backbone "
             f"nothing to be conditioned on: write Conditioned{architecture}"
+        )
+    if cfg.TEST.WINDOW_SIZE and not issubclass(known, InWindows):
+        raise UserError(
+            f"TEST.WINDOW_SIZE is {cfg.TEST.WINDOW_SIZE}, and {architecture} cannot test in "
+            "windows; leave it at 0"
         )
     scales = cfg.TEST.VIEWS.SCALES
     if scales and not issubclass(known, InViews):

@@ -46,6 +46,7 @@ class Provenance:
         backbone = find_diffusion_backbone(model)
         diffusion = cfg.MODEL.DIFFUSION
         captions = _caption_files(cfg)
+        self._training_sets = cfg.DATASETS.TRAIN
         self.record: dict[str, Any] = {
             "vae": fingerprint(backbone.latent_encoder.module),
             # Of the UNet that training starts from. The checkpoint's own takes its place.
@@ -71,13 +72,20 @@ class Provenance:
         }
         _check_artifacts(cfg, self.record)
 
-    def check(self, trained: dict[str, Any] | None, checkpoint: str) -> None:
+    def check(
+        self, trained: dict[str, Any] | None, checkpoint: str, continued: bool = False
+    ) -> None:
         """Compares with the record of a checkpoint.
 
-        Other tokens and captions are legitimate, and are said; other ground is an error.
+        Another base model is an error. Other tokens and captions are legitimate, and are said, but
+        where the training goes on.
+
+        Args:
+            continued: whether the training goes on from the checkpoint.
 
         Raises:
-            UserError: the checkpoint was trained on other ground.
+            UserError: the checkpoint was trained on another base model, or its training would not
+                be continued with its own tokens and captions.
         """
         if trained is None:
             _logger.warning(f"{checkpoint} does not say on which base model it was trained")
@@ -98,10 +106,17 @@ class Provenance:
             )
         for name, value in trained["tokens"].items():
             if self.record["tokens"].get(name) != value:
-                _logger.warning(f"{checkpoint} was trained with another or a further token {name}")
+                _say(f"{checkpoint} was trained with another or a further token {name}", continued)
         for name, value in self.record["captions"].items():
             if trained["captions"].get(name, value) != value:
-                _logger.warning(f"{checkpoint} was trained with other captions for {name!r}")
+                matters = continued and name in self._training_sets
+                _say(f"{checkpoint} was trained with other captions for {name!r}", matters)
+
+
+def _say(difference: str, is_error: bool) -> None:
+    if is_error:
+        raise UserError(f"{difference}; a run is continued with what it was begun with")
+    _logger.warning(difference)
 
 
 def _check_artifacts(cfg: CfgNode, record: dict[str, Any]) -> None:

@@ -131,6 +131,44 @@ def test_other_captions_are_said(make_config, world, saved, tmp_path, caplog):
     assert "trained with other captions for 'watercolor_test'" in caplog.text
 
 
+def continued(cfg, folder):
+    """As a training that is resumed loads its last checkpoint."""
+    run = checkpointer(cfg, folder)
+    state = torch.optim.SGD(run.model.parameters(), lr=1.0)
+    run.add_checkpointable("trainer", state)
+    return run
+
+
+def test_a_training_goes_on_with_its_own_captions_only(make_config, world, tmp_path, caplog):
+    captions = tmp_path / "captions"
+    shutil.copytree(world / "captions", captions)
+    cfg = make_config("TEXT.CAPTION_DIR", str(captions))
+    continued(cfg, tmp_path).save("model_final")
+    # Those of a test set may change, and the folder.
+    with open(captions / "watercolor_test.jsonl", "a") as file:
+        file.write('{"image_id": "more", "raw": "a dog"}\n')
+    moved = captions.rename(tmp_path / "moved")
+    cfg = make_config("TEXT.CAPTION_DIR", str(moved))
+    continued(cfg, tmp_path).resume_or_load("")
+    assert "trained with other captions for 'watercolor_test'" in caplog.text
+    with open(moved / "voc_2007_trainval.jsonl", "a") as file:
+        file.write('{"image_id": "more", "raw": "a dog"}\n')
+    with pytest.raises(UserError, match="other captions for 'voc_2007_trainval'; a run is contin"):
+        continued(cfg, tmp_path).resume_or_load("")
+    checkpointer(cfg, tmp_path).resume_or_load("")  # an evaluation
+
+
+def test_a_training_goes_on_with_its_own_tokens_only(make_config, tmp_path):
+    token = tmp_path / "learned_embeds.safetensors"
+    cfg = make_config("TEXT.TOKENS", (str(token),))
+    safetensors.torch.save_file({"<a>": torch.ones(64)}, token)
+    continued(cfg, tmp_path).save("model_final")
+    continued(cfg, tmp_path).resume_or_load("")
+    safetensors.torch.save_file({"<a>": torch.zeros(64)}, token)
+    with pytest.raises(UserError, match="another or a further token <a>; a run is continued with"):
+        continued(cfg, tmp_path).resume_or_load("")
+
+
 class _Payload:
     def __reduce__(self):
         return print, ("executed",)
