@@ -133,13 +133,10 @@ def find_tokenizer(weights: str, revision: str = "") -> Any:
     Raises:
         UserError: it is not here, or damaged.
     """
-    from transformers import CLIPTokenizer
+    from tadp_d2.diffusion.clip_tokenizer import load_tokenizer
+    from tadp_d2.diffusion.model_folder import TOKENIZER, find_folder
 
-    from tadp_d2.diffusion.model_folder import TOKENIZER, find_folder, loading
-
-    folder = find_folder(TOKENIZER, weights, revision, ask_hub=False) / "tokenizer"
-    with loading(folder):
-        return CLIPTokenizer.from_pretrained(folder)
+    return load_tokenizer(find_folder(TOKENIZER, weights, revision, ask_hub=False))
 
 
 def find_captions(dataset: str, folder: Path | None = None) -> Path:

@@ -69,10 +69,7 @@ class CaptionPrompt(Conditioner):
         return read_text(inputs, "caption")
 
     def provenance(self) -> dict[str, Any]:
-        return {
-            "text_encoder": self.text.base_fingerprint,
-            "tokens": self.text.token_fingerprints,
-        }
+        return {**self.text.provenance, "tokens": self.text.token_fingerprints}
 
 
 def make_prompt(caption: str, modifier: Modifier, text: TextEncoder) -> str:

@@ -37,7 +37,7 @@ class ClassWords(Conditioner):
         """
         super().__init__()
         self.names = list(names)
-        self.text_fingerprint = text.base_fingerprint
+        self.text_provenance = text.provenance
         spans = find_spans(names, text.tokenizer)
         for name in names:
             check_name(name, text)
@@ -61,7 +61,7 @@ class ClassWords(Conditioner):
         return Condition(Context(self.embeddings.expand(len(inputs), -1, -1)))
 
     def provenance(self) -> dict[str, Any]:
-        return {"text_encoder": self.text_fingerprint, "class_names": self.names}
+        return {**self.text_provenance, "class_names": self.names}
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:
         return f"the words of {', '.join(self.names)}, each name read alone"

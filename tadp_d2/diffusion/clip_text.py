@@ -3,13 +3,18 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tadp_d2.diffusion.clip_tokenizer import (
+    check_goes_with,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
 from tadp_d2.diffusion.diffusion_model import Context
-from tadp_d2.diffusion.model_folder import loading
 from tadp_d2.diffusion.model_part import TEXT_ENCODER
 from tadp_d2.diffusion.tokens import add_token, read_tokens
 from tadp_d2.errors import UserError
@@ -40,6 +45,9 @@ class TextEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.cache_size = cache_size
         self.base_fingerprint = fingerprint(text_encoder)
+        # Of the tokenizer without learned tokens; `from_pretrained` sets it.
+        self.tokenizer_fingerprint = ""
+        self.options = TEXT_ENCODER.options(text_encoder.config.to_dict())
         self.token_fingerprints: dict[str, str] = {}
         for file in token_files:
             for token, vectors in read_tokens(file).items():
@@ -52,10 +60,27 @@ class TextEncoder(nn.Module):
     def from_pretrained(
         cls, folder: Path, token_files: Sequence[str | Path] = (), cache_size: int = 20_000
     ) -> "TextEncoder":
-        """Loads `tokenizer/` and `text_encoder/` of a Stable Diffusion folder."""
+        """Loads `tokenizer/` and `text_encoder/` of a Stable Diffusion folder.
+
+        Raises:
+            UserError: one of them is of another kind or damaged, or they do not belong together.
+        """
         tokenizer = load_tokenizer(folder)
         text_encoder = TEXT_ENCODER.load(folder / "text_encoder")
-        return cls(tokenizer, text_encoder, token_files, cache_size)
+        check_goes_with(tokenizer, text_encoder, folder)
+        base = tokenizer_fingerprint(tokenizer)
+        text = cls(tokenizer, text_encoder, token_files, cache_size)
+        text.tokenizer_fingerprint = base
+        return text
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What decides on the context of a prompt, but for learned tokens."""
+        return {
+            "text_encoder": self.base_fingerprint,
+            "tokenizer": self.tokenizer_fingerprint,
+            "text_options": self.options,
+        }
 
     @property
     def length(self) -> int:
@@ -114,13 +139,3 @@ class TextEncoder(nn.Module):
         # neither on its neighbors in a batch nor on whether it was first met in training.
         with autocast(device.type, "fp32"):
             return self.text_encoder(ids.to(device)).last_hidden_state[0]
-
-
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """`tokenizer/` of a Stable Diffusion folder.
-
-    Raises:
-        UserError: its files are damaged.
-    """
-    with loading(folder / "tokenizer"):
-        return CLIPTokenizer.from_pretrained(folder / "tokenizer")

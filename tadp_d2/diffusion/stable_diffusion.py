@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from tadp_d2.diffusion.clip_text import TextEncoder, load_tokenizer
+from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.clip_tokenizer import load_tokenizer
 from tadp_d2.diffusion.diffusion_model import DiffusionModel, MapOptions
 from tadp_d2.diffusion.model_folder import UNET_FOLDER, loading
 from tadp_d2.diffusion.model_part import UNET, VAE
@@ -49,18 +50,8 @@ class StableDiffusion(DiffusionModel):
         self, latent_encoder: nn.Module, maps: MapOptions, gradient_checkpointing: bool = False
     ) -> UNetFeatures:
         unet = load_unet(self.unet_folder)
-        channels = latent_encoder.vae.config.latent_channels
-        if unet.config.in_channels != channels:
-            raise UserError(
-                f"{self.unet_folder}: reads latents of {unet.config.in_channels} channels, but the "
-                f"VAE of {self.folder} writes {channels}"
-            )
-        if unet.config.cross_attention_dim != self.context_width:
-            raise UserError(
-                f"{self.unet_folder}: reads contexts of width {unet.config.cross_attention_dim}, "
-                f"but the text encoder of {self.folder} writes {self.context_width}: they are of "
-                "different base models"
-            )
+        where = f"{self.unet_folder}, used with {self.folder}"
+        check_unet_goes_with(unet, latent_encoder.vae, self.context_width, where)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         return UNetFeatures(unet, latent_encoder.stride, maps)
@@ -79,6 +70,7 @@ class LatentEncoder(nn.Module):
         vae.decoder = vae.post_quant_conv = None
         self.vae = vae
         self.factor = vae.config.scaling_factor if scale_latents else 1.0
+        self.options = VAE.options(vae.config)
         self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -117,6 +109,31 @@ def check_unet_folder(folder: Path) -> None:
         UserError: the folder is none of a UNet.
     """
     UNET_FOLDER.check(folder)
+
+
+def check_unet_goes_with(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, context_width: int, where: str
+) -> None:
+    """
+    Args:
+        context_width: of the text encoder.
+        where: their folders, for messages.
+
+    Raises:
+        UserError: the UNet reads other latents or contexts than there are.
+    """
+    read, written = unet.config.in_channels, vae.config.latent_channels
+    if read != written:
+        hint = "; one of 9 is for inpainting" if read == 9 else ""
+        raise UserError(
+            f"{where}: the UNet reads latents of {read} channels, but the VAE writes "
+            f"{written}{hint}"
+        )
+    if unet.config.cross_attention_dim != context_width:
+        raise UserError(
+            f"{where}: the UNet reads contexts of width {unet.config.cross_attention_dim}, but the "
+            f"text encoder writes {context_width}: they are of different base models"
+        )
 
 
 def load_vae(folder: Path) -> AutoencoderKL:

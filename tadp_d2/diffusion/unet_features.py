@@ -47,6 +47,7 @@ class UNetFeatures(nn.Module):
         """
         super().__init__()
         UNET.check_config(unet.config, "this UNet")
+        self.options = UNET.options(unet.config)
         # Of the weights as they came, whatever training or a checkpoint makes of them; none for a
         # model of shapes without weights.
         self.base_fingerprint = "" if unet.device.type == "meta" else unet_fingerprint(unet)

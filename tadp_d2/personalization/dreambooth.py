@@ -29,7 +29,7 @@ _PRIOR_STEPS = 50
 class DreamBooth(Objective):
     """The denoising loss under one prompt, plus that of the prior's pictures under theirs."""
 
-    needs = ("text_encoder", "vae")
+    needs = ("text_encoder", "tokenizer", "vae")
 
     def __init__(
         self, model: TrainableDiffusion, source: LatentSource, settings: DreamBoothSettings

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.clip_tokenizer import tokenizer_fingerprint
 from tadp_d2.diffusion.model_folder import TEACHABLE, find_folder, loading
-from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
+from tadp_d2.diffusion.stable_diffusion import check_unet_goes_with, load_unet, load_vae
 from tadp_d2.diffusion.tokens import expand_tokens
 from tadp_d2.diffusion.unet_features import unet_fingerprint
 from tadp_d2.errors import UserError
@@ -61,13 +62,13 @@ class TrainableDiffusion:
         folder = find_folder(TEACHABLE, weights, revision)
         scheduler = _load_scheduler(folder / "scheduler")
         text = TextEncoder.from_pretrained(folder)
-        return cls(
-            text.tokenizer,
+        text_encoder, vae, unet = (
             text.text_encoder.module,
             load_vae(folder),
             load_unet(folder / "unet"),
-            scheduler,
         )
+        check_unet_goes_with(unet, vae, text_encoder.config.hidden_size, str(folder))
+        return cls(text.tokenizer, text_encoder, vae, unet, scheduler)
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +102,7 @@ class TrainableDiffusion:
         }
         return {
             "text_encoder": fingerprint(self.text_encoder),
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
             "unet": unet_fingerprint(self.unet),
             "vae": fingerprint(nn.ModuleDict({"vae": nn.ModuleDict(encoder)})),
         }

@@ -138,6 +138,9 @@ def _difference(key: str, held: Mapping[str, Any], wanted: Mapping[str, Any]) ->
         # A picture may have been renamed.
         same = [image["sha256"] for image in mine] == [image["sha256"] for image in yours]
         return "" if same else "of other pictures"
+    if key == "base":
+        # Runs of earlier versions do not name the tokenizer.
+        yours = {part: value for part, value in yours.items() if part in mine}
     if mine == yours:
         return ""
     if key == "method":

@@ -47,7 +47,7 @@ class LearnedRows(nn.Module):
 class TextualInversion(Objective):
     """The denoising loss under sentences with the new word, in the word's vectors."""
 
-    needs = ("text_encoder", "unet")
+    needs = ("text_encoder", "tokenizer", "unet")
 
     def __init__(
         self, model: TrainableDiffusion, source: LatentSource, settings: InversionSettings

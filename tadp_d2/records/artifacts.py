@@ -14,7 +14,12 @@ VERSION = 1
 DREAMBOOTH_FILE = "dreambooth.json"
 _logger = logging.getLogger(__name__)
 
-_PARTS = {"text_encoder": "text encoder", "unet": "UNet", "vae": "VAE"}
+_PARTS = {
+    "text_encoder": "text encoder",
+    "tokenizer": "tokenizer",
+    "unet": "UNet",
+    "vae": "VAE",
+}
 
 
 def token_metadata_path(file: str | Path) -> Path:

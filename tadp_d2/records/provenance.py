@@ -39,6 +39,15 @@ _ESSENTIAL = {
 }
 
 
+# The same for what records of earlier versions lack.
+_ESSENTIAL_SINCE = {
+    "tokenizer": "another tokenizer (MODEL.DIFFUSION.WEIGHTS)",
+    "text_options": "other options of the text encoder",
+    "vae_options": "other options of the VAE",
+    "unet_options": "other options of the UNet",
+}
+
+
 class Provenance:
     """Fingerprints of a model's ground; saved in checkpoints, compared when one is loaded."""
 
@@ -51,6 +60,8 @@ class Provenance:
             "vae": fingerprint(backbone.latent_encoder.module),
             # Of the UNet that training starts from. The checkpoint's own takes its place.
             "unet": backbone.unet.base_fingerprint,
+            "unet_options": backbone.unet.options,
+            "vae_options": backbone.latent_encoder.module.options,
             "pixels": [
                 list(map(float, cfg.MODEL.PIXEL_MEAN)),
                 list(map(float, cfg.MODEL.PIXEL_STD)),
@@ -98,6 +109,19 @@ class Provenance:
                     f"{checkpoint} was trained with {meaning}; use what it was trained with, or "
                     "train anew"
                 )
+        unknown = [key for key in _ESSENTIAL_SINCE if key in self.record and key not in trained]
+        if unknown:
+            _logger.warning(
+                f"{checkpoint} is of an earlier version and does not say with which "
+                f"{', '.join(unknown)} it was trained"
+            )
+        for key, meaning in _ESSENTIAL_SINCE.items():
+            if key in trained and trained[key] != self.record.get(key):
+                raise UserError(
+                    f"{checkpoint} was trained with {meaning}"
+                    f"{_difference(trained[key], self.record.get(key))}; use what it was trained "
+                    "with, or train anew"
+                )
         # Records of earlier versions lack it.
         if trained.get("unet", self.record["unet"]) != self.record["unet"]:
             _logger.warning(
@@ -119,12 +143,21 @@ def _say(difference: str, is_error: bool) -> None:
     _logger.warning(difference)
 
 
+def _difference(trained: Any, own: Any) -> str:
+    """The first option in which two parts differ."""
+    if not isinstance(trained, dict) or not isinstance(own, dict):
+        return ""
+    option = next(key for key in {**trained, **own} if trained.get(key) != own.get(key))
+    return f" ({option} {trained.get(option)} and not {own.get(option)})"
+
+
 def _check_artifacts(cfg: CfgNode, record: dict[str, Any]) -> None:
     """
     Raises:
         UserError: a learned token or a fine-tuned UNet was made for another base model.
     """
-    base = {part: record[part] for part in ("text_encoder", "vae", "unet") if part in record}
+    parts = ("text_encoder", "tokenizer", "vae", "unet")
+    base = {part: record[part] for part in parts if part in record}
     unet_folder = cfg.MODEL.DIFFUSION.UNET
     if unet_folder:
         # The base model's own, for which tokens were learned, is not loaded then.

@@ -1,5 +1,7 @@
 """Runs and their results, from the files that they left. Comparing them is not done here."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,15 @@ Metrics = Mapping[str, Mapping[str, float | None]]
 # Result files of earlier versions lack the keys that were added since.
 _DEFAULTS = {
     key.name: list(key.default) if isinstance(key.default, tuple) else key.default for key in ADDED
+}
+
+
+# What files of earlier versions do not state of the base model.
+_STATED_SINCE = {
+    "tokenizer": "tokenizer",
+    "options of the UNet": "unet_options",
+    "options of the VAE": "vae_options",
+    "options of the text encoder": "text_options",
 }
 
 
@@ -170,11 +181,20 @@ def _setting(file: Path, record: Mapping[str, Any], modifier: Modifier) -> dict[
         **unet,
         "VAE": _get(file, record, "provenance.vae", str),
         "text encoder": _get(file, record, "provenance.text_encoder", str),
+        **{name: _stated(record, key) for name, key in _STATED_SINCE.items()},
         **{
             f"captions of {dataset}": captions.get(str(dataset))
             for dataset in _get(file, record, "config.DATASETS.TRAIN", list)
         },
     }
+
+
+def _stated(record: Mapping[str, Any], key: str) -> str | None:
+    """A fingerprint in the provenance, or that of what stands there."""
+    value = record["provenance"].get(key)
+    if value is None or isinstance(value, str):
+        return value
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _result(file: Path, record: Mapping[str, Any], dataset: str, common: dict) -> Result:

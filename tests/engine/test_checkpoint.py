@@ -1,5 +1,6 @@
 """Checkpoints: whole, complete, safe, and only on the ground that they were trained on."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -99,6 +100,38 @@ def test_another_base_model_is_an_error(make_config, model_folder, saved, tmp_pa
     run = checkpointer(make_config("MODEL.DIFFUSION.WEIGHTS", str(copy)), tmp_path)
     with pytest.raises(UserError, match=f"was trained with {other}"):
         run.load(saved[1])
+
+
+@pytest.mark.parametrize(
+    "part, file, options, message",
+    [
+        ("tokenizer", "tokenizer_config.json", {"pad_token": "!"}, "another tokenizer"),
+        (
+            "unet",
+            "config.json",
+            {"attention_head_dim": 4},
+            r"other options of the UNet \(attention_head_dim 2 and not 4\)",
+        ),
+        ("vae", "config.json", {"scaling_factor": 0.18215}, "other options of the VAE .*scaling"),
+        ("text_encoder", "config.json", {"hidden_act": "gelu"}, "other options of the text enco"),
+    ],
+)
+def test_a_part_that_computes_otherwise_with_the_same_weights_is_an_error(
+    make_config, model_folder, saved, tmp_path, part, file, options, message, caplog
+):
+    copy = shutil.copytree(model_folder, tmp_path / "other_model")
+    content = json.loads((copy / part / file).read_text())
+    (copy / part / file).write_text(json.dumps(content | options))
+    run = checkpointer(make_config("MODEL.DIFFUSION.WEIGHTS", str(copy)), tmp_path)
+    with pytest.raises(UserError, match=f"was trained with {message}"):
+        run.load(saved[1])
+    # Of an earlier version, which did not say.
+    old = torch.load(saved[1], weights_only=True)
+    for key in ("tokenizer", "text_options", "vae_options", "unet_options"):
+        del old["provenance"][key]
+    torch.save(old, tmp_path / "old.pth")
+    run.load(str(tmp_path / "old.pth"))
+    assert "does not say with which tokenizer, text_options, vae_options, unet_" in caplog.text
 
 
 def test_another_pixel_normalisation_is_an_error(make_config, saved, tmp_path):

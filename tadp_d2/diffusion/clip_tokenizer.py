@@ -1,0 +1,135 @@
+"""CLIP's tokenizer: loading it, whether it goes with a text encoder, and what tells two apart."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from tadp_d2.diffusion.model_folder import loading
+from tadp_d2.errors import UserError
+
+# How the last piece of a word ends in CLIP's vocabulary.
+END = "</w>"
+# A tokenizer that states no length has a number beyond all others.
+_NO_LENGTH = 10**6
+# Embeddings are padded to a multiple of at most this.
+_PADDING = 128
+# What a tokenizer makes of them tells how it changes and divides a text.
+_PROBES = (
+    *("", "a Dog", "ÉCOLE İstanbul straße", "cafe\u0301 caf\u00e9", "“curly” — dash… it’s"),
+    *(
+        "it's 2,000 dogs!!",
+        "ﬁne ｆｕｌｌ　ｗｉｄｔｈ",
+        "a\tb\nc  d\u00a0e",
+        "snake_case x-ray &amp; <b>",
+    ),
+    *("日本語 слово 🐕", "<|startoftext|> <|endoftext|> <|EndOfText|>"),
+)
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """`tokenizer/` of a Stable Diffusion folder.
+
+    Raises:
+        UserError: it is of another kind, or its files are damaged or cut off.
+    """
+    folder = folder / "tokenizer"
+    with loading(folder):
+        config = folder / "tokenizer_config.json"
+        kind = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+        kind = kind.get("tokenizer_class", "CLIPTokenizer")
+        if kind.removesuffix("Fast") != "CLIPTokenizer":
+            raise UserError(
+                f"{config}: is of a {kind}; expected the CLIPTokenizer of a Stable Diffusion model"
+            )
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    _check_merges(tokenizer, folder)
+    return tokenizer
+
+
+def _check_merges(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """
+    Raises:
+        UserError: the merges do not make all pieces of words.
+    """
+    made = {first + second for first, second in _merges(tokenizer)}
+    added = tokenizer.get_added_vocab()
+    pieces = [t for t in tokenizer.get_vocab() if len(t.removesuffix(END)) > 1 and t not in added]
+    unmade = [piece for piece in pieces if piece not in made]
+    if unmade:
+        raise UserError(
+            f"{folder}: its merges make {len(pieces) - len(unmade)} of the {len(pieces)} pieces of "
+            f"words in its vocabulary, and not {unmade[0]!r}: merges.txt is cut off or of another "
+            "tokenizer; replace it by an undamaged copy"
+        )
+
+
+def _merges(tokenizer: CLIPTokenizer) -> list[tuple[str, str]]:
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    # Versions of tokenizers write a pair as a list or as one text.
+    return [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
+
+
+def check_goes_with(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, folder: Path) -> None:
+    """
+    Args:
+        folder: of the model, for messages.
+
+    Raises:
+        UserError: the tokenizer is not the one that the text encoder was trained with.
+    """
+    problem = _misfit(tokenizer, text_encoder)
+    if problem:
+        raise UserError(
+            f"{folder}: tokenizer/ and text_encoder/ do not belong together: {problem}. Take both "
+            "from one model"
+        )
+
+
+def _misfit(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> str:
+    known = len(text_encoder.get_input_embeddings().weight)
+    vocabulary = tokenizer.get_vocab()
+    beyond = sorted(token for token, number in vocabulary.items() if number >= known)
+    if beyond:
+        return (
+            f"the tokenizer knows {beyond[0]!r} ({len(beyond)} such), for which the text encoder "
+            f"has no embedding ({known} in all); a token that was added to one half only is "
+            "removed from tokenizer/, and its file named in TEXT.TOKENS"
+        )
+    reached = max(vocabulary.values()) + 1
+    if known - reached >= _PADDING:
+        return f"the tokenizer reaches {reached} of {known} embeddings"
+    if tokenizer.pad_token is None:
+        return "the tokenizer has no token to pad with (pad_token)"
+    length = text_encoder.config.max_position_embeddings
+    if length != tokenizer.model_max_length < _NO_LENGTH:
+        return (
+            f"the tokenizer is for {tokenizer.model_max_length} tokens (model_max_length), the "
+            f"text encoder reads {length}"
+        )
+    return ""
+
+
+def tokenizer_fingerprint(tokenizer: CLIPTokenizer) -> str:
+    """SHA-256 of what decides on the tokens of a text, whatever files the tokenizer came from."""
+    added = tokenizer.added_tokens_decoder
+    ids = tokenizer(list(_PROBES), verbose=False).input_ids
+    made_of = {
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "merges": _merges(tokenizer),
+        # How special tokens are matched is written in several ways; the probes tell.
+        "added": sorted(
+            (number, token.content)
+            + (() if token.special else (token.lstrip, token.rstrip, token.single_word))
+            for number, token in added.items()
+        ),
+        "probes": ids,
+        "padded": tokenizer("", padding="max_length", max_length=4).input_ids,
+    }
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+def as_read(text: str, tokenizer: CLIPTokenizer) -> str:
+    """A text in the form in which the tokenizer compares it with its tokens: in lower case."""
+    return tokenizer.backend_tokenizer.normalizer.normalize_str(text)
