@@ -17,8 +17,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # A core for each worker: threads that wait for each other are slower than one.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
 
+from tadp_d2.cli import main  # noqa: E402
 from tadp_d2.config.load import load_config  # noqa: E402
 from tadp_d2.progress import hide_library_bars  # noqa: E402
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder  # noqa: E402
@@ -117,6 +120,43 @@ def image_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         CLIPVisionModelWithProjection(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of three pictures, 64 x 64, 96 x 64 and 40 x 50 pixels."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number, (width, height) in enumerate(((64, 64), (96, 64), (40, 50))):
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+        small.resize((width, height)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command(model_folder, pictures):
+    """command("invert", output, flag, ...) is the command as a list of texts."""
+    own = {
+        "invert": ("--token", "<new>", "--init", "watercolor", "--accumulation", "1"),
+        "dreambooth": ("--prompt", "an image in sks style", "--rate", "1e-4"),
+    }
+    shared = ("--weights", model_folder, "--device", "cpu", "--size", 64, "--sample-every", 0)
+
+    def make(method, output, *flags, images=pictures):
+        words = (method, images, "--output", output, *shared, *own[method], *flags)
+        return [str(word) for word in words]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run(command):
+    """Runs such a command in this process."""
+
+    def execute(*arguments, **keywords):
+        main(command(*arguments, **keywords))
+
+    return execute
 
 
 @pytest.fixture

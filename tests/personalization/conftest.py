@@ -2,23 +2,10 @@
 
 import copy
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tadp_d2.cli import main
 from tadp_d2.personalization.model import TrainableDiffusion
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """A folder of three pictures, 64 x 64, 96 x 64 and 40 x 50 pixels."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for number, (width, height) in enumerate(((64, 64), (96, 64), (40, 50))):
-        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
-        small.resize((width, height)).save(folder / f"{number}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -30,32 +17,6 @@ def untouched(model_folder):
 def model(untouched):
     """The tiny diffusion model, to be changed."""
     return copy.deepcopy(untouched)
-
-
-@pytest.fixture(scope="session")
-def command(model_folder, pictures):
-    """command("invert", output, flag, ...) is the command as a list of texts."""
-    own = {
-        "invert": ("--token", "<new>", "--init", "watercolor", "--accumulation", "1"),
-        "dreambooth": ("--prompt", "an image in sks style", "--rate", "1e-4"),
-    }
-    shared = ("--weights", model_folder, "--device", "cpu", "--size", 64, "--sample-every", 0)
-
-    def make(method, output, *flags, images=pictures):
-        words = (method, images, "--output", output, *shared, *own[method], *flags)
-        return [str(word) for word in words]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def run(command):
-    """Runs such a command in this process."""
-
-    def execute(*arguments, **keywords):
-        main(command(*arguments, **keywords))
-
-    return execute
 
 
 @pytest.fixture
