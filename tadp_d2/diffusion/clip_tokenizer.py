@@ -94,8 +94,8 @@ def _misfit(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> str:
     if beyond:
         return (
             f"the tokenizer knows {beyond[0]!r} ({len(beyond)} such), for which the text encoder "
-            f"has no embedding ({known} in all); a token that was added to one half only is "
-            "removed from tokenizer/, and its file named in TEXT.TOKENS"
+            f"has no embedding ({known} in all); if it was added to this half only, remove it from "
+            "tokenizer/ and name its file in TEXT.TOKENS"
         )
     reached = max(vocabulary.values()) + 1
     if known - reached >= _PADDING:
