@@ -279,7 +279,7 @@ def test_an_unreadable_picture_in_a_loader_worker(run_script, world, tmp_path):
             datasets=tmp_path / "world",
         )
     )
-    assert ".jpg: cannot be read as a picture" in message
+    assert ".jpg: cannot be read as an image" in message
 
 
 def test_evaluation_of_a_checkpoint_of_another_base_model(

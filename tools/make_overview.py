@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from tadp_d2.config.load import load_config
-from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import read_rgb
 from tadp_d2.data.loader import load_captions
 from tadp_d2.files import replacing
 from tadp_d2.inference.predictor import Predictor

@@ -14,7 +14,7 @@ from PIL import Image
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.sources import Source
 from tadp_d2.captioning.store import CaptionStore
-from tadp_d2.data.image_files import UnreadablePicture, read_rgb
+from tadp_d2.data.images import UnreadableImage, read_rgb
 from tadp_d2.data.texts import Caption, read_captions
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import sha256
@@ -117,7 +117,7 @@ def _caption(
         if read.error and not skip_unreadable:
             advice = ", or leave such pictures out with --skip-unreadable" * source.needs_pictures
             raise UserError(
-                f"{read.image.path}: cannot be read as a picture ({read.error}); replace it"
+                f"{read.image.path}: cannot be read as an image ({read.error}); replace it"
                 f"{advice}. Captions made so far are kept"
             )
         if read.error:
@@ -153,7 +153,7 @@ def _read_ahead(
 def _read(image: CaptionImage, decode: bool) -> _Read:
     try:
         picture, digest = read_rgb(image.path) if decode else (None, sha256(image.path))
-    except UnreadablePicture as error:
+    except UnreadableImage as error:
         return _Read(image, error=error.why)
     except OSError as error:
         return _Read(image, error=reason(error))

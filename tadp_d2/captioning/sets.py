@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tadp_d2.data.image_files import find_pictures
+from tadp_d2.data.images import find_image_files
 from tadp_d2.data.own_data_sets import read_own_sets
 from tadp_d2.data.present_classes import PresentClasses
 from tadp_d2.data.root import datasets_root
@@ -85,7 +85,7 @@ def find_images(dataset: str) -> list[CaptionImage]:
         UserError: it is neither, it is absent or malformed, or it holds no picture.
     """
     if Path(dataset).is_dir():
-        return [CaptionImage(name, path) for path, name in find_pictures([dataset]).items()]
+        return [CaptionImage(name, path) for path, name in find_image_files([dataset]).items()]
     return _registered(dataset)
 
 

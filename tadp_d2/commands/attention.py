@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from tadp_d2.data.image_files import read_rgb
+    from tadp_d2.data.images import read_rgb
     from tadp_d2.engine.checkpoint import check_checkpoint
     from tadp_d2.inference.word_map_files import check_new, write_attention
     from tadp_d2.inference.word_maps import compare, load_captions_conditioner, make_prompts

@@ -37,7 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tadp_d2.data.image_files import find_pictures
+    from tadp_d2.data.images import find_image_files
     from tadp_d2.engine.checkpoint import check_checkpoint
     from tadp_d2.errors import UserError
     from tadp_d2.inference.predictions import PredictionFolder, check_names, predict_pictures
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     hide_library_bars()
     cfg = read_config(args)
     check_checkpoint(cfg.MODEL.WEIGHTS)
-    pictures = find_pictures(args.image, args.output)
+    pictures = find_image_files(args.image, args.output)
     check_names(pictures)
     folder = PredictionFolder(args.output, cfg)
     captions, unreadable = _captions(args, cfg, pictures)

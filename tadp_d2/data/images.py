@@ -1,6 +1,11 @@
-"""Picture files: opened, measured and decoded without trusting them."""
+"""Image files: found, measured and read, by one rule for all. The only file with `Image.open`.
+
+What a file means is its first frame, upright (`orientation`), in 8-bit sRGB on white (`colors`).
+Preparing images for a model is not done here.
+"""
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -8,91 +13,235 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
+from tadp_d2.data.colors import DEEP, UnknownColors, check_colors, scale, to_rgb
+from tadp_d2.data.orientation import LYING, UPRIGHT, orientation
 from tadp_d2.errors import Report, UserError, reason, stop
+from tadp_d2.files import sha256
 from tadp_d2.progress import progress_line
 
 # Other formats that Pillow knows start programs (EPS), or are read by rarely tested code.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+# A format of many variants, which a file that is called .jpg does not mean.
+_TIFF = (".tif", ".tiff")
+# How the names of images in a folder end, in lower case.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *_TIFF, ".gif")
+# A label map's values have 8 bits.
+_LARGEST_CLASS = 255
 # From how many files on a check takes long enough to show its progress.
 _MANY = 1000
-# Values of EXIF's orientation that turn a picture by a quarter.
-_LYING = (5, 6, 7, 8)
 
 
-class Header(NamedTuple):
-    """What can be told of a picture without decoding it.
+class UnreadableImage(UserError):
+    """A file is not what it is read as, is damaged, or of unknown meaning.
 
     Attributes:
-        width, height: pixels, of the picture as it is looked at.
-        mode: Pillow's name for the kind of pixels: L is 8-bit grey.
+        why: what is wrong with it.
     """
+
+    def __init__(self, path: str | os.PathLike, what: str, why: str, advice: str = ""):
+        advice = advice or "replace it or take it out of the data set"
+        super().__init__(f"{path}: cannot be read as {what} ({why}); {advice}")
+        self.why = why
+
+
+class Size(NamedTuple):
+    """Of an upright image, in pixels."""
 
     width: int
     height: int
-    mode: str
 
 
 def set_pixel_limit(pixels: int) -> None:
-    """Makes Pillow refuse pictures of more pixels, in this process and those forked from it.
+    """Makes this process refuse images of more pixels, and those that are forked from it.
 
-    A small file can be a picture that takes all memory when it is decoded.
+    A small file can be an image that takes all memory when it is decoded.
     """
     Image.MAX_IMAGE_PIXELS = pixels
-    # Up to twice the limit Pillow would only warn.
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    # Up to twice the limit Pillow only warns, and we refuse.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def read_header(path: str | os.PathLike, formats: Sequence[str] = FORMATS) -> Header:
-    """
-    Args:
-        formats: Pillow's names of those that are read.
+def pixel_limit() -> int:
+    """What a process that is started anew has to be told."""
+    return Image.MAX_IMAGE_PIXELS
+
+
+def read_rgb(path: str | os.PathLike) -> tuple[Image.Image, str]:
+    """An image, in mode RGB, and the SHA-256 of its file.
 
     Raises:
-        UserError: there is no such picture, or it is larger than `set_pixel_limit` allows.
+        UnreadableImage: there is no such image, it is damaged, larger than `set_pixel_limit`
+            allows, or what it means is not known.
     """
-    with _opened(path, formats) as image:
+    return decode(path), sha256(path)
+
+
+def decode(path: str | os.PathLike) -> Image.Image:
+    """The image alone."""
+    with _opened(path) as image:
+        upright = UPRIGHT.get(orientation(image))
+        pixels = to_rgb(image)
+        return pixels if upright is None else pixels.transpose(upright)
+
+
+def read_size(path: str | os.PathLike) -> Size:
+    """The size that `read_rgb` gives, without decoding the file.
+
+    Raises:
+        UnreadableImage: as `read_rgb`, as far as that is known before.
+    """
+    with _opened(path) as image:
         width, height = image.size
-        # Not asked for in general: for a PNG without it Pillow would decode everything.
-        if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in _LYING:
-            width, height = height, width
-        return Header(width, height, image.mode)
+        return Size(height, width) if orientation(image) in LYING else Size(width, height)
 
 
-def check_decodes(path: str | os.PathLike) -> None:
-    """
+def read_stored(path: str | os.PathLike) -> np.ndarray:
+    """The numbers of a map of values, such as a label map, as they are stored in 1 to 16 bits.
+
+    Returns:
+        H x W, uint8 or uint16. Of a palette the indices.
+
     Raises:
-        UserError: as `read_header`, or the picture is damaged.
+        UnreadableImage: the file is no PNG of one channel, is to be turned, or damaged.
     """
-    with _opened(path, FORMATS) as image:
-        image.load()
+    with _opened_map(path) as image:
+        factor = scale(image)
+        values = np.asarray(image)
+        return values.astype(np.uint16 if values.itemsize == 2 else np.uint8) // factor
+
+
+def read_stored_size(path: str | os.PathLike) -> Size:
+    """The size of what `read_stored` gives, without decoding the file.
+
+    Raises:
+        UnreadableImage: as `read_stored`, as far as that is known before.
+    """
+    with _opened_map(path) as image:
+        return Size(*image.size)
+
+
+def read_pair_size(image: str | os.PathLike, labels: str | os.PathLike) -> Size:
+    """The size of an image and of its label map, neither of which is decoded.
+
+    Raises:
+        UserError: one cannot be read, or they differ.
+    """
+    size, found = read_size(image), read_stored_size(labels)
+    if found != size:
+        raise UserError(
+            f"{labels}: {found.width} x {found.height} pixels, but its image {image} has "
+            f"{size.width} x {size.height}; take both from the same archive"
+        )
+    return size
+
+
+def read_label_map(path: str | os.PathLike) -> np.ndarray:
+    """The class indices of a label map, H x W, uint8.
+
+    Raises:
+        UserError: it cannot be read as a map of values, or one has more than 8 bits.
+    """
+    values = read_stored(path)
+    largest = int(values.max(initial=0))
+    if largest > _LARGEST_CLASS:
+        raise UserError(
+            f"{path}: has the value {largest}; class indices are at most {_LARGEST_CLASS}"
+        )
+    return values.astype(np.uint8)
+
+
+def count_labels(path: str | os.PathLike) -> np.ndarray:
+    """How many pixels of a label map have each of the values 0 to 255.
+
+    Raises:
+        UserError: as `read_label_map`.
+    """
+    return np.bincount(read_label_map(path).ravel(), minlength=_LARGEST_CLASS + 1)
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike, formats: Sequence[str]) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
+    formats = (*FORMATS, "TIFF") if Path(path).suffix.lower() in _TIFF else FORMATS
+    with _open(path, "an image", formats) as image:
+        check_colors(image)
+        yield image
+
+
+@contextlib.contextmanager
+def _opened_map(path: str | os.PathLike) -> Iterator[Image.Image]:
+    with _open(path, "a map of values", ("PNG",)) as image:
+        if image.mode not in ("1", "L", "P", *DEEP):
+            raise UnknownColors(f"it has mode {image.mode}", "store one channel, as a PNG")
+        if orientation(image) != 1:
+            raise UnknownColors("it is to be turned", "store it upright")
+        yield image
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike, what: str, formats: Sequence[str]) -> Iterator[Image.Image]:
+    """A file that is closed behind the block; what goes wrong in it is the file's fault."""
     try:
         # To open a pipe would wait for ever.
         if not os.path.isfile(path):
             raise FileNotFoundError("there is no such file")
-        with Image.open(path, formats=formats) as image:
+        # By a path Pillow would map a TIFF that is to be turned into memory, in a wrong shape.
+        with open(path, "rb") as file, Image.open(file, formats=formats) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError(
+                    f"{image.width} x {image.height} are more than {Image.MAX_IMAGE_PIXELS} pixels"
+                )
             yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(
-            f"{path}: too large ({reason(error)}); if you trust it, raise INPUT.MAX_PIXELS"
-        ) from None
     except MemoryError:
         raise
+    except Image.DecompressionBombError as error:
+        advice = "if you trust it, raise INPUT.MAX_PIXELS"
+        raise UnreadableImage(path, what, f"too large: {reason(error)}", advice) from None
+    except UnknownColors as error:
+        raise UnreadableImage(path, what, str(error), error.advice) from None
     except UnidentifiedImageError:
-        raise UserError(
-            f"{path}: cannot be read as a picture, it is no {' or '.join(formats)}; replace it or "
-            "take it out of the data set"
-        ) from None
+        raise UnreadableImage(path, what, f"no readable {', '.join(formats)}") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise UserError(
-            f"{path}: cannot be read as a picture ({reason(error)}); replace it or take it out of "
-            "the data set"
-        ) from None
+        raise UnreadableImage(path, what, reason(error)) from None
+
+
+def find_image_files(sources: Sequence[str | Path], output: Path | None = None) -> dict[Path, str]:
+    """The files among `sources`, and all images in and below the folders, each once, by name.
+
+    Args:
+        output: the folder of --output: what an earlier run drew into it is left out.
+
+    Returns:
+        Image file -> its path below the folder in which it was found, or its name.
+
+    Raises:
+        UserError: a source does not exist, or there is no image.
+    """
+    found: dict[Path, tuple[Path, str]] = {}
+    for source in map(Path, sources):
+        if not source.exists():
+            raise UserError(f"{source}: no such file or folder of images")
+        files = _images_below(source) if source.is_dir() else [source]
+        for file in files:
+            name = file.relative_to(source).as_posix() if source.is_dir() else file.name
+            found.setdefault(file.resolve(), (file, name))
+    if not found:
+        names = ", ".join(map(str, sources))
+        raise UserError(f"{names}: no image; expected files that end in {', '.join(SUFFIXES)}")
+    if output:
+        drawn = output.resolve()
+        found = {file: entry for file, entry in found.items() if drawn not in file.parents}
+        if not found:
+            raise UserError(f"the images lie in {output}: choose another folder with --output")
+    return dict(found.values())
+
+
+def _images_below(folder: Path) -> list[Path]:
+    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    # Some systems leave hidden companions such as ._image.jpg.
+    return sorted(file for file in files if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
 
 
 def check_each(

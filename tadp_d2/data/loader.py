@@ -20,7 +20,7 @@ from tadp_d2.data.mapper import ConditionedMapper
 from tadp_d2.data.own_data_sets import read_own_sets
 from tadp_d2.data.present_classes import PresentClasses
 from tadp_d2.data.root import datasets_root
-from tadp_d2.data.stream import TrainingStream, build_loader, own_process_group
+from tadp_d2.data.stream import TrainingStream, build_loader, worker_start
 from tadp_d2.data.texts import CaptionFile, find_caption_file, read_captions
 from tadp_d2.errors import Report, UserError, reporting, stop
 from tadp_d2.tasks.task import class_names, get_task
@@ -157,5 +157,5 @@ def build_test_loader(cfg: CfgNode, dataset: str) -> DataLoader:
         mapper=ConditionedMapper(cfg, is_train=False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    loader.worker_init_fn = own_process_group
+    loader.worker_init_fn = worker_start()
     return loader

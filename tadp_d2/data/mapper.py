@@ -1,4 +1,4 @@
-"""Detectron2's dataset mapper with the paper's augmentations and errors that name the picture."""
+"""Detectron2's dataset mapper with the paper's augmentations and our reading of files."""
 
 import copy
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from detectron2.data.detection_utils import SizeMismatchError
 from torch import Tensor
 
 from tadp_d2.data.augmentation import build_augmentations
-from tadp_d2.data.images import check_decodes
-from tadp_d2.data.readers.label_maps import read_label_map
+from tadp_d2.data.decoded_files import as_image, as_label_map
+from tadp_d2.data.images import UnreadableImage, read_size
 from tadp_d2.data.views import make_views
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.errors import UserError
@@ -69,17 +69,15 @@ class ConditionedMapper(DatasetMapper):
         """
         try:
             return self._map(dataset_dict)
-        except SizeMismatchError as error:
+        except SizeMismatchError:
+            width, height = read_size(dataset_dict["file_name"])
             raise UserError(
-                f"{dataset_dict['file_name']}: the picture has another size than its annotation "
-                f"says ({error})"
+                f"{dataset_dict['file_name']}: {width} x {height} pixels, but its annotation says "
+                f"{dataset_dict.get('width')} x {dataset_dict.get('height')}"
             ) from None
-        except Exception:
-            # Pillow raises many kinds for damaged files: whether one is to blame shows again.
-            for key in ("file_name", "sem_seg_file_name"):
-                if key in dataset_dict:
-                    check_decodes(dataset_dict[key])
-            raise
+        except UnreadableImage as error:
+            # A loader's worker can only relay exceptions that are made of a message alone.
+            raise UserError(str(error)) from None
 
     def _map(self, entry: dict[str, Any]) -> dict[str, Any]:
         if "present" in entry:
@@ -87,26 +85,19 @@ class ConditionedMapper(DatasetMapper):
             entry = {**entry, "present": entry["present"].read()}
         known_size = {"width", "height"} <= entry.keys()
         labels_to_read = self.is_train and "sem_seg_file_name" in entry
-        if self.cache is None or not known_size or labels_to_read:
-            inputs = self._map_with_labels(entry)
-            return inputs if self.views is None else self._add_views(inputs)
-        return self._map_with_cache(copy.deepcopy(entry))
+        if self.cache is not None and known_size and not labels_to_read:
+            return self._map_with_cache(copy.deepcopy(entry))
+        name = entry["file_name"]
+        decoded = {**entry, "file_name": as_image(name)}
+        if "sem_seg_file_name" in entry:
+            decoded["sem_seg_file_name"] = as_label_map(entry["sem_seg_file_name"])
+        inputs = {**super().__call__(decoded), "file_name": name}
+        return inputs if self.views is None else self._add_views(inputs)
 
     def _add_views(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        pixels = utils.read_image(inputs["file_name"], format=self.image_format)
+        pixels = utils.read_image(as_image(inputs["file_name"]), format=self.image_format)
         size = {"height": pixels.shape[0], "width": pixels.shape[1]}
         return {**size, **inputs, "views": self.views(pixels)}
-
-    def _map_with_labels(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """As `DatasetMapper`, but label maps are taken as they are stored.
-
-        Detectron2 reads them as grey images: of a palette's colors it takes the brightness.
-        """
-        mapper, rest = copy.copy(self), dict(entry)
-        file = rest.pop("sem_seg_file_name", None)
-        if file:
-            mapper.augmentations = T.AugmentationList([_LabelMap(file), self.augmentations])
-        return super(ConditionedMapper, mapper).__call__(rest)
 
     def _map_with_cache(self, entry: dict[str, Any]) -> dict[str, Any]:
         """As `DatasetMapper` maps boxes, but the picture may stay closed."""
@@ -118,7 +109,7 @@ class ConditionedMapper(DatasetMapper):
         latents = self.cache.look_up(picture, (width, height), mirrored)
         image = latents.placeholder(height, width)
         if latents.value is None:
-            image = utils.read_image(entry["file_name"], format=self.image_format)
+            image = utils.read_image(as_image(entry["file_name"]), format=self.image_format)
             utils.check_image_size(entry, image)
             image = transforms.apply_image(image)
         entry["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -134,17 +125,6 @@ class ConditionedMapper(DatasetMapper):
             instances = utils.annotations_to_instances(moved, (height, width))
             entry["instances"] = utils.filter_empty_instances(instances)
         return entry
-
-
-class _LabelMap(T.Augmentation):
-    """Changes nothing, and adds the label map of a file to what is transformed."""
-
-    def __init__(self, file: str):
-        self.file = file
-
-    def __call__(self, aug_input: T.AugInput) -> T.Transform:
-        aug_input.sem_seg = read_label_map(self.file)
-        return T.NoOpTransform()
 
 
 def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:

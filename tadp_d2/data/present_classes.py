@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from tadp_d2.data.images import count_labels
 from tadp_d2.errors import UserError
 
 # Of the rest of an image: neither an oracle's error nor a thing to tag.
@@ -62,12 +61,7 @@ class PresentClasses:
     def _classes_of_pixels(self) -> set[int]:
         if self.label_map is None:
             raise UserError("has no annotation, so its classes are not known")
-        try:
-            with Image.open(self.label_map) as image:
-                counts = image.histogram()
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"{self.label_map}: cannot be read as a label map ({error})") from None
-        present = {value for value, count in enumerate(counts) if count} - {self.ignore_label}
+        present = {*count_labels(self.label_map).nonzero()[0].tolist()} - {self.ignore_label}
         unknown = sorted(value for value in present if value >= len(self.vocabulary))
         if unknown:
             raise UserError(

@@ -4,6 +4,7 @@ What a draw is depends on its number and the seed alone, so that a run can begin
 with any number of workers.
 """
 
+import functools
 import itertools
 import os
 import signal
@@ -15,6 +16,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from tadp_d2.data.images import pixel_limit, set_pixel_limit
 from tadp_d2.randomness import derive_seed, seeded
 
 
@@ -71,15 +73,19 @@ def build_loader(stream: TrainingStream, start: int, batch_size: int, workers: i
         batch_sampler=BatchSampler(DrawSampler(start), batch_size, drop_last=True),
         num_workers=workers,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=own_process_group,
+        worker_init_fn=worker_start(),
     )
 
 
-def own_process_group(worker: int) -> None:
-    """Keeps a loader's worker alive when a signal goes to all processes of a run.
+def worker_start() -> Callable[[int], None]:
+    """What a loader's worker does first, also one that does not inherit this process's state."""
+    return functools.partial(_start, pixel_limit())
 
-    The run has to save first, and ends its workers itself.
-    """
+
+def _start(limit: int, worker: int) -> None:
+    set_pixel_limit(limit)
+    # A signal may go to all processes of a run: the run has to save first, and ends its workers
+    # itself.
     os.setpgid(0, 0)
     # Not the run's handler, which a forked worker inherits; for SIGTERM torch sets its own.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

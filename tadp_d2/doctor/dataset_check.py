@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from tadp_d2.data.catalog import location, read_entries
-from tadp_d2.data.images import check_decodes, check_each
+from tadp_d2.data.images import check_each, decode
 from tadp_d2.data.loader import add_texts
 from tadp_d2.data.texts import NoCaptions
 from tadp_d2.doctor.findings import Finding, Kind, problems
@@ -60,7 +60,7 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
         with reporting(report):
             get_task(cfg).select_for_training(dataset, entries)
     pictures = [Path(entry["file_name"]) for entry in entries]
-    check_each(check_decodes, pictures, f"pictures of {dataset} decoded", report)
+    check_each(decode, pictures, f"pictures of {dataset} decoded", report)
     published = PUBLISHED.get(dataset, len(entries))
     if entries and len(entries) != published:
         notes.append(f"{len(entries)} pictures; the published set has {published}")

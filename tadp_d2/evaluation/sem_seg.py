@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
+from tadp_d2.data.decoded_files import as_label_map
 from tadp_d2.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ class NamedSemSegEvaluator(SemSegEvaluator):
                 f"on {', '.join(model_classes)}"
             )
         super().__init__(dataset, distributed=True)
+        self.input_file_to_gt_file = {
+            image: as_label_map(labels) for image, labels in self.input_file_to_gt_file.items()
+        }
 
     def evaluate(self) -> OrderedDict | None:
         results = super().evaluate()

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from detectron2.config import CfgNode
 
-from tadp_d2.data.image_files import UnreadablePicture, read_rgb
+from tadp_d2.data.images import UnreadableImage, read_rgb
 from tadp_d2.errors import UserError
 from tadp_d2.files import remove_leftovers, replacing, sha256
 from tadp_d2.inference.predictor import Predictor
@@ -144,7 +144,7 @@ def predict_pictures(
         try:
             if path not in done:
                 _predict(path, records[path], predictor, folder.file(pictures[path]))
-        except UnreadablePicture as error:
+        except UnreadableImage as error:
             unreadable[path] = error.why
     return unreadable
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tadp_d2
-from tadp_d2.data.image_files import find_pictures
+from tadp_d2.data.images import find_image_files
 from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
 from tadp_d2.files import saving
@@ -97,7 +97,7 @@ def _personalize(
     device = find_device(run.device)
     if settings.precision == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16 needs a GPU, this run is on {device.type}: use bf16")
-    paths = list(find_pictures(run.images, run.output))
+    paths = list(find_image_files(run.images, run.output))
     model = TrainableDiffusion.load(run.weights, run.revision)
     _check_size(settings, model)
     pictures, skipped = read_pictures(paths, settings.size, run.skip_unreadable)

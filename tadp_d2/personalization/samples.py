@@ -8,6 +8,7 @@ from textwrap import shorten
 import torch
 from PIL import Image
 
+from tadp_d2.data.images import decode
 from tadp_d2.files import replacing
 from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.settings import Settings
@@ -82,7 +83,7 @@ class SampleSheet:
         steps = sorted(int(path.stem.split("_")[0]) for path in first)
         rows = {step: [self._path(step, c) for c in columns] for step in steps if step <= last}
         whole = {step: row for step, row in rows.items() if all(path.exists() for path in row)}
-        pictures = [_read(path) for row in whole.values() for path in row]
+        pictures = [decode(path) for row in whole.values() for path in row]
         titles = tuple(shorten(prompt, _TITLE, placeholder=" ...") for prompt in self._prompts)
         labels = tuple(f"step {step}" for step in whole)
         sheet = contact_sheet(pictures, len(self._prompts), titles, rows=labels)
@@ -91,8 +92,3 @@ class SampleSheet:
 
     def _path(self, step: int, column: int) -> Path:
         return self._folder / "samples" / f"{step:06}_{self._columns[column]}.png"
-
-
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")

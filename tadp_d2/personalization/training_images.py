@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tadp_d2.data.image_files import UnreadablePicture, read_rgb
+from tadp_d2.data.images import UnreadableImage, read_rgb
 from tadp_d2.errors import UserError
 
 
@@ -52,7 +52,7 @@ def read_pictures(
     for number, path in enumerate(paths, start=1):
         try:
             pictures.append(_read(path, size))
-        except UnreadablePicture as error:
+        except UnreadableImage as error:
             skipped[path] = error.why
             if not skip_unreadable:
                 raise UserError(f"{error}; --skip-unreadable leaves such files out") from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import read_rgb
 from tadp_d2.data.root import datasets_root
 from tadp_d2.data.texts import Caption, read_captions
 from tadp_d2.files import sha256

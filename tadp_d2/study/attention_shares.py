@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tadp_d2.config.load import PRESETS, load_config
 from tadp_d2.data.catalog import read_entries
-from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import read_rgb
 from tadp_d2.data.loader import load_captions
 from tadp_d2.diffusion.prompt_words import Word
 from tadp_d2.inference.word_maps import (

@@ -17,7 +17,7 @@ from PIL import Image
 from tadp_d2.conditioning.domains import SLOT
 from tadp_d2.config.load import load_config
 from tadp_d2.data.datasets.art import SHARED_CLASSES
-from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import read_rgb
 from tadp_d2.data.readers.pascal_voc import read_annotation, read_split
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing, sha256

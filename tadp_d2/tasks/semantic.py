@@ -10,7 +10,7 @@ from detectron2.evaluation import DatasetEvaluator
 from PIL import Image
 
 from tadp_d2.data.catalog import is_labelled, read_known
-from tadp_d2.data.readers.label_maps import read_label_map
+from tadp_d2.data.images import read_label_map
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
 from tadp_d2.evaluation.submission import SubmissionWriter

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from PIL import Image
 
 from tadp_d2.data.catalog import read_known
-from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import read_rgb
 from tadp_d2.files import replacing
 from tadp_d2.tasks.task import Task
 from tadp_d2.visualization.sheet import contact_sheet

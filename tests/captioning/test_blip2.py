@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from tadp_d2.captioning.blip2 import Captioner, Settings, blip2, find_captioner
-from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import read_rgb
 from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic.tiny_captioner import NEWLINE, write_tiny_captioner

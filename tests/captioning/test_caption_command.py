@@ -19,7 +19,7 @@ from tadp_d2.captioning.sources import Source, fixed_text
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.cli import main
 from tadp_d2.commands.caption import OPTIONS
-from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import read_rgb
 from tadp_d2.data.texts import complete_lines, find_caption_file, read_captions
 from tadp_d2.synthetic.tiny_captioner import write_tiny_captioner
 
@@ -157,7 +157,7 @@ def test_a_picture_that_cannot_be_read_is_named(pictures, model, tmp_path, capsy
     (pictures / "7.png").write_bytes((pictures / "8.png").read_bytes()[:60])
     command = ("caption", pictures, "--model", model, "--batch-size", 2, "--device", "cpu")
     message = _fails(capsys, *command)
-    assert "5.png: cannot be read as a picture" in message and "--skip-unreadable" in message
+    assert "5.png: cannot be read as an image" in message and "--skip-unreadable" in message
     path = tmp_path / "pictures.jsonl"
     assert list(read_captions(path).records) == [f"{i}.png" for i in range(4)]
     _run(*command, "--skip-unreadable")

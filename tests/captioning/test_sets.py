@@ -53,7 +53,7 @@ def test_a_label_map_is_read_only_when_its_classes_are_asked_for(tmp_path):
     image = CaptionImage(
         "1", tmp_path / "1.png", PresentClasses(("road", "sky"), label_map=label_map)
     )
-    with pytest.raises(UserError, match="label.png: cannot be read as a label map"):
+    with pytest.raises(UserError, match="label.png: cannot be read as a map of values"):
         image.classes()
     Image.fromarray(np.array([[1, 255], [1, 1]], np.uint8)).save(label_map)
     assert image.classes() == ["sky"]
@@ -79,7 +79,7 @@ def test_pictures_of_a_folder_go_by_their_path_below_it(tmp_path):
 
 def test_what_is_no_data_set_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match="no picture; expected files that end in .jpg, "):
+    with pytest.raises(UserError, match="no image; expected files that end in .jpg, "):
         find_images(str(tmp_path))
     with pytest.raises(UserError, match="'voc_2007_tets' is neither a folder of pictures nor"):
         find_images("voc_2007_tets")

@@ -120,17 +120,17 @@ def test_pictures_without_objects_are_left_out_of_training_only(make_config, own
 
 def test_an_unreadable_picture_is_named(make_config, own_set, tmp_path):
     (tmp_path / "0.jpg").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"0\.jpg: cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"0\.jpg: cannot be read as an image"):
         ConditionedMapper(make_config(), is_train=False)(own_set[0])
 
 
 def test_a_cut_off_picture_is_named(make_config, own_set, tmp_path):
     data = (tmp_path / "0.jpg").read_bytes()
     (tmp_path / "0.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"0\.jpg: cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"0\.jpg: cannot be read as an image"):
         ConditionedMapper(make_config(), is_train=False)(own_set[0])
 
 
 def test_a_picture_of_another_size_than_annotated_is_named(make_config, own_set):
-    with pytest.raises(UserError, match=r"0\.jpg: the picture has another size"):
+    with pytest.raises(UserError, match=r"0\.jpg: 60 x 40 pixels, .* says 61 x 40"):
         ConditionedMapper(make_config(), is_train=False)({**own_set[0], "width": 61})

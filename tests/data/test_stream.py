@@ -1,12 +1,21 @@
 """The training data as numbered draws: the same from any start, with any number of workers."""
 
 import itertools
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
+from tadp_d2.data.images import set_pixel_limit
 from tadp_d2.data.loader import build_train_loader
-from tadp_d2.data.stream import DrawSampler, TrainingStream
+from tadp_d2.data.stream import DrawSampler, TrainingStream, worker_start
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def identity(entry):
@@ -70,3 +79,18 @@ def test_augmenting_leaves_the_global_random_states_alone(make_segmentation_conf
     loader = build_train_loader(make_segmentation_config())
     loader.dataset[0]
     assert (np.random.rand(), torch.rand(1)) == expected
+
+
+def test_a_worker_that_is_started_anew_has_the_pixel_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    Image.new("L", (100, 100)).save(tmp_path / "a.png")
+    set_pixel_limit(9_999)
+    (tmp_path / "start").write_bytes(pickle.dumps(worker_start()))
+    code = (
+        "import pickle; pickle.load(open('start', 'rb'))(0)\n"
+        "from tadp_d2.data.images import read_size; read_size('a.png')"
+    )
+    worker = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert "100 x 100 are more than 9999 pixels" in worker.stderr

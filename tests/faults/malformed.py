@@ -244,7 +244,7 @@ def _rest_of_noise(name: str) -> Callable:
 
 
 _EPS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 320 240\n%%EndComments\nshowpage\n"
-_READ = "cannot be read as a picture"
+_READ = "cannot be read as"
 
 JPEG_CASES = {
     "empty": Case(put(JPEG, ""), (JPEG, _READ)),
@@ -306,9 +306,10 @@ def _set(value: int) -> Callable:
     return _change_labels(change)
 
 
-def _palette(world: Path) -> None:
-    path = _LABELS(world)
-    Image.open(path).convert("P").save(path)
+def _turned_labels(world: Path) -> None:
+    path, exif = _LABELS(world), Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
 
 
 def _text_bomb(path: Path) -> None:
@@ -334,7 +335,7 @@ PNG_CASES = {
     "picture empty": Case(at(_PICTURE, _write(b"")), (_PNG_NAME, _READ)),
     "picture of text": Case(at(_PICTURE, _write(b"night")), (_PNG_NAME, _READ)),
     "picture's header cut off": Case(at(_PICTURE, _cut(0.0001)), (_PNG_NAME, _READ)),
-    "picture's checksum": Case(at(_PICTURE, _bad_checksum), (_PNG_NAME, "picture")),
+    "picture's checksum": Case(at(_PICTURE, _bad_checksum), (_PNG_NAME, _READ)),
     "picture is a bomb": Case(at(_PICTURE, _write(_png(2**16, 2**15))), (_PNG_NAME, "too large")),
     "picture with a text bomb": Case(at(_PICTURE, _text_bomb), (_PNG_NAME, _READ)),
     "picture absent": Case(at(_PICTURE, Path.unlink), (_MAP_NAME, "without its picture")),
@@ -349,16 +350,16 @@ PNG_CASES = {
     "map is a bomb": Case(at(_LABELS, _write(_png(2**16, 2**15))), (_MAP_NAME, "too large")),
     "map absent": Case(at(_LABELS, Path.unlink), (_PNG_NAME, "has no label map", _MAP_NAME)),
     "map of another size": Case(
-        _change_labels(lambda pixels: pixels[:-1]), (_MAP_NAME, "but its picture")
+        _change_labels(lambda pixels: pixels[:-1]), (_MAP_NAME, "but its image")
     ),
     "map in colour": Case(
         _change_labels(lambda pixels: np.stack([pixels] * 3, -1)), (_MAP_NAME, "mode RGB")
     ),
-    "map of a palette": Case(_palette, (_MAP_NAME, "mode P")),
     "map of 16 bits": Case(
-        _change_labels(lambda pixels: pixels.astype(np.uint16)), (_MAP_NAME, "mode I")
+        _change_labels(lambda pixels: pixels.astype(np.uint16) + 300),
+        (_MAP_NAME, "class indices are at most 255"),
     ),
-    "map of one bit": Case(_change_labels(lambda pixels: pixels > 9), (_MAP_NAME, "mode 1")),
+    "map to be turned": Case(_turned_labels, (_MAP_NAME, "it is to be turned")),
     "map with transparency": Case(
         _change_labels(lambda pixels: np.stack([pixels] * 2, -1)), (_MAP_NAME, "mode LA")
     ),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tadp_d2.cli import main
-from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import read_rgb
 from tadp_d2.inference.predictor import Predictor
 
 

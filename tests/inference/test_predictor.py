@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.evaluation import DatasetEvaluator
 
-from tadp_d2.data.image_files import read_rgb
+from tadp_d2.data.images import read_rgb
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError
 from tadp_d2.inference.predictor import Predictor, load_model

@@ -182,6 +182,6 @@ def test_the_command_draws_a_diffusion_model_alone_and_overwrites_nothing(
     assert (tmp_path / "a.safetensors").read_bytes() == before[tmp_path / "a.safetensors"]
     (tmp_path / "a.safetensors").unlink()
     (tmp_path / "picture.png").write_text("no picture")
-    assert "picture.png: cannot be read as a picture" in attention(*arguments)
+    assert "picture.png: cannot be read as an image" in attention(*arguments)
     assert not (tmp_path / "a.png").exists()
     assert not (tmp_path / "a.safetensors").exists()

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
-from tadp_d2.data.image_files import find_pictures
+from tadp_d2.data.images import find_image_files
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.model_folder import find_weights
 from tadp_d2.diffusion.stable_diffusion import load_unet
@@ -26,7 +26,7 @@ from tadp_d2.personalization.training_images import Crops, read_pictures
 def make_training(model, pictures, folder=None, **given):
     given = {"prompt": "an image in sks style", "size": 64, "rate": 1e-4, **given}
     settings = resolve("dreambooth", "paper-text", given)
-    read, _ = read_pictures(list(find_pictures([pictures])), settings.size)
+    read, _ = read_pictures(list(find_image_files([pictures])), settings.size)
     objective = DreamBooth(model, LatentSource(model, Crops(read, settings.size)), settings)
     objective.prepare(folder)
     return Training(objective)

@@ -11,7 +11,7 @@ from torch import nn
 from tadp_d2.conditioning.caption_prompt import make_prompt
 from tadp_d2.conditioning.domains import Modifier
 from tadp_d2.conditioning.templates import SAMPLES, SLOT, TEMPLATES
-from tadp_d2.data.image_files import find_pictures
+from tadp_d2.data.images import find_image_files
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.errors import UserError
@@ -31,7 +31,7 @@ from tadp_d2.personalization.training_images import Crops, read_pictures
 def make_training(model, pictures, **given):
     given = {"token": "<new>", "init": "watercolor", "size": 64, "accumulation": 1, **given}
     settings = resolve("invert", "paper-text", given)
-    read, _ = read_pictures(list(find_pictures([pictures])), settings.size)
+    read, _ = read_pictures(list(find_image_files([pictures])), settings.size)
     source = LatentSource(model, Crops(read, settings.size, settings.flip))
     return Training(TextualInversion(model, source, settings))
 

@@ -231,7 +231,7 @@ def test_pictures_that_cannot_be_read(fails, run, pictures, tmp_path, capsys):
     assert "none of 1 pictures can be read" in message and "bad.png" in message
     (folder / "good.png").write_bytes((pictures / "0.png").read_bytes())
     message = fails("invert", out, "--steps", 1, images=folder)
-    assert "bad.png: cannot be read as a picture" in message and "--skip-unreadable" in message
+    assert "bad.png: cannot be read as an image" in message and "--skip-unreadable" in message
     assert not out.exists()
     run("invert", out, "--steps", 1, "--skip-unreadable", images=folder)
     assert "1 pictures cannot be read and are left out:" in capsys.readouterr().err
@@ -245,7 +245,7 @@ def test_a_run_does_not_learn_from_what_it_draws(fails, run, pictures, tmp_path,
     run("invert", folder / "out", *flags, "--resume", images=folder)
     assert "says that this run is finished" in capsys.readouterr().err
     message = fails("invert", folder / "out", *flags, "--resume", images=folder / "out")
-    assert "the pictures lie in" in message and "--output" in message
+    assert "the images lie in" in message and "--output" in message
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_without_runs_the_tables_are_the_papers_with_dashes(tmp_path):
     [
         ("results.json", "{", "cannot be read as JSON"),
         ("metrics.json", "{}\n{}\n", 'metrics.json:1: expected a JSON object with "iteration"'),
-        ("gallery/watercolor_test/1/truth.jpg", "no picture", "cannot be read as a picture"),
+        ("gallery/watercolor_test/1/truth.jpg", "no picture", "cannot be read as an image"),
     ],
 )
 def test_a_damaged_file_is_named_and_earlier_reports_stay(

@@ -1,8 +1,8 @@
 """Folders of pictures and label maps: pairing them by name and checking them, strictly.
 
 A picture `<images>/<nesting>/<name><image suffix>` has its label map at
-`<labels>/<nesting>/<name><label suffix>`: an 8-bit grey PNG whose values are class indices. Nothing
-is written.
+`<labels>/<nesting>/<name><label suffix>`: a PNG of one channel, gray or with a palette, whose
+stored values are class indices. Nothing is written.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
 
-from tadp_d2.data.images import check_each, read_header
+from tadp_d2.data.images import check_each, count_labels, read_pair_size, read_size
 from tadp_d2.data.root import not_found
-from tadp_d2.errors import Report, UserError, reason, reporting, stop
+from tadp_d2.errors import Report, UserError, reporting, stop
 
 
 @dataclass(frozen=True)
@@ -129,20 +127,8 @@ def _check_counterparts(
 
 
 def _pair(image_id: str, image: Path, label: Path | None) -> Pair:
-    width, height, _ = read_header(image)
-    if label is not None:
-        found = read_header(label, ["PNG"])
-        if (found.width, found.height) != (width, height):
-            raise UserError(
-                f"{label}: {found.width} x {found.height} pixels, but its picture {image} has "
-                f"{width} x {height}; take both from the same archive"
-            )
-        if found.mode != "L":
-            raise UserError(
-                f"{label}: a label map must be an 8-bit grey PNG (mode L) of class indices; this "
-                f"one has mode {found.mode}"
-            )
-    return Pair(image_id, image, label, width, height)
+    size = read_size(image) if label is None else read_pair_size(image, label)
+    return Pair(image_id, image, label, *size)
 
 
 def check_values(labels: Sequence[Path], allowed: Collection[int], report: Report = stop) -> None:
@@ -160,15 +146,7 @@ def check_values(labels: Sequence[Path], allowed: Collection[int], report: Repor
 
 
 def _check(path: Path, forbidden: Sequence[int]) -> None:
-    try:
-        with Image.open(path) as image:
-            counts = image.histogram()
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise UserError(
-            f"{path}: cannot be read as a label map ({reason(error)}); replace it"
-        ) from None
+    counts = count_labels(path)
     found = [value for value in forbidden if counts[value]]
     if found:
         raise UserError(
@@ -176,23 +154,6 @@ def _check(path: Path, forbidden: Sequence[int]) -> None:
             "the indices of the classes, and the ignored value 255. Label ids are others: "
             "csCreateTrainIdLabelImgs makes train ids of Cityscapes'"
         )
-
-
-def read_label_map(path: str | Path) -> np.ndarray:
-    """The class index of every pixel, H x W uint8.
-
-    Raises:
-        UserError: the file is damaged, or no label map.
-    """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return np.array(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise UserError(
-            f"{path}: cannot be read as a label map ({reason(error)}); replace it"
-        ) from None
 
 
 def load_label_maps(folders: Folders, dataset: str, report: Report = stop) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from tadp_d2.data.images import read_header
+from tadp_d2.data.images import read_pair_size, read_size
 from tadp_d2.data.root import not_found
 from tadp_d2.errors import Report, UserError, reason, reporting, stop
 
@@ -213,7 +213,7 @@ def _to_dict(root: Path, image_id: str, class_names: Sequence[str], report: Repo
     annotation_file = root / "Annotations" / f"{image_id}.xml"
     annotation = read_annotation(annotation_file, class_names, report)
     picture = root / "JPEGImages" / f"{image_id}.jpg"
-    width, height, _ = read_header(picture)
+    width, height = read_size(picture)
     if (annotation.width, annotation.height) != (width, height):
         raise UserError(
             f"{annotation_file}: of a picture of {annotation.width} x {annotation.height} pixels, "
@@ -271,18 +271,7 @@ def load_voc_segmentation(
         image = root / "JPEGImages" / f"{image_id}.jpg"
         labels = root / "SegmentationClass" / f"{image_id}.png"
         with reporting(report):
-            width, height, _ = read_header(image)
-            found = read_header(labels, ["PNG"])
-            if (found.width, found.height) != (width, height):
-                raise UserError(
-                    f"{labels}: {found.width} x {found.height} pixels, but its image {image} has "
-                    f"{width} x {height}; take both from the same archive"
-                )
-            if found.mode not in ("P", "L"):
-                raise UserError(
-                    f"{labels}: expected an 8-bit PNG with a palette (mode P) or grey (mode L), "
-                    f"whose values are class indices; this one has mode {found.mode}"
-                )
+            width, height = read_pair_size(image, labels)
             entries.append(
                 {
                     "file_name": str(image),

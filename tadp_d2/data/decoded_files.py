@@ -1,0 +1,50 @@
+"""Detectron2's own code gets the images and label maps that this package reads.
+
+Its mapper and its evaluator decode files by rules of their own, but open them through its
+`PathManager`. A path that is made here opens as an uncompressed image of the right pixels.
+"""
+
+import io
+import os
+from typing import IO, Any
+
+from detectron2.utils.file_io import PathHandler, PathManager
+from PIL import Image
+
+from tadp_d2.data.images import decode, read_label_map
+
+_IMAGE, _LABEL_MAP = "tadp_d2-image://", "tadp_d2-label-map://"
+
+
+def as_image(path: str | os.PathLike) -> str:
+    """A path under which Detectron2 finds the RGB pixels of an image file.
+
+    To open it raises `UnreadableImage` where the file cannot be read.
+    """
+    return f"{_IMAGE}{path}"
+
+
+def as_label_map(path: str | os.PathLike) -> str:
+    """A path under which Detectron2 finds the values of a label map, in 8-bit gray.
+
+    To open it raises `UnreadableImage` where the file cannot be read.
+    """
+    return f"{_LABEL_MAP}{path}"
+
+
+class _DecodedFiles(PathHandler):
+    def _get_supported_prefixes(self) -> list[str]:
+        return [_IMAGE, _LABEL_MAP]
+
+    def _open(self, path: str, mode: str = "r", **_: Any) -> IO[bytes]:
+        if path.startswith(_IMAGE):
+            image = decode(path.removeprefix(_IMAGE))
+        else:
+            image = Image.fromarray(read_label_map(path.removeprefix(_LABEL_MAP)))
+        file = io.BytesIO()
+        image.save(file, "PPM")
+        file.seek(0)
+        return file
+
+
+PathManager.register_handler(_DecodedFiles())
