@@ -1,5 +1,6 @@
 """Reading VOC folders: equal to Detectron2's own loader, and strict where that is not."""
 
+import re
 import shutil
 
 import pytest
@@ -73,14 +74,16 @@ def test_one_pixel_beyond_the_rim_is_allowed_because_some_tools_count_from_0(tre
     "old, new, message",
     [
         ("<name>dog<", "<name>dragon<", "unknown class 'dragon'"),
-        ("<xmax>100<", "<xmax>102<", "is not inside the picture of 100 x 50"),
-        ("<ymin>2<", "<ymin>-1<", "is not inside the picture"),
-        ("<xmin>1<", "<xmin>200<", "is not inside the picture"),
-        ("<ymax>50<", "<ymax>1<", "is not inside the picture"),
+        ("<xmax>100<", "<xmax>102<", "is not inside the image of 100 x 50"),
+        ("<ymin>2<", "<ymin>-1<", "is not inside the image"),
+        ("<xmin>1<", "<xmin>200<", "is not inside the image"),
+        ("<ymax>50<", "<ymax>1<", "is not inside the image"),
         ("<xmin>1</xmin>", "", "without bndbox/xmin"),
         ("<width>100</width>", "", "without size/width"),
         ("<xmin>1<", "<xmin>one<", "could not convert"),
         ("</annotation>", "", "not a VOC annotation"),
+        ("</name>", "</name><difficult>True</difficult>", "difficult is 'True': expected 0 or 1"),
+        ("</name>", "</name><difficult/>", "difficult is '': expected 0 or 1"),
     ],
 )
 def test_a_wrong_annotation_is_an_error_that_names_the_file(tree, old, new, message):
@@ -90,6 +93,28 @@ def test_a_wrong_annotation_is_an_error_that_names_the_file(tree, old, new, mess
         load_voc(tree, "test", "set", CLASS_NAMES)
     assert str(error.value).startswith(str(path))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "box, message",
+    [
+        ((0.1, 0.2, 0.9, 0.8), "0.1 0.2 0.9 0.8, lies within the first pixel: .* no shares"),
+        ((0, 0, 1, 1), "0 0 1 1, lies within the first pixel"),
+        ((1, 1, 1, 1), "1 1 1 1, has four equal sides: it is a dummy"),
+        ((7, 7, 7, 7), "7 7 7 7, has four equal sides"),
+    ],
+)
+def test_a_box_that_cannot_be_meant_is_refused(tree, box, message):
+    sides = "".join(
+        f"<{side}>{value}</{side}>"
+        for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    )
+    path = tree / "Annotations" / "7.xml"
+    path.write_text(
+        re.sub("<bndbox>.*</bndbox>", f"<bndbox>{sides}</bndbox>", ANNOTATION, flags=re.S)
+    )
+    with pytest.raises(UserError, match=f"7.xml: the box of 'dog', {message}"):
+        load_voc(tree, "test", "set", CLASS_NAMES)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,14 @@ XML_CASES = {
     "class of 1 MB": Case(_box(name="x" * 2**20), (XML, "unknown class 'xxx")),
     "box outside": Case(_box(xmax=100_000), (XML, "'dog', 1 1 100000 9", "not inside")),
     "box left of 0": Case(_box(xmin=-1), (XML, "not inside")),
+    "box in shares of the size": Case(
+        _box(0.1, 0.1, 0.9, 0.9), (XML, "'dog', 0.1 0.1 0.9 0.9", "no shares")
+    ),
+    "dummy box": Case(_box(1, 1, 1, 1), (XML, "'dog', 1 1 1 1", "dummy")),
+    "difficult in words": Case(
+        both(_box(), swap(XML, "</name>(<bndbox>)?", r"</name><difficult>True</difficult>\1")),
+        (XML, "difficult is 'True'"),
+    ),
     "box reversed": Case(_box(xmin=9, xmax=1), (XML, "not inside")),
     "box of nan": Case(_box(ymax="nan"), (XML, "not inside")),
     "box of inf": Case(_box(ymin="-inf"), (XML, "not inside")),

@@ -131,7 +131,7 @@ def read_annotation(
 
     Args:
         report: gets what is wrong with single objects: a class that is not among `class_names`, a
-            box outside the picture or without area.
+            box outside the image or of values that cannot be meant.
 
     Raises:
         UserError: the file is not such an annotation.
@@ -173,15 +173,33 @@ def _check_object(
     inside = 0 <= left and 0 <= top and right <= width + 1 and bottom <= height + 1
     if not inside or right < left or bottom < top:
         raise UserError(
-            f"{path}: the box of {obj.name!r}, {left:g} {top:g} {right:g} {bottom:g}, is not "
-            f"inside the picture of {width} x {height} pixels (xmin ymin xmax ymax, from 1); "
-            "correct it or remove the object"
+            f"{path}: the box of {obj.name!r}, {_numbers(obj)}, is not inside the image of "
+            f"{width} x {height} pixels (xmin ymin xmax ymax, from 1); correct it or remove the "
+            "object"
         )
+    # No object is so small. Boxes of 1 1 1 1 stand for images that nobody labelled.
+    if len(set(obj.box)) == 1:
+        raise UserError(
+            f"{path}: the box of {obj.name!r}, {_numbers(obj)}, has four equal sides: it is a "
+            "dummy and no label; remove the object, or take the image out of the split"
+        )
+    if right <= 1 and bottom <= 1:
+        raise UserError(
+            f"{path}: the box of {obj.name!r}, {_numbers(obj)}, lies within the first pixel: "
+            "coordinates are pixels, from 1, and no shares of the image's size; convert them"
+        )
+
+
+def _numbers(obj: VOCObject) -> str:
+    return " ".join(f"{side:g}" for side in obj.box)
 
 
 def _read_object(element: ET.Element) -> VOCObject:
     box = tuple(float(_text(element, f"bndbox/{side}")) for side in SIDES)
-    return VOCObject(_text(element, "name"), box, element.findtext("difficult", "0").strip() == "1")
+    difficult = element.findtext("difficult", "0").strip()
+    if difficult not in ("0", "1"):
+        raise ValueError(f"difficult is {difficult[:80]!r}: expected 0 or 1")
+    return VOCObject(_text(element, "name"), box, difficult == "1")
 
 
 def _text(element: ET.Element, path: str) -> str:
