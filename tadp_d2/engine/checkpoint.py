@@ -1,4 +1,4 @@
-"""Detectron2's checkpointer, written whole or not at all, loaded safely and completely."""
+"""Checkpoints of a run, written whole or not at all, loaded safely and completely."""
 
 import contextlib
 import os
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
 from torch import Tensor, nn
 
 from tadp_d2.errors import UserError, reason
@@ -23,8 +24,12 @@ class DamagedCheckpoint(UserError):
     """A file is not a complete checkpoint."""
 
 
-class RunCheckpointer(DetectionCheckpointer):
-    """Saves and loads `.pth` files; refuses weights that do not fit, instead of skipping them."""
+class RunCheckpointer(Checkpointer):
+    """Saves and loads `.pth` files; refuses weights that do not fit, instead of skipping them.
+
+    Detectron2's own checkpointer has the same base. What it adds is for files of other programs;
+    some versions take what a path may hold for an address, or load nothing after a failed load.
+    """
 
     def __init__(
         self,
@@ -38,7 +43,7 @@ class RunCheckpointer(DetectionCheckpointer):
         Args:
             keep: numbered checkpoints that stay, the newest ones; 1 or more.
         """
-        super().__init__(model, save_dir, **checkpointables)
+        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self._keep = keep
         self._provenance = provenance
         self._loading = ""

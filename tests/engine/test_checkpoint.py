@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
+from fvcore.common.checkpoint import Checkpointer
 
 from tadp_d2.engine.checkpoint import RunCheckpointer, find_checkpoints
 from tadp_d2.errors import UserError
@@ -222,3 +224,40 @@ def test_files_that_are_no_checkpoints(make_config, tmp_path, capsys):
     torch.save({"weights": {}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="expected a checkpoint of train_net.py"):
         run.load(str(tmp_path / "other.pth"))
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    make_config, tmp_path, monkeypatch, caplog
+):
+    """Also where Detectron2's own checkpointer remembers a failed load, as on its main."""
+
+    def load(self, path, *args, **kwargs):
+        assert getattr(self, "being_loaded", None) is None
+        self.being_loaded = path
+        result = Checkpointer.load(self, path, *args, **kwargs)
+        self.being_loaded = None
+        return result
+
+    monkeypatch.setattr(DetectionCheckpointer, "load", load)
+    cfg = make_config()
+    model = build_model(cfg)
+    run = RunCheckpointer(model, str(tmp_path), Provenance(cfg, model), keep=2)
+    for iteration in (1, 3):
+        run.save(f"model_{iteration:07d}", iteration=iteration)
+    newest = tmp_path / "model_0000003.pth"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    assert run.resume_or_load("")["iteration"] == 1
+    assert "model_0000003.pth: cannot be read" in caplog.text and "one before it" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["[a]", "100%d", "a b", "-x", "what?#now", "ü'\"$*{caption}"])
+def test_the_name_of_a_folder_is_no_pattern(make_config, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    run = checkpointer(make_config(), folder)
+    for iteration in (1, 3):
+        run.save(f"model_{iteration:07d}", iteration=iteration)
+    assert {path.name for path in folder.iterdir()} == {"last_checkpoint", "model_0000003.pth"}
+    assert run.resume_or_load("")["iteration"] == 3
