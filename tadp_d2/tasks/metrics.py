@@ -88,6 +88,9 @@ VOC_AREA = MetricSet("voc_area", _AP, "AP50")
 COCO = MetricSet("coco", _AP, "AP")
 COCO_MASKS = MetricSet("coco_masks", _AP, "AP")
 SEM_SEG = MetricSet("sem_seg", (Metric("mIoU"),), "IoU", qualified=False)
+PANOPTIC = MetricSet(
+    "panoptic_seg", (Metric("PQ_th"), Metric("PQ_st"), Metric("PQ")), "PQ", qualified=False
+)
 
 # Sets by their worth for a comparison, the paper's first; result files of earlier versions name
 # these and describe none.

@@ -1,4 +1,7 @@
-"""Panoptic segmentation: things with masks, and stuff; scored as instances and as class maps."""
+"""Panoptic segmentation: things with masks, and stuff.
+
+Predictions are scored by panoptic quality, as instances and as class maps.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +14,10 @@ from PIL import Image
 
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.coco import NamedCOCOEvaluator
+from tadp_d2.evaluation.panoptic_quality import PanopticQualityEvaluator
 from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
 from tadp_d2.files import replacing
-from tadp_d2.tasks.metrics import COCO, COCO_MASKS, SEM_SEG
+from tadp_d2.tasks.metrics import COCO, COCO_MASKS, PANOPTIC, SEM_SEG
 from tadp_d2.tasks.task import TASK_REGISTRY, Task, class_names
 from tadp_d2.visualization.segments import draw_panoptic
 
@@ -25,7 +29,7 @@ class Panoptic(Task):
     name = "panoptic"
     architectures: ClassVar[frozenset[str]] = frozenset({"PanopticFPN"})
     needs = "panoptic"
-    metric_sets = (COCO_MASKS, COCO, SEM_SEG)
+    metric_sets = (PANOPTIC, COCO_MASKS, COCO, SEM_SEG)
 
     def classes(self) -> list[str]:
         """Things, then stuff; the stuff class 0 stands for all things (Detectron2)."""
@@ -54,8 +58,11 @@ class Panoptic(Task):
         return found
 
     def evaluators(self, dataset: str) -> list[DatasetEvaluator]:
-        stuff = class_names(self.cfg.DATASETS.TRAIN[0], "stuff")
+        source = self.cfg.DATASETS.TRAIN[0]
+        things, stuff = class_names(source, "thing"), class_names(source, "stuff")
+        has_panoptic = MetadataCatalog.get(dataset).get("panoptic_json")
         return [
+            *([PanopticQualityEvaluator(dataset, things, stuff)] if has_panoptic else []),
             NamedCOCOEvaluator(dataset, self.cfg.OUTPUT_DIR, masks=True),
             NamedSemSegEvaluator(dataset, stuff),
         ]

@@ -34,7 +34,7 @@ METRICS = {
     "retinanet": {"voc07", "voc_area"},
     "cascade_rcnn": {"voc07", "voc_area"},
     "mask_rcnn": {"coco", "coco_masks"},
-    "panoptic_fpn": {"coco", "coco_masks", "sem_seg"},
+    "panoptic_fpn": {"panoptic_seg", "coco", "coco_masks", "sem_seg"},
 }
 
 
