@@ -17,6 +17,7 @@ from tadp_d2.conditioning.conditioner import Conditioner, build_conditioner
 from tadp_d2.diffusion.latent_cache import CachedLatents
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import find_diffusion_backbone
+from tadp_d2.modeling.depth_estimator import DepthEstimator
 from tadp_d2.modeling.scales import InViews
 from tadp_d2.modeling.windows import InWindows
 
@@ -91,10 +92,18 @@ class ConditionedDense(InViews, InWindows, Conditioned):
     """`Conditioned` for what derives from `SemanticSegmentor`; it tests in views and windows."""
 
 
+class ConditionedDepth(InWindows, Conditioned):
+    """`Conditioned` for what derives from `DepthEstimator`; it can test in windows."""
+
+
 def _mixin(architecture: type[nn.Module]) -> type[Conditioned]:
-    if issubclass(architecture, GeneralizedRCNN):
-        return ConditionedDetector
-    return ConditionedDense if issubclass(architecture, SemanticSegmentor) else Conditioned
+    known = {
+        GeneralizedRCNN: ConditionedDetector,
+        SemanticSegmentor: ConditionedDense,
+        DepthEstimator: ConditionedDepth,
+    }
+    found = (mixin for base, mixin in known.items() if issubclass(architecture, base))
+    return next(found, Conditioned)
 
 
 def register_conditioned() -> None:

@@ -35,7 +35,8 @@ class InWindows:
     """Mixed into a meta-architecture that predicts maps: it can test in windows.
 
     In testing, an image is cut into windows that are predicted as images of their own, with all
-    that the input says besides. Each map, K x h x w, is the mean of the windows where they overlap.
+    that the input says besides. Each map, h x w or K x h x w, is the mean of the windows where they
+    overlap.
     """
 
     def __init__(
@@ -86,10 +87,14 @@ class InWindows:
             predict, image, self.window_size, self.window_stride, self.window_batch
         )
         size = (inputs.get("height", image.shape[1]), inputs.get("width", image.shape[2]))
-        return {
-            name: sem_seg_postprocess(maps, tuple(image.shape[1:]), *size)
-            for name, maps in found.items()
-        }
+        return {name: _resize(maps, tuple(image.shape[1:]), size) for name, maps in found.items()}
+
+
+def _resize(maps: Tensor, size: tuple[int, int], output: tuple[int, int]) -> Tensor:
+    """... x h x w -> ... x H x W."""
+    return sem_seg_postprocess(maps.reshape(-1, *size), size, *output).reshape(
+        *maps.shape[:-2], *output
+    )
 
 
 def predict_in_windows(
@@ -103,13 +108,13 @@ def predict_in_windows(
 
     Args:
         predict: windows of the image (C x h x w each, at most `batch`) -> maps by name, each
-            K x h x w.
+            h x w or K x h x w.
         image: C x H x W.
         size, stride: as `windows`.
         batch: windows that are predicted together.
 
     Returns:
-        name -> K x H x W, float32.
+        name -> H x W or K x H x W, float32.
     """
     height, width = image.shape[-2:]
     totals: dict[str, Tensor] = {}
@@ -118,9 +123,9 @@ def predict_in_windows(
         for window, found in zip(chunk, predict([image[:, *w] for w in chunk]), strict=True):
             for name, maps in found.items():
                 if name not in totals:
-                    shape = (len(maps), height, width)
+                    shape = (*maps.shape[:-2], height, width)
                     totals[name] = maps.new_zeros(shape, dtype=torch.float32)
-                totals[name][:, *window] += maps
+                totals[name][..., *window] += maps
             count[window] += 1
     return {name: total.div_(count.to(total.device)) for name, total in totals.items()}
 
