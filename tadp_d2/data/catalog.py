@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 
 from tadp_d2.data.own_data_sets import register_own_sets
 from tadp_d2.data.readers.coco_instances import read_coco
+from tadp_d2.data.readers.depth_maps import read_depth_maps
 from tadp_d2.data.readers.label_maps import read_label_maps
 from tadp_d2.data.readers.pascal_voc import read_voc, voc_folder
 from tadp_d2.errors import Report, UserError, stop
@@ -24,6 +25,7 @@ _OFFERS = {
     "coco": {"instances"},
     "lvis": {"instances"},
     "sem_seg": {"semantic"},
+    "depth": {"depth"},
     "coco_panoptic_seg": {"panoptic"},
 }
 # Layout -> its strict reader.
@@ -31,6 +33,7 @@ _READERS: dict[str, Callable[[str, Report], list[dict[str, Any]]]] = {
     "pascal_voc": read_voc,
     "coco": read_coco,
     "sem_seg": read_label_maps,
+    "depth": read_depth_maps,
 }
 
 

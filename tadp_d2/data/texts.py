@@ -8,7 +8,7 @@ Two formats are read:
   `{"image_id": ..., "clean": ..., "cleaned_by": {...}}` its cleaned text, on the same line or a
   later one; the last cleaned text counts. `"image_sha256"` and `"date"` may stand beside a caption.
 * `<dataset>.json`, as published with TADP: `{image id: {"captions": [text, ...]}}`. The first
-  caption of an image is used.
+  caption of an image is used. A leading slash of an id, as in TADP's file of NYUv2, is dropped.
 """
 
 import json
@@ -204,7 +204,7 @@ def _read_published(path: Path, text: str, kind: Kind, report: Report) -> Captio
     for image_id, entry in _parse(text, str(path)).items():
         texts = entry.get("captions") if isinstance(entry, dict) else None
         if isinstance(texts, list) and texts and _is_text(image_id) and _is_text(texts[0]):
-            records[image_id] = Caption(texts[0])
+            records[image_id.removeprefix("/")] = Caption(texts[0])
         else:
             expected = 'expected {"captions": [text, ...]}'
             report(UserError(f"{path}: image {image_id!r}: {expected}"))

@@ -29,6 +29,9 @@ PUBLISHED = {
     "dark_zurich_val": 50,
     "dark_zurich_test": 151,
     "nighttime_driving_test": 50,
+    "nyu_depth_v2_train": 24231,
+    "nyu_depth_v2_test": 654,
+    "nyu_depth_v2_labeled_train": 795,
 }
 
 

@@ -113,3 +113,9 @@ def test_finding_the_file_of_a_data_set(tmp_path):
     (tmp_path / "d.jsonl").write_text("")
     with pytest.raises(UserError, match="both exist"):
         find_caption_file(tmp_path, "d")
+
+
+def test_a_leading_slash_of_a_published_id_is_dropped(tmp_path):
+    path = tmp_path / "nyu_depth_v2_test.json"
+    path.write_text('{"/bathroom/rgb_00045.jpg": {"captions": ["a bathroom"]}}')
+    assert read_captions(path)["bathroom/rgb_00045.jpg"] == "a bathroom"
