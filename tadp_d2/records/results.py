@@ -86,15 +86,23 @@ def log_table(
     }
     names = dict.fromkeys(name for column in columns.values() for name in column)
     rows = [[name, *(column.get(name) for column in columns.values())] for name in names]
-    table = tabulate(rows, headers=["", *columns], floatfmt=".1f", tablefmt="pipe", missingval="-")
+    table = tabulate(
+        rows,
+        headers=["", *columns],
+        tablefmt="pipe",
+        missingval="-",
+        disable_numparse=True,
+        colalign=("left", *("right" for _ in columns)),
+    )
     of_class = dict.fromkeys(found.of_class for found in metric_sets if found.of_class)
     told = f" (classes: {' or '.join(of_class)})" if of_class else ""
     _logger.info(f"Results{told}:\n{table}")
 
 
-def _short(metrics: Mapping[str, float], metric_set: MetricSet | None) -> dict[str, float | None]:
+def _short(metrics: Mapping[str, float], metric_set: MetricSet | None) -> dict[str, str | None]:
     """What the log's table shows; results.json has all."""
     of_class = metric_set.of_class if metric_set else ""
+    decimals = {metric.name: metric.decimals for metric in metric_set.means} if metric_set else {}
     # Of one class and one size of objects the names have a dash; means have none.
     shown = {name: value for name, value in metrics.items() if "-" not in name}
     if of_class:
@@ -103,7 +111,10 @@ def _short(metrics: Mapping[str, float], metric_set: MetricSet | None) -> dict[s
             for name, value in metrics.items()
             if name.startswith(f"{of_class}-")
         }
-    return {name: None if math.isnan(value) else value for name, value in shown.items()}
+    return {
+        name: None if math.isnan(value) else f"{value:.{decimals.get(name, 1)}f}"
+        for name, value in shown.items()
+    }
 
 
 def _identity(dataset: str) -> dict[str, Any]:

@@ -91,10 +91,24 @@ SEM_SEG = MetricSet("sem_seg", (Metric("mIoU"),), "IoU", qualified=False)
 PANOPTIC = MetricSet(
     "panoptic_seg", (Metric("PQ_th"), Metric("PQ_st"), Metric("PQ")), "PQ", qualified=False
 )
+# In the order of TADP's table 3, but RMSE, by which it is sorted, at the end.
+DEPTH = MetricSet(
+    "depth",
+    (
+        *(Metric(name, top=1.0, decimals=3) for name in ("d1", "d2", "d3")),
+        Metric("AbsRel", higher_is_better=False, top=None, decimals=3),
+        Metric("SqRel", "m", higher_is_better=False, top=None, decimals=3),
+        Metric("log10", higher_is_better=False, top=None, decimals=3),
+        Metric("RMSElog", higher_is_better=False, top=None, decimals=3),
+        Metric("SILog", higher_is_better=False, top=None, decimals=3),
+        Metric("RMSE", "m", higher_is_better=False, top=None, decimals=3),
+    ),
+    qualified=False,
+)
 
 # Sets by their worth for a comparison, the paper's first; result files of earlier versions name
 # these and describe none.
-KNOWN = (VOC07, SEM_SEG, VOC_AREA, COCO, COCO_MASKS)
+KNOWN = (VOC07, SEM_SEG, DEPTH, VOC_AREA, COCO, COCO_MASKS)
 
 
 def by_name(sets: Iterable[MetricSet]) -> dict[str, MetricSet]:
