@@ -323,8 +323,42 @@ ADDED = (
     Key(
         "MODEL.TASK",
         "",
-        'The task: "detection", "semantic", or one that is registered in TASK_REGISTRY; empty for '
-        "that of META_ARCHITECTURE.",
+        'The task: "detection", "semantic", "depth", or one that is registered in TASK_REGISTRY; '
+        "empty for that of META_ARCHITECTURE.",
+    ),
+    Key(
+        "MODEL.DEPTH_HEAD.IN_FEATURES",
+        ("s3", "s4", "s5", "s6"),
+        "Depth: the levels that the head reads, one of them of stride 32.",
+        "VPD",
+        NAMES,
+    ),
+    Key(
+        "MODEL.DEPTH_HEAD.CHANNELS",
+        192,
+        "Depth: channels of the head's last convolutions, an even number; the merged map has eight "
+        "times as many.",
+        "VPD, released code",
+        Allowed("an even number above 0", lambda value: value > 0 and value % 2 == 0),
+    ),
+    Key(
+        "MODEL.DEPTH_HEAD.DECONV_CHANNELS",
+        (32, 32, 32),
+        "Depth: channels of the head's transposed convolutions, at most five. Bilinear steps do "
+        "the rest.",
+        "VPD, released code",
+        Allowed(
+            "at most five numbers above 0",
+            lambda value: len(value) <= 5 and all(_is_number(v) and v > 0 for v in value),
+        ),
+    ),
+    Key("MODEL.DEPTH_HEAD.NORM", "BN", "Depth: norm of the head's decoder.", "VPD, released code"),
+    Key(
+        "MODEL.DEPTH_HEAD.MAX_DEPTH",
+        10.0,
+        "Depth: the largest that the model can return, meters.",
+        "VPD, for NYUv2",
+        Allowed("above 0, at most 1000", lambda value: 0 < value <= 1000),
     ),
     Key(
         "TEXT.DOMAIN",
@@ -417,6 +451,19 @@ ADDED = (
         "Random brightness, contrast, saturation and hue in training.",
     ),
     Key(
+        "INPUT.COLOR_AUG_DEPTH",
+        False,
+        "Random brightness and contrast, gamma, and color in training, each for half of the "
+        "images. VPD's training for depth has it.",
+    ),
+    Key(
+        "INPUT.CUT_DEPTH",
+        0.0,
+        "Depth: share of the training images in which an upright strip shows the depth instead. "
+        "VPD: 0.25.",
+        allowed=between(0, 1),
+    ),
+    Key(
         "SOLVER.UNET_LR_FACTOR",
         0.1,
         "Learning rate of the UNet as a multiple of BASE_LR.",
@@ -432,9 +479,17 @@ ADDED = (
     Key(
         "SOLVER.POLY_POWER",
         0.9,
-        'Exponent of the polynomial decay (1 - iteration / MAX_ITER)^power, with "PolyLR".',
+        'Exponent of the polynomial decay (1 - iteration / MAX_ITER)^power, with "PolyLR", and of '
+        'both ways of "RiseAndFall".',
         "TADP, section C",
         at_least(0),
+    ),
+    Key(
+        "SOLVER.LOWEST_LR_FACTOR",
+        0.06,
+        'Multiple of BASE_LR at which "RiseAndFall" begins and ends.',
+        "VPD, released code for depth: 3e-5 of 5e-4",
+        between(0, 1),
     ),
     Key(
         "SOLVER.GRADIENT_ACCUMULATION",
@@ -509,6 +564,12 @@ ADDED = (
         changes=Changes.TESTING,
     ),
     Key(
+        "TEST.MIRROR",
+        False,
+        "Depth: the mean with the depth of the mirrored image. VPD has it.",
+        changes=Changes.TESTING,
+    ),
+    Key(
         "TEST.SUBMISSION",
         False,
         "Write segmentations for Dark Zurich's benchmark server into OUTPUT_DIR/submission.",
@@ -542,7 +603,7 @@ CHANGED = (
     Key(
         "SOLVER.LR_SCHEDULER_NAME",
         "PolyLR",
-        '"PolyLR", or one of Detectron2\'s schedules.',
+        '"PolyLR", "RiseAndFall", which depth takes, or one of Detectron2\'s schedules.',
         "TADP, section C",
     ),
     Key(

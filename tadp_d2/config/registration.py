@@ -12,15 +12,20 @@ import tadp_d2.conditioning.caption_prompt
 import tadp_d2.conditioning.class_embeddings
 import tadp_d2.conditioning.class_names
 import tadp_d2.conditioning.class_words
+import tadp_d2.conditioning.empty_text
 import tadp_d2.conditioning.implicit_captioner
 import tadp_d2.conditioning.oracle
+import tadp_d2.conditioning.scene_embedding
 import tadp_d2.conditioning.tagging
 import tadp_d2.conditioning.text_adapter
 import tadp_d2.data.datasets.art
 import tadp_d2.data.datasets.cityscapes
 import tadp_d2.data.datasets.dark_zurich
 import tadp_d2.data.datasets.nighttime_driving
+import tadp_d2.data.datasets.nyu_depth_v2
+import tadp_d2.data.datasets.rooms_night
 import tadp_d2.data.datasets.voc_segmentation
+import tadp_d2.tasks.depth
 import tadp_d2.tasks.detection
 import tadp_d2.tasks.panoptic
 import tadp_d2.tasks.semantic  # noqa: F401

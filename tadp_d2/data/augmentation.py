@@ -5,11 +5,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
+from PIL import Image
 from torchvision.transforms.v2.functional import adjust_hue
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """In this order: resize; in training also crop, flip and photometric distortion.
+    """In this order: resize; in training also crop, flip and changes of color.
 
     Detectron2 crops before it resizes; the TADP paper crops afterwards.
     """
@@ -27,6 +28,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         steps.insert(1, crop)
     if is_train and cfg.INPUT.COLOR_AUG_SSD:
         steps += photometric_distortion()
+    if is_train and cfg.INPUT.COLOR_AUG_DEPTH:
+        steps += depth_color_changes()
     return steps
 
 
@@ -42,6 +45,85 @@ def photometric_distortion() -> list[T.Augmentation]:
         RandomHue(0.1),
     )
     return [T.RandomApply(change, prob=0.5) for change in changes]
+
+
+def depth_color_changes() -> list[T.Augmentation]:
+    """Brightness and contrast, gamma, and color, each changed for half of the images (VPD).
+
+    The ranges are those of the library that VPD takes the changes from.
+    """
+    changes = (RandomLight(0.2, 0.2), RandomGamma(0.8, 1.2), RandomHSV(20 / 180, 30, 20))
+    return [T.RandomApply(change, prob=0.5) for change in changes]
+
+
+class RandomLight(T.Augmentation):
+    """Multiplies all values by a contrast and adds a brightness."""
+
+    def __init__(self, brightness: float, contrast: float):
+        """
+        Args:
+            brightness: the largest that is added or taken, as a share of 255.
+            contrast: the largest difference of the factor from 1.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        factor = 1 + self._rand_range(-self.contrast, self.contrast)
+        added = 255 * self._rand_range(-self.brightness, self.brightness)
+        return _by_table(np.arange(256) * factor + added)
+
+
+class RandomGamma(T.Augmentation):
+    """Raises all values, as shares of 255, to a power."""
+
+    def __init__(self, least: float, most: float):
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        power = self._rand_range(self.least, self.most)
+        return _by_table(255 * (np.arange(256) / 255) ** power)
+
+
+def _by_table(values: np.ndarray) -> T.Transform:
+    """
+    Args:
+        values: what each of the values 0 to 255 becomes.
+    """
+    table = values.round().clip(0, 255).astype(np.uint8)
+    return T.ColorTransform(lambda pixels: table[pixels])
+
+
+class RandomHSV(T.Augmentation):
+    """Turns the hue and adds to saturation and value, of an RGB image."""
+
+    def __init__(self, hue: float, saturation: float, value: float):
+        """
+        Args:
+            hue: the largest turn in either direction, as a share of the wheel.
+            saturation, value: the largest that is added or taken, of 255.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        reach = (256 * self.hue, self.saturation, self.value)
+        shift = [round(float(self._rand_range(-most, most))) for most in reach]
+        return T.ColorTransform(lambda pixels: _shift_hsv(pixels, shift))
+
+
+def _shift_hsv(pixels: np.ndarray, shift: list[int]) -> np.ndarray:
+    """
+    Args:
+        pixels: H x W x 3, uint8 RGB.
+        shift: of hue, saturation and value, in 256 steps.
+    """
+    moved = np.asarray(Image.fromarray(pixels).convert("HSV"), np.int16) + np.int16(shift)
+    # The hue is a wheel.
+    moved[..., 0] %= 256
+    moved = moved.clip(0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(moved, "HSV").convert("RGB"))
 
 
 class RandomHue(T.Augmentation):

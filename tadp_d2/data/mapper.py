@@ -23,6 +23,17 @@ from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.errors import UserError
 from tadp_d2.tasks.task import Task, get_task
 
+# Keys of an entry that name an image of its truth.
+_TRUTHS = ("sem_seg_file_name", "depth_file_name")
+
+
+class _Recorded(T.AugmentationList):
+    """Augmentations that keep their last transforms, which Detectron2's mapper keeps to itself."""
+
+    def __call__(self, aug_input: T.AugInput) -> T.TransformList:
+        self.transforms = super().__call__(aug_input)
+        return self.transforms
+
 
 class ConditionedMapper(DatasetMapper):
     """Maps a data set's dict to the model's input, which keeps what the conditioner needs.
@@ -47,6 +58,7 @@ class ConditionedMapper(DatasetMapper):
             cache: for images of which nothing is decided at random but the mirroring.
         """
         super().__init__(**options)
+        self.augmentations = _Recorded(self.augmentations.augs)
         self.task = task
         self.cache = cache
         self.views = views
@@ -84,15 +96,26 @@ class ConditionedMapper(DatasetMapper):
             # Of the whole label map, not of a crop; here, where there are several workers.
             entry = {**entry, "present": entry["present"].read()}
         known_size = {"width", "height"} <= entry.keys()
-        labels_to_read = self.is_train and "sem_seg_file_name" in entry
-        if self.cache is not None and known_size and not labels_to_read:
-            return self._map_with_cache(copy.deepcopy(entry))
+        truth_to_read = self.is_train and not entry.keys().isdisjoint(_TRUTHS)
+        if self.cache is not None and known_size and not truth_to_read:
+            inputs = self._map_with_cache(copy.deepcopy(entry))
+        else:
+            inputs = self._map_decoded(entry)
+        return self._add_truth(entry, inputs) if self.is_train else inputs
+
+    def _map_decoded(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """As `DatasetMapper` maps images and label maps, which are decoded by one rule for all."""
         name = entry["file_name"]
         decoded = {**entry, "file_name": as_image(name)}
         if "sem_seg_file_name" in entry:
             decoded["sem_seg_file_name"] = as_label_map(entry["sem_seg_file_name"])
         inputs = {**super().__call__(decoded), "file_name": name}
         return inputs if self.views is None else self._add_views(inputs)
+
+    def _add_truth(self, entry: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+        size = tuple(inputs["image"].shape[1:])
+        truth = self.task.add_truth(entry, self.augmentations.transforms, size)
+        return self.task.augment({**inputs, **truth})
 
     def _add_views(self, inputs: dict[str, Any]) -> dict[str, Any]:
         pixels = utils.read_image(as_image(inputs["file_name"]), format=self.image_format)
@@ -132,6 +155,7 @@ def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:
     if cfg.INPUT.RESIZE != "fixed":
         return False
     if not is_train:
-        return not (cfg.TEST.WINDOW_SIZE or cfg.TEST.AUG.ENABLED or cfg.TEST.VIEWS.SCALES)
+        several = cfg.TEST.AUG.ENABLED or cfg.TEST.VIEWS.SCALES or cfg.TEST.MIRROR
+        return not (cfg.TEST.WINDOW_SIZE or several)
     mirroring = cfg.INPUT.RANDOM_FLIP in ("none", "horizontal")
     return mirroring and not (cfg.INPUT.CROP.ENABLED or cfg.INPUT.COLOR_AUG_SSD)

@@ -20,7 +20,7 @@ from tadp_d2.errors import UserError
 from tadp_d2.modeling.conditioned import Conditioned
 from tadp_d2.modeling.scales import InViews
 from tadp_d2.modeling.windows import InWindows
-from tadp_d2.tasks.task import get_task
+from tadp_d2.tasks.task import check_own_keys, get_task
 
 _DIFFUSION_BACKBONES = ("build_diffusion_backbone", "build_diffusion_fpn_backbone")
 
@@ -88,6 +88,7 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.TEST.VIEWS.FLIP and not scales:
         raise UserError("TEST.VIEWS.FLIP mirrors the views of TEST.VIEWS.SCALES, which is empty")
+    check_own_keys(cfg)
     task = get_task(cfg)
     task.check_config()
     if cfg.TEST.AUG.ENABLED and not task.augmentation():

@@ -8,7 +8,7 @@ from detectron2.solver import (
     get_default_optimizer_params,
 )
 from detectron2.solver.build import maybe_add_gradient_clipping
-from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+from fvcore.common.param_scheduler import ParamScheduler, PolynomialDecayParamScheduler
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -63,22 +63,26 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
 
 
 def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-    """The schedule `SOLVER.LR_SCHEDULER_NAME`, per iteration: "PolyLR" or one of Detectron2's.
+    """`SOLVER.LR_SCHEDULER_NAME`, per iteration: "PolyLR", "RiseAndFall" or one of Detectron2's.
 
     "PolyLR" multiplies every rate by `(1 - iteration / MAX_ITER) ^ POLY_POWER`, after a
     warm-up over `WARMUP_ITERS` from `WARMUP_FACTOR` of the first rate, as `WARMUP_METHOD` says. In
-    a run that is cut short, for a trial, the warm-up is at most half of it.
+    a run that is cut short, for a trial, the warm-up is at most half of it. "RiseAndFall" has no
+    warm-up.
 
     Raises:
         UserError: Detectron2 knows no schedule of that name, or something in it is wrong.
     """
     name = cfg.SOLVER.LR_SCHEDULER_NAME
-    if name != "PolyLR":
+    if name not in ("PolyLR", "RiseAndFall"):
         try:
             return build_lr_scheduler(cfg, optimizer)
         except ValueError as error:
             raise UserError(f"SOLVER.LR_SCHEDULER_NAME is {name!r}: {reason(error)}") from None
     iterations = max(cfg.SOLVER.MAX_ITER, 1)
+    if name == "RiseAndFall":
+        rise_and_fall = RiseAndFall(cfg.SOLVER.LOWEST_LR_FACTOR, cfg.SOLVER.POLY_POWER)
+        return LRMultiplier(optimizer, multiplier=rise_and_fall, max_iter=iterations)
     schedule = PolynomialDecayParamScheduler(base_value=1.0, power=cfg.SOLVER.POLY_POWER)
     if cfg.SOLVER.WARMUP_ITERS > 0:
         # It rises to where the schedule then is: at the end of the run that would be 0.
@@ -87,3 +91,27 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
             schedule, cfg.SOLVER.WARMUP_FACTOR, warmup, cfg.SOLVER.WARMUP_METHOD
         )
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=iterations)
+
+
+class RiseAndFall(ParamScheduler):
+    """From `lowest` to 1 in the first half of the training, and back in the second (VPD, depth).
+
+    Both ways follow a power of the way's share that is done.
+    """
+
+    def __init__(self, lowest: float, power: float):
+        """
+        Args:
+            lowest: at the beginning and the end, 0 to 1.
+            power: VPD's is 0.9.
+        """
+        self._lowest, self._power = lowest, power
+
+    def __call__(self, where: float) -> float:
+        """
+        Args:
+            where: the share of the training that is done, 0 to 1.
+        """
+        way = 2 * where
+        share = way**self._power if way < 1 else 1 - (way - 1) ** self._power
+        return self._lowest + (1 - self._lowest) * share

@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 _SHARED_KEYS = {
     "DATASETS": ("TEST",),
     "INPUT": ("FORMAT", "RESIZE", "FIXED_SIZE_TEST", "MIN_SIZE_TEST", "MAX_SIZE_TEST"),
-    "TEST": ("WINDOW_SIZE", "VIEWS"),
+    "TEST": ("WINDOW_SIZE", "VIEWS", "MIRROR"),
 }
 
 

@@ -5,6 +5,7 @@ evaluators judge a data set, what is drawn and written of a prediction, and what
 wrong for it. Trainer, checks, prediction, gallery, results and reports ask the task.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from fvcore.common.registry import Registry
 from PIL import Image
 from torch import nn
 
+from tadp_d2.config.keys import KEYS
 from tadp_d2.data.catalog import is_labelled, offers, read_known
 from tadp_d2.errors import UserError
 from tadp_d2.tasks.metrics import MetricSet
@@ -36,6 +38,7 @@ class Task(ABC):
         metric_sets: that its evaluators return, the most telling first.
         columns: images in a row of the gallery's sheet.
         titles: of the images on the sheet: "image", "truth", "prediction".
+        own_keys: of the config, which other tasks do not act on.
     """
 
     name: ClassVar[str]
@@ -44,6 +47,7 @@ class Task(ABC):
     metric_sets: ClassVar[tuple[MetricSet, ...]]
     columns: int = 3
     titles: tuple[str, ...] = ("image", "truth", "prediction")
+    own_keys: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
@@ -95,6 +99,10 @@ class Task(ABC):
             image_size: height and width of the transformed image.
         """
         return {}
+
+    def augment(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A training input, with its truth, after what is changed at random and needs both."""
+        return inputs
 
     @abstractmethod
     def evaluators(self, dataset: str) -> list[DatasetEvaluator]:
@@ -158,6 +166,19 @@ def get_task(cfg: CfgNode) -> Task:
         f"no task is known for MODEL.META_ARCHITECTURE {architecture!r}: set MODEL.TASK to one of "
         f"{names}"
     )
+
+
+def check_own_keys(cfg: CfgNode) -> None:
+    """
+    Raises:
+        UserError: a key is set that only another task acts on.
+    """
+    task = get_task(cfg)
+    for _, other in TASK_REGISTRY:
+        for key in sorted(other.own_keys - task.own_keys):
+            value = functools.reduce(getattr, key.split("."), cfg)
+            if value != KEYS[key].default:
+                raise UserError(f"{key} is {value}: it is for {other.name}, not for {task.name}")
 
 
 def class_names(dataset: str, kind: str) -> list[str]:

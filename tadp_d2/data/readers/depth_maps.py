@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
 
-from tadp_d2.data.images import check_each, read_header
+from tadp_d2.data.images import check_each, read_size, read_stored
 from tadp_d2.data.root import not_found
 from tadp_d2.errors import Report, UserError, reason, reporting, stop
 
@@ -119,7 +118,7 @@ def _is_below(path: str) -> bool:
 
 def _entry(root: Path, image_id: str, depth_id: str, unit: float) -> dict[str, Any]:
     image, depth = root / image_id, root / depth_id
-    width, height, _ = read_header(image)
+    width, height = read_size(image)
     if not depth.is_file():
         raise UserError(f"{image}: has no depth map, expected {depth}; complete the download")
     return {
@@ -203,19 +202,10 @@ def read_depth_map(path: str | Path) -> np.ndarray:
     Raises:
         UserError: the file is damaged, no PNG, or not gray of 16 bits.
     """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            mode, values = image.mode, np.array(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    values = read_stored(path)
+    if values.dtype != np.uint16:
         raise UserError(
-            f"{path}: cannot be read as a depth map ({reason(error)}); replace it"
-        ) from None
-    # Some versions of Pillow give 16 bits as 32.
-    if not mode.startswith("I"):
-        raise UserError(
-            f"{path}: a depth map must be a 16-bit gray PNG; this one has mode {mode}, which "
+            f"{path}: a depth map must be a 16-bit gray PNG; this one has at most 8 bits, which "
             "cannot hold millimeters"
         )
-    return values.astype(np.uint16)
+    return values
