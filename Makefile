@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 WORLD := demo/world
 TOKEN := demo/watercolor/learned_embeds.safetensors
 
-.PHONY: setup lint test demo demo-segmentation bench clean
+.PHONY: setup lint test demo demo-segmentation demo-depth bench clean
 
 setup: $(VENV)/.ready
 
@@ -58,6 +58,14 @@ demo-segmentation: setup | $(WORLD)
 	@$(call train,cityscapes2darkzurich_simple)
 	@echo "Segments on the target: $(OUTPUT)/gallery/dark_zurich_val.png"
 	@echo "The same on the source: $(OUTPUT)/gallery/cityscapes_val.png"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+
+demo-depth: ITERATIONS = 600
+demo-depth: OUTPUT = demo/depth_$(ITERATIONS)
+demo-depth: setup | $(WORLD)
+	@$(call train,nyu_depth)
+	@echo "Depth of the rooms by night: $(OUTPUT)/gallery/rooms_night_test.png"
+	@echo "The same by day: $(OUTPUT)/gallery/nyu_depth_v2_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
 
 train = DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \

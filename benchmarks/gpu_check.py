@@ -79,6 +79,7 @@ def write_data(folder: Path, size: str) -> Path:
     """The synthetic data sets and tiny models, as many images as are needed."""
     from tadp_d2.progress import hide_library_bars
     from tadp_d2.synthetic.data_folder import write_data_folder
+    from tadp_d2.synthetic.room_data_sets import RoomSizes
     from tadp_d2.synthetic.street_data_sets import StreetSizes
     from tadp_d2.synthetic.voc_data_sets import VocSizes
 
@@ -89,6 +90,7 @@ def write_data(folder: Path, size: str) -> Path:
         seed=0,
         sizes=VocSizes(many, 2, 2, 2, few, 2, 2),
         street_sizes=StreetSizes(many, 2, 2, streets, 2, 2),
+        room_sizes=RoomSizes(2, 2, 2),
     )
     return folder
 

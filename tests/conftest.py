@@ -25,6 +25,7 @@ from tadp_d2.cli import main  # noqa: E402
 from tadp_d2.config.load import load_config  # noqa: E402
 from tadp_d2.progress import hide_library_bars  # noqa: E402
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder  # noqa: E402
+from tadp_d2.synthetic.room_data_sets import RoomSizes  # noqa: E402
 from tadp_d2.synthetic.street_data_sets import StreetSizes  # noqa: E402
 from tadp_d2.synthetic.voc_data_sets import VocSizes  # noqa: E402
 
@@ -65,6 +66,7 @@ STREET_SIZES = StreetSizes(
     dark_zurich_test=2,
     nighttime_driving_test=2,
 )
+ROOM_SIZES = RoomSizes(rooms_train=4, rooms_test=3, rooms_labeled_train=2)
 QUICK = Path(__file__).parents[1] / "configs" / "quick_schedules"
 
 
@@ -89,7 +91,7 @@ def world() -> Path:
     """A folder with the data sets, captions and the tiny diffusion model."""
     folder = Path(os.environ["DETECTRON2_DATASETS"])
     if not folder.exists():
-        write_data_folder(folder, seed=0, sizes=SIZES, street_sizes=STREET_SIZES)
+        write_data_folder(folder, 0, SIZES, STREET_SIZES, ROOM_SIZES)
     return folder
 
 
@@ -184,6 +186,22 @@ def make_segmentation_config(model_folder: Path, tmp_path: Path):
         "OUTPUT_DIR": str(tmp_path / "run"),
     }
     return _maker(QUICK / "cityscapes2darkzurich_simple.yaml", settings)
+
+
+@pytest.fixture
+def make_depth_config(model_folder: Path, tmp_path: Path):
+    """The same for the depth quick schedule, with windows of 64 pixels in 96 x 64."""
+    settings = {
+        "MODEL.DIFFUSION.WEIGHTS": str(model_folder),
+        "MODEL.DEPTH_HEAD.CHANNELS": 8,
+        "INPUT.FIXED_SIZE_TRAIN": (96, 64),
+        "INPUT.CROP.SIZE": [64, 64],
+        "INPUT.FIXED_SIZE_TEST": (96, 64),
+        "TEST.WINDOW_SIZE": 64,
+        "TEST.WINDOW_STRIDE": 32,
+        "OUTPUT_DIR": str(tmp_path / "run"),
+    }
+    return _maker(QUICK / "nyu_depth.yaml", settings)
 
 
 def _maker(config: Path, settings: dict):

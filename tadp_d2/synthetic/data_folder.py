@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tadp_d2.files import new_folder
+from tadp_d2.synthetic.room_data_sets import RoomSizes, write_room_data_sets
 from tadp_d2.synthetic.street_data_sets import StreetSizes, write_street_data_sets
 from tadp_d2.synthetic.tiny_captioner import write_tiny_captioner
 from tadp_d2.synthetic.tiny_diffusion import write_tiny_diffusion
@@ -18,6 +19,7 @@ def write_data_folder(
     seed: int = 0,
     sizes: VocSizes | None = None,
     street_sizes: StreetSizes | None = None,
+    room_sizes: RoomSizes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes the folder, whole or not at all; the same seed gives the same bytes.
@@ -30,20 +32,27 @@ def write_data_folder(
             untrained, a `--model` of `tadp-d2 caption`.
         sizes: numbers of images for detection; None for the defaults.
         street_sizes: numbers of images for segmentation; None for the defaults.
+        room_sizes: numbers of images for depth; None for the defaults.
         progress: called with the number of images written and to be written.
 
     Raises:
         UserError: `folder` is not empty.
     """
-    sizes, street_sizes = sizes or VocSizes(), street_sizes or StreetSizes()
-    first, second = sizes.images(), street_sizes.images()
+    parts = (
+        (write_voc_data_sets, sizes or VocSizes()),
+        (write_street_data_sets, street_sizes or StreetSizes()),
+        (write_room_data_sets, room_sizes or RoomSizes()),
+    )
+    total = sum(part_sizes.images() for _, part_sizes in parts)
+    before = 0
 
-    def count(written: int) -> None:
+    def count(done: int, _: int) -> None:
         if progress:
-            progress(written, first + second)
+            progress(before + done, total)
 
     with new_folder(folder) as temporary:
-        write_voc_data_sets(temporary, seed, sizes, lambda done, _: count(done))
-        write_street_data_sets(temporary, seed, street_sizes, lambda done, _: count(first + done))
+        for write, part_sizes in parts:
+            write(temporary, seed, part_sizes, count)
+            before += part_sizes.images()
         write_tiny_diffusion(temporary / MODEL_FOLDER)
         write_tiny_captioner(temporary / CAPTIONER_FOLDER, seed)

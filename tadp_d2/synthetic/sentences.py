@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-_PLURALS = {"person": "people", "bus": "buses"}
+_PLURALS = {"person": "people", "bus": "buses", "bookshelf": "bookshelves"}
 _NUMBERS = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight")
 
 
 def counted(count: int, noun: str) -> str:
     """Such as "a dog" and "two people"."""
-    return f"{_NUMBERS[count]} {noun if count == 1 else plural(noun)}"
+    number = "an" if count == 1 and noun[0] in "aeiou" else _NUMBERS[count]
+    return f"{number} {noun if count == 1 else plural(noun)}"
 
 
 def plural(noun: str) -> str:

@@ -13,6 +13,7 @@ from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic import data_folder
 from tadp_d2.synthetic.parallel import in_processes
+from tadp_d2.synthetic.room_data_sets import RoomSizes
 from tadp_d2.synthetic.street_data_sets import StreetSizes, write_street_data_sets
 from tadp_d2.synthetic.voc_data_sets import VocSizes
 
@@ -151,17 +152,18 @@ def test_progress_counts_every_scene(tmp_path):
     assert calls == [(n, 12) for n in range(1, 13)]
 
 
-def test_the_whole_folder_counts_both_of_its_parts(tmp_path):
+def test_the_whole_folder_counts_all_of_its_parts(tmp_path):
     calls = []
     data_folder.write_data_folder(
         tmp_path / "world",
         sizes=VocSizes(*[2] * 7),
         street_sizes=StreetSizes(*[2] * 6),
+        room_sizes=RoomSizes(2, 2, 2),
         progress=lambda *call: calls.append(call),
     )
-    assert calls == [(n, 26) for n in range(1, 27)]
+    assert calls == [(n, 32) for n in range(1, 33)]
     names = {path.name for path in (tmp_path / "world").iterdir()}
-    assert {"VOC2007", "cityscapes", "dark_zurich", NIGHTTIME, "captions"} <= names
+    assert {"VOC2007", "cityscapes", "dark_zurich", NIGHTTIME, "captions", "nyu_depth_v2"} <= names
 
 
 @pytest.mark.parametrize("size", [0, 1, 5001])
