@@ -139,7 +139,7 @@ def test_what_is_not_there(scenes, tmp_path):
 @pytest.mark.parametrize(
     "values, dtype, message",
     [
-        (np.full((3, 4), 200), np.uint8, "must be a 16-bit gray PNG; this one has mode L"),
+        (np.full((3, 4), 200), np.uint8, "must be a 16-bit gray PNG; this one has at most 8 bits"),
         (np.full((3, 5), 2000), np.uint16, "5 x 3 pixels, but its image has 4 x 3"),
         (np.zeros((3, 4)), np.uint16, "all values are 0"),
         (np.full((3, 4), 10), np.uint16, "0.01 m deep on average"),
@@ -155,7 +155,7 @@ def test_a_unit_that_is_mistaken(tmp_path):
     path = save(tmp_path / "far.png", np.full((3, 4), 1000))
     with pytest.raises(UserError, match="1000 m deep on average"):
         check_depth_map(path, (3, 4), 1.0)
-    with pytest.raises(UserError, match="cannot be read as a depth map"):
+    with pytest.raises(UserError, match="cannot be read as a map of values"):
         broken = tmp_path / "broken.png"
         broken.write_bytes(path.read_bytes()[:40])
         check_depth_map(broken, (3, 4), 1.0)
