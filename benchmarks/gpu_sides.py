@@ -161,8 +161,12 @@ def cudnn_benchmark() -> Iterator[None]:
 def replaced_unet(backbone: nn.Module, make: Callable[[UNetFeatures], nn.Module]) -> Iterator[None]:
     """Inside it a diffusion backbone computes with what `make` makes of its `UNetFeatures`."""
     ours = backbone.unet
-    backbone.unet = make(ours)
+    device = ours.unet.device
+    backbone.unet = made = make(ours)
+    if all(part is not ours for part in made.modules()):
+        # Another's memory is measured.
+        ours.cpu()
     try:
         yield
     finally:
-        backbone.unet = ours
+        backbone.unet = ours.to(device)
