@@ -48,6 +48,7 @@ setup(
     extras_require={
         "dev": ["pytest", "ruff"],
         "nouns": ["textblob"],
+        "clip-templates": ["open_clip_torch"],
         "lora": ["peft"],
         "adam-8bit": ["bitsandbytes"],
     },

@@ -19,7 +19,6 @@ from tadp_d2.errors import Report, UserError, reason, reporting, stop
 
 # Folder -> how the names of its files end.
 FILES = {"Annotations": ".xml", "JPEGImages": ".jpg"}
-_SEGMENTATION_FILES = {"JPEGImages": ".jpg", "SegmentationClass": ".png"}
 # The tags of a box, in VOC's order.
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -272,31 +271,37 @@ def voc_folder(dataset: str) -> Path:
 
 
 def load_voc_segmentation(
-    root: Path, split: str, dataset: str, report: Report = stop
+    root: Path,
+    split: str,
+    dataset: str,
+    report: Report = stop,
+    labels: str = "SegmentationClass",
 ) -> list[dict[str, Any]]:
     """Detectron2's dicts of a split of `ImageSets/Segmentation`, whose label maps are classes.
 
-    The values of the PNGs in `SegmentationClass` are indices, whatever colors their palette has.
+    The values of the PNGs are indices, whatever colors their palette has.
 
     Args:
+        labels: the folder of the PNGs.
         report: gets what is wrong with single images, which are then left out.
 
     Raises:
         UserError: as `read_split`, or a label map is not one of its image.
     """
     entries = []
-    for image_id in read_split(root, split, dataset, report, "Segmentation", _SEGMENTATION_FILES):
+    files = {"JPEGImages": ".jpg", labels: ".png"}
+    for image_id in read_split(root, split, dataset, report, "Segmentation", files):
         image = root / "JPEGImages" / f"{image_id}.jpg"
-        labels = root / "SegmentationClass" / f"{image_id}.png"
+        label_map = root / labels / f"{image_id}.png"
         with reporting(report):
-            width, height = read_pair_size(image, labels)
+            width, height = read_pair_size(image, label_map)
             entries.append(
                 {
                     "file_name": str(image),
                     "image_id": image_id,
                     "height": height,
                     "width": width,
-                    "sem_seg_file_name": str(labels),
+                    "sem_seg_file_name": str(label_map),
                 }
             )
     return entries
