@@ -24,8 +24,8 @@ import tadp_d2.data.datasets.cityscapes
 import tadp_d2.data.datasets.dark_zurich
 import tadp_d2.data.datasets.nighttime_driving
 import tadp_d2.data.datasets.nyu_depth_v2
-import tadp_d2.data.datasets.rooms_night
 import tadp_d2.data.datasets.pascal_segmentation
+import tadp_d2.data.datasets.rooms_night
 import tadp_d2.data.datasets.voc_segmentation
 import tadp_d2.tasks.depth
 import tadp_d2.tasks.detection
