@@ -27,7 +27,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 # A format of many variants, which a file that is called .jpg does not mean.
 _TIFF = (".tif", ".tiff")
 # How the names of images in a folder end, in lower case.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *_TIFF, ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", *_TIFF, ".gif")
+# Those of images that are not read: they are found, so that they are named and not passed over.
+_OTHERS = (".avif", ".heic", ".heif", ".jp2", ".jxl")
 # A label map's values have 8 bits.
 _LARGEST_CLASS = 255
 # From how many files on a check takes long enough to show its progress.
@@ -217,31 +219,62 @@ def find_image_files(sources: Sequence[str | Path], output: Path | None = None) 
         Image file -> its path below the folder in which it was found, or its name.
 
     Raises:
-        UserError: a source does not exist, or there is no image.
+        UserError: a source does not exist or cannot be searched, or there is no image.
     """
-    found: dict[Path, tuple[Path, str]] = {}
+    found: dict[str, tuple[Path, str]] = {}
     for source in map(Path, sources):
         if not source.exists():
             raise UserError(f"{source}: no such file or folder of images")
-        files = _images_below(source) if source.is_dir() else [source]
+        folder = source.is_dir()
+        files = filter(_is_image, files_below(source)) if folder else [source]
         for file in files:
-            name = file.relative_to(source).as_posix() if source.is_dir() else file.name
-            found.setdefault(file.resolve(), (file, name))
+            name = file.relative_to(source).as_posix() if folder else file.name
+            # By their names: two links to a file are two images.
+            found.setdefault(os.path.abspath(file), (file, name))
     if not found:
         names = ", ".join(map(str, sources))
         raise UserError(f"{names}: no image; expected files that end in {', '.join(SUFFIXES)}")
+    entries = list(found.values())
     if output:
         drawn = output.resolve()
-        found = {file: entry for file, entry in found.items() if drawn not in file.parents}
-        if not found:
+        entries = [entry for entry in entries if drawn not in entry[0].resolve().parents]
+        if not entries:
             raise UserError(f"the images lie in {output}: choose another folder with --output")
-    return dict(found.values())
+    return dict(entries)
 
 
-def _images_below(folder: Path) -> list[Path]:
-    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    # Some systems leave hidden companions such as ._image.jpg.
-    return sorted(file for file in files if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in (*SUFFIXES, *_OTHERS)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in and below a folder, also behind links, sorted.
+
+    The companions that macOS puts beside files into archives, such as `._image.jpg`, are left out.
+
+    Raises:
+        UserError: a folder cannot be searched, or a link leads nowhere.
+    """
+    return sorted(_walk(folder, ()))
+
+
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    here = folder.resolve()
+    if here in above:  # a link back: what is there was found already
+        return
+    try:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith("._")]
+        folders = {entry for entry in entries if entry.is_dir()}
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be searched ({reason(error)})") from None
+    for entry in entries:
+        if entry in folders:
+            yield from _walk(entry, (*above, here))
+        # An absent image is named when it is read; anything else may be a whole folder.
+        elif _is_image(entry) or os.path.exists(entry):
+            yield entry
+        else:
+            raise UserError(f"{entry}: a link that leads nowhere; mend it or remove it")
 
 
 def check_each(

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,6 +319,40 @@ def test_files_and_folders_are_found_once_in_order_and_named_below_their_folder(
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no image; expected files that end in .jpg"):
         find_image_files([tmp_path / "empty"])
+
+
+def test_what_links_lead_to_is_found_under_every_name(tmp_path):
+    for name in ("in/a.png", "elsewhere/b.png", "elsewhere/deep/c.heic"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in/again.png").symlink_to("a.png")
+    (tmp_path / "in/hard.png").hardlink_to(tmp_path / "in/a.png")
+    (tmp_path / "in/absent.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "in/folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "in")
+    folder = ["folder/b.png", "folder/deep/c.heic"]
+    expected = ["a.png", "absent.jpg", "again.png", *folder, "hard.png"]
+    assert list(find_image_files([tmp_path / "in"]).values()) == expected
+    with pytest.raises(UnreadableImage, match="absent.jpg: .*there is no such file"):
+        read_rgb(tmp_path / "in/absent.jpg")
+    (tmp_path / "in/part_2").symlink_to("nowhere")
+    with pytest.raises(UserError, match="part_2: a link that leads nowhere"):
+        find_image_files([tmp_path / "in"])
+
+
+def test_a_folder_that_cannot_be_searched_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "locked").mkdir()
+    search = Path.iterdir
+
+    def refuse(path):
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return search(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match="locked: cannot be searched .*Permission denied"):
+        find_image_files([tmp_path])
 
 
 def test_what_lies_in_the_output_is_no_source(tmp_path):

@@ -73,14 +73,33 @@ def test_an_absent_split(tree):
 
 def test_an_empty_folder(tree):
     (tree / "empty").mkdir()
-    fails(
-        tree, r"empty: holds no picture for data set 'set'.*night/\*/\*_rgb", images=tree / "empty"
-    )
+    fails(tree, r"empty: holds no image for data set 'set'.*night/\*/\*_rgb", images=tree / "empty")
 
 
 def test_missing_sequence_folders(tree):
     save(tree / "flat/night/y_2_rgb.png", np.zeros((4, 6, 3)))
     fails(tree, "1 elsewhere, such as .*flat/night/y_2_rgb.png; keep the n", images=tree / "flat")
+
+
+def test_images_of_which_some_lie_elsewhere(tree):
+    save(tree / "rgb/night/a/deeper/y_3_rgb.png", np.zeros((4, 6, 3)))
+    save(tree / "rgb/day/y_4_rgb.png", np.zeros((4, 6, 3)))
+    fails(tree, r"deeper/y_3_rgb.png: is not at .*\(1 such, and 3 that are\); keep the nested")
+
+
+def test_folders_behind_links_and_companions_of_macos(tree, tmp_path_factory):
+    expected = read_pairs(folders(tree), "set")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for name in ("rgb/night/a", "gt/night"):
+        (tree / name).rename(elsewhere / name.replace("/", "_"))
+        (tree / name).symlink_to(elsewhere / name.replace("/", "_"))
+    for path in list(tree.glob("*/night/*/*.png")):
+        (path.parent / f"._{path.name}").write_bytes(b"Mac OS X")
+    assert read_pairs(folders(tree), "set") == expected
+    with_suffix_of_pattern = folders(tree, nesting="**", image_suffix="[rgb].png", labels=None)
+    save(tree / "rgb/x_[rgb].png", np.zeros((4, 6, 3)))
+    (pair,) = read_pairs(with_suffix_of_pattern, "set")
+    assert pair.image_id == "x_[rgb].png"
 
 
 def test_a_picture_without_label(tree):
@@ -90,7 +109,7 @@ def test_a_picture_without_label(tree):
 
 def test_a_label_without_picture(tree):
     (tree / "rgb/night/a/y_2_rgb.png").unlink()
-    fails(tree, "y_2_gt_labelTrainIds.png: a label map without its picture")
+    fails(tree, "y_2_gt_labelTrainIds.png: a label map without its image")
 
 
 def test_a_label_of_another_size(tree):

@@ -346,7 +346,7 @@ PNG_CASES = {
     "picture's checksum": Case(at(_PICTURE, _bad_checksum), (_PNG_NAME, _READ)),
     "picture is a bomb": Case(at(_PICTURE, _write(_png(2**16, 2**15))), (_PNG_NAME, "too large")),
     "picture with a text bomb": Case(at(_PICTURE, _text_bomb), (_PNG_NAME, _READ)),
-    "picture absent": Case(at(_PICTURE, Path.unlink), (_MAP_NAME, "without its picture")),
+    "picture absent": Case(at(_PICTURE, Path.unlink), (_MAP_NAME, "without its image")),
     "pictures not nested": Case(
         lambda world: [
             path.rename(world / CITY / path.name) for path in (world / CITY).rglob("*.png")

@@ -5,6 +5,7 @@ A picture `<images>/<nesting>/<name><image suffix>` has its label map at
 stored values are class indices. Nothing is written.
 """
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from tadp_d2.data.images import check_each, count_labels, read_pair_size, read_size
+from tadp_d2.data.images import check_each, count_labels, files_below, read_pair_size, read_size
 from tadp_d2.data.root import not_found
 from tadp_d2.errors import Report, UserError, reporting, stop
 
@@ -66,7 +67,7 @@ def read_pairs(folders: Folders, dataset: str, report: Report = stop) -> list[Pa
         UserError: the split is absent, empty or without its nested folders, a picture or label
             map is unreadable or without its counterpart, or the two differ in size.
     """
-    images = _find_images(folders, dataset)
+    images = _find_images(folders, dataset, report)
     ids = [path.relative_to(folders.images).as_posix() for path in images]
     labels: list[Path | None] = [None] * len(ids)
     if folders.labels is not None:
@@ -74,38 +75,66 @@ def read_pairs(folders: Folders, dataset: str, report: Report = stop) -> list[Pa
             folders.labels / (image_id.removesuffix(folders.image_suffix) + folders.label_suffix)
             for image_id in ids
         ]
-        _check_counterparts(folders, images, labels, report)
+        absent = _check_counterparts(folders, images, labels, report)
     pairs = []
     for image_id, image, label in zip(ids, images, labels, strict=True):
-        # One that does not exist was reported.
-        if label is None or label.exists():
+        if label is None or label not in absent:
             with reporting(report):
                 pairs.append(_pair(image_id, image, label))
     return pairs
 
 
-def _find_images(folders: Folders, dataset: str) -> list[Path]:
+def _find_images(folders: Folders, dataset: str, report: Report) -> list[Path]:
     pattern = f"{folders.nesting}/*{folders.image_suffix}"
     if not folders.images.is_dir():
         raise not_found(dataset, folders.images, f"{folders.images}/{pattern}")
-    images = sorted(folders.images.glob(pattern))
-    if images:
-        return images
-    elsewhere = sorted(folders.images.rglob(f"*{folders.image_suffix}"))
-    if elsewhere:
+    images, elsewhere = _find(folders.images, folders.nesting, folders.image_suffix)
+    advice = "keep the nested folders of the published archive"
+    if not images and elsewhere:
         raise UserError(
-            f"{folders.images}: no picture at {pattern}, but {len(elsewhere)} elsewhere, such as "
-            f"{elsewhere[0]}; keep the nested folders of the published archive"
+            f"{folders.images}: no image at {pattern}, but {len(elsewhere)} elsewhere, such as "
+            f"{elsewhere[0]}; {advice}"
         )
-    raise UserError(
-        f"{folders.images}: holds no picture for data set {dataset!r}; expected {pattern}"
-    )
+    if not images:
+        raise UserError(
+            f"{folders.images}: holds no image for data set {dataset!r}; expected {pattern}"
+        )
+    # Other parts of an archive, such as those of the day, lie beside the first folder.
+    part = folders.images.joinpath(*itertools.takewhile(str.isalpha, _parts(folders.nesting)))
+    strays = [path for path in elsewhere if path.is_relative_to(part)]
+    if strays:
+        report(
+            UserError(
+                f"{strays[0]}: is not at {folders.images}/{pattern} ({len(strays)} such, and "
+                f"{len(images)} that are); {advice}"
+            )
+        )
+    return images
+
+
+def _find(folder: Path, nesting: str, suffix: str) -> tuple[list[Path], list[Path]]:
+    """The files below a folder that end in `suffix`: those within `nesting`, and the others."""
+    found: tuple[list[Path], list[Path]] = ([], [])
+    for path in files_below(folder):
+        if path.name.endswith(suffix):
+            within = path.relative_to(folder).parent
+            same_depth = len(within.parts) == len(_parts(nesting))
+            fits = nesting == "**" or (same_depth and within.match(nesting))
+            found[not fits].append(path)
+    return found
+
+
+def _parts(nesting: str) -> list[str]:
+    return nesting.split("/")
 
 
 def _check_counterparts(
     folders: Folders, images: Sequence[Path], labels: Sequence[Path], report: Report
-) -> None:
-    present = set(folders.labels.glob(f"{folders.nesting}/*{folders.label_suffix}"))
+) -> set[Path]:
+    """Reports images and label maps without the other; returns the label maps that are absent."""
+    present: set[Path] = set()
+    if folders.labels.is_dir():
+        present.update(_find(folders.labels, folders.nesting, folders.label_suffix)[0])
     unlabelled = [
         (image, label) for image, label in zip(images, labels, strict=True) if label not in present
     ]
@@ -120,10 +149,11 @@ def _check_counterparts(
     for orphan in orphans:
         report(
             UserError(
-                f"{orphan}: a label map without its picture ({len(orphans)} such); complete the "
-                f"pictures in {folders.images}, or remove it"
+                f"{orphan}: a label map without its image ({len(orphans)} such); complete the "
+                f"images in {folders.images}, or remove it"
             )
         )
+    return set(labels) - present
 
 
 def _pair(image_id: str, image: Path, label: Path | None) -> Pair:
