@@ -93,6 +93,18 @@ def test_overrides_come_last():
     assert cfg.MODEL.DIFFUSION.TIMESTEP == 5
 
 
+@pytest.mark.parametrize("name", ["2024", "[1]", "(a)", "1e5", "-x", "100%d", "a b", "{ü}", "True"])
+def test_a_name_is_taken_as_it_is(name):
+    cfg = load_config(str(CONFIGS / "voc2comic_null.yaml"), overrides=["OUTPUT_DIR", name])
+    assert cfg.OUTPUT_DIR == name
+
+
+def test_a_byte_order_mark_is_no_key(tmp_path):
+    text = f"_BASE_: {CONFIGS / 'voc2comic_null.yaml'}\nSEED: 5\n"
+    (tmp_path / "my.yaml").write_text(text, "utf-8-sig")
+    assert load_config(str(tmp_path / "my.yaml")).SEED == 5
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

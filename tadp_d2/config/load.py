@@ -1,5 +1,6 @@
 """From config files, presets and overrides to a checked config."""
 
+import ast
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,10 +64,26 @@ def _merge_file(cfg: CfgNode, file: str) -> None:
 def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"overrides come in pairs KEY VALUE; found {' '.join(overrides)!r}")
+    held = flatten(cfg)
+    for place in range(1, len(overrides), 2):
+        if isinstance(held.get(overrides[place - 1]), str):
+            overrides[place] = _as_text(overrides[place])
     try:
         cfg.merge_from_list(overrides)
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(f"command line: {_explain(cfg, error)}") from None
+
+
+def _as_text(value: Any) -> Any:
+    """A key's text in the form that Detectron2 takes for a text, also if it looks like a number.
+
+    A name is any text: 2024, [1]. One in quotation marks is taken without them, as in Detectron2.
+    """
+    try:
+        read = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+    return value if read is None or isinstance(read, str) else repr(value)
 
 
 def _refuse_null(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
@@ -117,7 +134,7 @@ def _check_file(file: Path, above: tuple[Path, ...] = ()) -> None:
     if file.resolve() in above:
         raise UserError(f"{file}: rests on itself by _BASE_; take the circle apart")
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")
         root = yaml.compose(text, yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
             raise UserError(f"{file}: expected keys and values, such as SEED: 1")

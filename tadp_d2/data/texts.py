@@ -129,7 +129,8 @@ def read_captions(path: str | Path, kind: Kind = "clean", report: Report = stop)
     path = Path(path)
     try:
         data = path.read_bytes()
-        text = (complete_lines(data) if path.suffix == ".jsonl" else data).decode()
+        # Some editors put a byte-order mark in front.
+        text = (complete_lines(data) if path.suffix == ".jsonl" else data).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     if path.suffix == ".jsonl":

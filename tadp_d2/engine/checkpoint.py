@@ -139,7 +139,7 @@ def find_checkpoints(folder: str | os.PathLike) -> list[str]:
 
 def _last(folder: str | os.PathLike) -> str:
     try:
-        name = Path(folder, "last_checkpoint").read_text("utf-8").strip()
+        name = Path(folder, "last_checkpoint").read_text("utf-8-sig").strip()
     # Where it is damaged, any may be the last.
     except (OSError, UnicodeDecodeError):
         return ""

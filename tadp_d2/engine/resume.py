@@ -62,7 +62,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        config = yaml.safe_load(file.read_text("utf-8"))
+        config = yaml.safe_load(file.read_text("utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise _damaged(file, reason(error)) from None
     if not isinstance(config, dict):

@@ -63,7 +63,7 @@ class PredictionFolder:
 
     def _refuse_other_model(self) -> None:
         try:
-            held = yaml.safe_load(self._record.read_text())
+            held = yaml.safe_load(self._record.read_text("utf-8-sig"))
             different = [key for key, value in self._model.items() if held[key] != value]
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(
@@ -170,7 +170,7 @@ def _is_done(file: Path, record: Mapping[str, Any]) -> bool:
     if not file.exists():
         return False
     try:
-        held = json.loads(file.read_text())
+        held = json.loads(file.read_text("utf-8-sig"))
         wanted = record | {"sha256": sha256(record["file"])}
         different = [key for key in _IDENTITY if held[key] != wanted[key]]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -23,7 +23,7 @@ def read_results(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is no such file.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None

@@ -90,7 +90,7 @@ def _run(job: Job) -> None:
 
 def _read(job: Job) -> Any:
     try:
-        data = json.loads(job.file.read_text("utf-8"))
+        data = json.loads(job.file.read_text("utf-8-sig"))
         made_of, result = data["made_of"], data["result"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{job.file}: is no result of a study; move it away") from None

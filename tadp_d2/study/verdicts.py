@@ -68,7 +68,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        result = json.loads(file.read_text("utf-8"))["result"]
+        result = json.loads(file.read_text("utf-8-sig"))["result"]
         # Those of the other parts lack some.
         complete = {"training", "seed", "tests"} <= result.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

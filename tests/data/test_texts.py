@@ -54,6 +54,15 @@ def test_a_line_that_a_crash_cut_off_does_not_count(tmp_path):
     assert read_captions(path).captions == {"1": "a dog", "2": "a dög"}
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    for name, text in (
+        ("d.jsonl", HEADER + '{"image_id": "1", "raw": "a dog"}\n'),
+        ("d.json", '{"1": {"captions": ["a dog"]}}'),
+    ):
+        (tmp_path / name).write_text(text, "utf-8-sig")
+        assert read_captions(tmp_path / name).captions == {"1": "a dog"}
+
+
 def test_the_published_format(tmp_path):
     path = tmp_path / "d.json"
     path.write_text('{"1": {"captions": ["a dog", "a cat"], "class_label": 3}}')

@@ -815,6 +815,7 @@ def _image(mode: str, kind: str = "JPEG", **options: Any) -> Callable:
 
 
 TOLERATED = {
+    "captions with a byte-order mark": swap(CAPTIONS, "^", "\ufeff"),
     "split with a byte-order mark": swap(SPLIT, "^", "\ufeff"),
     "split with other line ends": swap(SPLIT, "5001\n5002\n", "5001 \r\n\r\n5002\r\n"),
     "split without a last line end": swap(SPLIT, "\n$", ""),
