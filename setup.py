@@ -50,6 +50,7 @@ setup(
         "nouns": ["textblob"],
         "clip-templates": ["open_clip_torch"],
         "lora": ["peft"],
+        "normalization": ["ftfy"],
         "adam-8bit": ["bitsandbytes"],
     },
     entry_points={"console_scripts": ["tadp-d2 = tadp_d2.cli:main"]},

@@ -1,5 +1,6 @@
 """The caption of an image in the words of a modifier: caption -> prompt -> context."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,8 +15,9 @@ from tadp_d2.conditioning.conditioner import (
 )
 from tadp_d2.conditioning.domains import PLACEHOLDER, SLOT, Modifier, get_modifier
 from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.clip_tokenizer import find_normalization
 from tadp_d2.diffusion.diffusion_model import DiffusionModel
-from tadp_d2.diffusion.tokens import expand_tokens
+from tadp_d2.diffusion.tokens import expand_tokens, find_unknown
 from tadp_d2.errors import UserError
 
 
@@ -42,9 +44,7 @@ class CaptionPrompt(Conditioner):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "CaptionPrompt":
-        train_modifier, test_modifier = get_modifiers(cfg)
-        text = model.load_text_encoder(cfg.TEXT.TOKENS, cfg.TEXT.CACHE_SIZE)
-        return cls(text, train_modifier, test_modifier)
+        return cls(load_text(cfg, model), *get_modifiers(cfg))
 
     @classmethod
     def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
@@ -53,6 +53,7 @@ class CaptionPrompt(Conditioner):
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         get_modifiers(cfg)
+        find_normalization(cfg.TEXT.NORMALIZATION)
 
     def forward(
         self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor
@@ -72,28 +73,54 @@ class CaptionPrompt(Conditioner):
         return {**self.text.provenance, "tokens": self.text.token_fingerprints}
 
 
+def load_text(cfg: CfgNode, model: DiffusionModel) -> TextEncoder:
+    """The text encoder with what the config says of texts.
+
+    Raises:
+        UserError: a file is absent or damaged.
+    """
+    return model.load_text_encoder(
+        cfg.TEXT.TOKENS,
+        cache_size=cfg.TEXT.CACHE_SIZE,
+        normalization=cfg.TEXT.NORMALIZATION,
+    )
+
+
 def make_prompt(caption: str, modifier: Modifier, text: TextEncoder) -> str:
-    """The prompt for a caption; what CLIP cannot read is cut from the caption's end, by words.
+    """The prompt for a caption; what CLIP cannot read is cut from the caption's end.
+
+    It is cut by words, and inside a word only where that alone is longer than what CLIP reads.
 
     The modifier is never cut (TADP leaves this open; its released code cuts the prompt's end).
 
     Raises:
         UserError: the modifier alone is longer than the text encoder reads.
     """
+    # Of the modifier alone: a caption's words are its image's, whatever they are.
+    template = expand_tokens(modifier.template, text.tokenizer)
+
+    def fill(words: Sequence[str]) -> str:
+        return template.replace(SLOT, " ".join(words)).strip()
+
+    def excess(words: Sequence[str]) -> int:
+        return len(text.tokenizer(fill(words), verbose=False).input_ids) - text.length
+
+    words = text.normalize(caption).split()
     # A word is a token at least: further ones are never read.
-    words = caption.split()[: text.length]
-    while True:
-        filled = modifier.template.replace(SLOT, " ".join(words)).strip()
-        prompt = expand_tokens(filled, text.tokenizer)
-        excess = len(text.tokenizer(prompt, verbose=False).input_ids) - text.length
-        if excess <= 0:
-            return prompt
-        if not words:
+    kept = words[: text.length]
+    while excess(kept) > 0:
+        if not kept:
             raise UserError(
-                f"modifier {modifier.name!r} is {excess} tokens longer than the {text.length} that "
-                f"the text encoder reads: shorten {modifier.template!r}"
+                f"modifier {modifier.name!r} is {excess(kept)} tokens longer than the "
+                f"{text.length} that the text encoder reads: shorten {modifier.template!r}"
             )
-        words.pop()
+        kept.pop()
+    if len(kept) < len(words) and len(text.tokenizer(words[len(kept)]).input_ids) > text.length:
+        # Of a word that no prompt has room for, such as a sentence without spaces, the beginning.
+        word = words[len(kept)]
+        read = bisect_right(range(len(word)), 0, key=lambda end: excess([*kept, word[:end]])) - 1
+        kept += [word[:read]] if read else []
+    return fill(kept)
 
 
 def check_modifier(modifier: Modifier, text: TextEncoder) -> None:
@@ -102,11 +129,11 @@ def check_modifier(modifier: Modifier, text: TextEncoder) -> None:
         UserError: the modifier names a learned token that was not loaded, or leaves no room for a
             caption.
     """
-    unknown = set(PLACEHOLDER.findall(modifier.template)) - set(text.tokenizer.get_vocab())
+    unknown = find_unknown(PLACEHOLDER.findall(modifier.template), text.tokenizer)
     if unknown:
         raise UserError(
-            f"modifier {modifier.name!r} uses {', '.join(sorted(unknown))}, which the text encoder "
-            "does not know: name the file of the learned token in TEXT.TOKENS"
+            f"modifier {modifier.name!r} uses {', '.join(unknown)}, which the text encoder does "
+            "not know: name the file of the learned token in TEXT.TOKENS"
         )
     make_prompt("", modifier, text)
 

@@ -5,7 +5,12 @@ from typing import Any, ClassVar
 
 from fvcore.common.config import CfgNode
 
-from tadp_d2.conditioning.caption_prompt import CaptionPrompt, get_modifiers, make_prompt
+from tadp_d2.conditioning.caption_prompt import (
+    CaptionPrompt,
+    get_modifiers,
+    load_text,
+    make_prompt,
+)
 from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY, get_class_names
 from tadp_d2.conditioning.domains import Modifier
 from tadp_d2.diffusion.clip_text import TextEncoder
@@ -46,8 +51,7 @@ class ClassNames(CaptionPrompt):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "ClassNames":
-        text = model.load_text_encoder(cfg.TEXT.TOKENS, cfg.TEXT.CACHE_SIZE)
-        return cls(text, *get_modifiers(cfg), get_class_names(cfg))
+        return cls(load_text(cfg, model), *get_modifiers(cfg), get_class_names(cfg))
 
     def caption(self, inputs: Mapping[str, Any]) -> str:
         return self.names

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from fvcore.common.config import CfgNode
 
-from tadp_d2.conditioning.caption_prompt import CaptionPrompt, get_modifiers
+from tadp_d2.conditioning.caption_prompt import CaptionPrompt, get_modifiers, load_text
 from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY
 from tadp_d2.conditioning.domains import Modifier
 from tadp_d2.data.present_classes import PresentClasses, name_classes
@@ -42,7 +42,7 @@ class Oracle(CaptionPrompt):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "Oracle":
-        text = model.load_text_encoder(cfg.TEXT.TOKENS, cfg.TEXT.CACHE_SIZE)
+        text = load_text(cfg, model)
         options = cfg.MODEL.CONDITIONER.ORACLE
         return cls(text, *get_modifiers(cfg), options.PRECISION, options.RECALL, cfg.SEED)
 

@@ -401,6 +401,15 @@ ADDED = (
         allowed=one_of("clean", "raw"),
     ),
     Key(
+        "TEXT.NORMALIZATION",
+        "none",
+        'What is done to a caption before the tokenizer reads it: "none"; "openai", as by the '
+        "tokenizer that CLIP was trained with: curly quotes, ligatures, full-width letters and "
+        "HTML entities become plain ones (needs ftfy).",
+        "CLIP, released code",
+        one_of("none", "openai"),
+    ),
+    Key(
         "TEXT.CACHE_SIZE",
         20_000,
         "Contexts of how many prompts are kept in memory, 0.23 MiB each for SD 1.x: those of all "

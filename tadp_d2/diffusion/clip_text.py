@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.diffusion.clip_tokenizer import (
     check_goes_with,
+    find_normalization,
     load_tokenizer,
     tokenizer_fingerprint,
 )
@@ -35,15 +36,18 @@ class TextEncoder(nn.Module):
         text_encoder: CLIPTextModel,
         token_files: Sequence[str | Path] = (),
         cache_size: int = 20_000,
+        normalization: str = "none",
     ):
         """
         Args:
             token_files: learned tokens, added to the tokenizer and the text encoder.
             cache_size: number of contexts that are kept; the least recently used one goes first.
+            normalization: of captions, as `find_normalization`; prompts are read as they are.
         """
         super().__init__()
         self.tokenizer = tokenizer
         self.cache_size = cache_size
+        self.normalize, self.normalization = find_normalization(normalization)
         self.base_fingerprint = fingerprint(text_encoder)
         # Of the tokenizer without learned tokens; `from_pretrained` sets it.
         self.tokenizer_fingerprint = ""
@@ -58,9 +62,12 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: Path, token_files: Sequence[str | Path] = (), cache_size: int = 20_000
+        cls, folder: Path, token_files: Sequence[str | Path] = (), **options: Any
     ) -> "TextEncoder":
         """Loads `tokenizer/` and `text_encoder/` of a Stable Diffusion folder.
+
+        Args:
+            options: as for the class.
 
         Raises:
             UserError: one of them is of another kind or damaged, or they do not belong together.
@@ -69,7 +76,7 @@ class TextEncoder(nn.Module):
         text_encoder = TEXT_ENCODER.load(folder / "text_encoder")
         check_goes_with(tokenizer, text_encoder, folder)
         base = tokenizer_fingerprint(tokenizer)
-        text = cls(tokenizer, text_encoder, token_files, cache_size)
+        text = cls(tokenizer, text_encoder, token_files, **options)
         text.tokenizer_fingerprint = base
         return text
 
@@ -80,6 +87,7 @@ class TextEncoder(nn.Module):
             "text_encoder": self.base_fingerprint,
             "tokenizer": self.tokenizer_fingerprint,
             "text_options": self.options,
+            "normalization": self.normalization,
         }
 
     @property

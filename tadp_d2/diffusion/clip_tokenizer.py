@@ -1,7 +1,9 @@
 """CLIP's tokenizer: loading it, whether it goes with a text encoder, and what tells two apart."""
 
 import hashlib
+import html
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -128,6 +130,31 @@ def tokenizer_fingerprint(tokenizer: CLIPTokenizer) -> str:
         "padded": tokenizer("", padding="max_length", max_length=4).input_ids,
     }
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+def find_normalization(name: str) -> tuple[Callable[[str], str], str]:
+    """What is done to a text before the tokenizer reads it, and its name with its version.
+
+    Args:
+        name: "none", as transformers does; "openai", as in OpenAI's own tokenizer for CLIP: ftfy
+            mends curly quotes, ligatures, full-width letters and wrong decoding, and HTML entities
+            are written out, twice.
+
+    Raises:
+        UserError: ftfy is not installed.
+    """
+    if name == "none":
+        return str, name
+    try:
+        import ftfy
+    except ImportError:
+        raise UserError(
+            "TEXT.NORMALIZATION openai needs a package that is not installed: pip install ftfy"
+        ) from None
+    return (
+        lambda text: html.unescape(html.unescape(ftfy.fix_text(text))).strip(),
+        f"openai (ftfy {ftfy.__version__})",
+    )
 
 
 def as_read(text: str, tokenizer: CLIPTokenizer) -> str:

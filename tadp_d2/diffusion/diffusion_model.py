@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -86,13 +86,13 @@ class DiffusionModel(ABC):
 
     @abstractmethod
     def load_text_encoder(
-        self, token_files: Sequence[str | Path] = (), cache_size: int = 20_000
+        self, token_files: Sequence[str | Path] = (), **options: Any
     ) -> nn.Module:
         """The text encoder with its tokenizer (`clip_text.TextEncoder`).
 
         Args:
             token_files: learned tokens, which it gets to know.
-            cache_size: number of contexts that are kept.
+            options: `cache_size` and `normalization`, as for that class.
 
         Raises:
             UserError: its files or those of a token are damaged.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-# How the last piece of a word ends in CLIP's vocabulary.
-_END = "</w>"
+from tadp_d2.diffusion.clip_tokenizer import END, as_read
+from tadp_d2.diffusion.tokens import find_series
 
 
 class Word(NamedTuple):
@@ -28,31 +28,39 @@ def find_words(prompt: str, tokenizer: CLIPTokenizer) -> list[Word]:
     Args:
         prompt: not longer than the text encoder reads.
     """
-    ids = tokenizer(prompt).input_ids
-    groups: list[tuple[list[str], list[int]]] = []
-    added = tokenizer.get_added_vocab()
+    added = {number: token for token, number in tokenizer.get_added_vocab().items()}
+    # Token of a further vector -> that of the first, and its place among them.
+    further = {
+        name: (names[0], place)
+        for names in find_series(tokenizer).values()
+        for place, name in enumerate(names)
+        if place
+    }
+    groups: list[tuple[str, list[int], list[int]]] = []
     unfinished = False
-    for position, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
-        if ids[position] in tokenizer.all_special_ids:
+    ids = tokenizer(prompt).input_ids
+    for position, number in enumerate(ids):
+        if number in tokenizer.all_special_ids:
             continue
-        if not unfinished and not (groups and _is_next_vector(token, groups[-1][0])):
-            groups.append(([], []))
-        pieces, positions = groups[-1]
-        pieces.append(token)
+        # By numbers: what a piece is called depends on the version of the tokenizers.
+        learned = added.get(number, "")
+        last, pieces, positions = groups[-1] if groups else ("", [], [])
+        if not unfinished and further.get(learned) != (last, len(pieces)):
+            pieces, positions = [], []
+            groups.append((learned, pieces, positions))
+        pieces.append(number)
         positions.append(position)
-        unfinished = token not in added and not token.endswith(_END)
-    return [Word(_text(pieces, tokenizer), tuple(places)) for pieces, places in groups]
+        unfinished = not learned and not tokenizer.convert_ids_to_tokens(number).endswith(END)
+    return [
+        Word(as_read(learned, tokenizer) or _text(pieces, tokenizer), tuple(positions))
+        for learned, pieces, positions in groups
+    ]
 
 
-def _is_next_vector(token: str, pieces: list[str]) -> bool:
-    return token == f"{pieces[0]}_{len(pieces)}"
-
-
-def _text(pieces: list[str], tokenizer: CLIPTokenizer) -> str:
-    if len(pieces) > 1 and _is_next_vector(pieces[1], pieces[:1]):
-        return pieces[0]
+def _text(pieces: list[int], tokenizer: CLIPTokenizer) -> str:
     # Pieces are bytes in disguise: a letter may be spread over two of them.
-    return tokenizer.convert_tokens_to_string(pieces).replace(_END, "").strip()
+    names = tokenizer.convert_ids_to_tokens(pieces)
+    return tokenizer.convert_tokens_to_string(names).replace(END, "").strip()
 
 
 def join_words(maps: Tensor, words: Sequence[Word]) -> Tensor:

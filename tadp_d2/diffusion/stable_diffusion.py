@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -42,9 +43,9 @@ class StableDiffusion(DiffusionModel):
         return load_tokenizer(self.folder)
 
     def load_text_encoder(
-        self, token_files: Sequence[str | Path] = (), cache_size: int = 20_000
+        self, token_files: Sequence[str | Path] = (), **options: Any
     ) -> TextEncoder:
-        return TextEncoder.from_pretrained(self.folder, token_files, cache_size)
+        return TextEncoder.from_pretrained(self.folder, token_files, **options)
 
     def load_features(
         self, latent_encoder: nn.Module, maps: MapOptions, gradient_checkpointing: bool = False

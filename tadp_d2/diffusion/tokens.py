@@ -1,5 +1,7 @@
 """Learned tokens (textual inversion): reading their files and teaching them to a text encoder."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,9 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
+from tadp_d2.diffusion.clip_tokenizer import END, as_read
 from tadp_d2.errors import UserError, reason
 
 
@@ -58,14 +61,16 @@ def add_token(
 ) -> None:
     """Teaches a tokenizer and a text encoder a token of n vectors, in place.
 
-    Further vectors get the names `<token>_1`, `<token>_2`, ... as in diffusers.
+    Further vectors get the names `<token>_1`, `<token>_2`, ... as in diffusers. A name is read in
+    upper and lower case alike; one without brackets is not found inside of other words.
 
     Args:
         token: a new word of the vocabulary, such as `<watercolor>`.
         vectors: n x D, D the width of the text encoder.
 
     Raises:
-        UserError: the token exists already or its vectors have another width.
+        UserError: the token exists already, as the tokenizer reads it, or would not be read as one,
+            or its vectors have another width.
     """
     embedding = text_encoder.get_input_embeddings()
     width = embedding.weight.shape[1]
@@ -75,23 +80,69 @@ def add_token(
             f"{width}: it was learned for another base model"
         )
     names = [token] + [f"{token}_{i}" for i in range(1, len(vectors))]
-    known = tokenizer.get_vocab()
     for name in names:
-        if name in known:
-            raise UserError(f"token {name!r} exists already in the tokenizer: rename the new one")
-    tokenizer.add_tokens(names)
+        _check_new(name, tokenizer)
+    alone = not _has_brackets(token)
+    tokenizer.add_tokens([AddedToken(name, single_word=alone) for name in names])
+    ids = tokenizer.convert_tokens_to_ids(names)
+    found = tokenizer(" ".join(names), add_special_tokens=False).input_ids
+    if found != ids:
+        raise UserError(
+            f"token {token!r}: the tokenizer reads {tokenizer.convert_ids_to_tokens(found)}; give "
+            "it another name, such as <watercolor>"
+        )
     weight = torch.cat([embedding.weight.data, embedding.weight.new_zeros(len(names), width)])
-    weight[tokenizer.convert_tokens_to_ids(names)] = vectors.to(weight)
+    weight[ids] = vectors.to(weight)
     text_encoder.set_input_embeddings(torch.nn.Embedding.from_pretrained(weight))
 
 
-def expand_tokens(prompt: str, tokenizer: CLIPTokenizer) -> str:
-    """Writes out the further vectors of every learned token: `<t>` -> `<t> <t>_1 <t>_2`."""
+def _has_brackets(token: str) -> bool:
+    return token.startswith("<") and token.endswith(">")
+
+
+def _check_new(name: str, tokenizer: CLIPTokenizer) -> None:
+    """
+    Raises:
+        UserError: the tokenizer takes a name for a token that it knows.
+    """
+    read = as_read(name, tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    known = [token for token in (name, read, read + END) if token in vocabulary]
+    known += [t for t in tokenizer.get_added_vocab() if as_read(t, tokenizer) == read]
+    if known:
+        told = "" if known[0] == name else f", as {known[0].removesuffix(END)!r}"
+        raise UserError(f"token {name!r} exists already in the tokenizer{told}: rename the new one")
+
+
+def find_unknown(tokens: Iterable[str], tokenizer: CLIPTokenizer) -> list[str]:
+    """Those of some names that a tokenizer does not read as an added token."""
+    known = {as_read(token, tokenizer) for token in tokenizer.get_added_vocab()}
+    return sorted(token for token in tokens if as_read(token, tokenizer) not in known)
+
+
+def find_series(tokenizer: CLIPTokenizer) -> dict[str, list[str]]:
+    """Token -> the names of all its vectors, of those added tokens that have several."""
     known = tokenizer.get_added_vocab()
+    series = {}
     for token in known:
         names = [token]
         while f"{token}_{len(names)}" in known:
             names.append(f"{token}_{len(names)}")
         if len(names) > 1:
-            prompt = prompt.replace(token, " ".join(names))
-    return prompt
+            series[token] = names
+    return series
+
+
+def expand_tokens(text: str, tokenizer: CLIPTokenizer) -> str:
+    """Writes out the further vectors of every learned token: `<t>` -> `<t> <t>_1 <t>_2`.
+
+    A token is found where the tokenizer finds it: in upper and lower case alike. One that is
+    written out already stays.
+    """
+    for token, names in find_series(tokenizer).items():
+        name = re.escape(token)
+        word = name if _has_brackets(token) else rf"(?<!\w){name}(?!\w)"
+        pattern = rf"{word}(?!_\d|\s+{name}_1)"
+        written = " ".join(names)
+        text = re.sub(pattern, lambda _, own=written: own, text, flags=re.IGNORECASE)
+    return text

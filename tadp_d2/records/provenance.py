@@ -128,6 +128,12 @@ class Provenance:
                 f"{checkpoint} was trained from another UNet than that of MODEL.DIFFUSION.UNET or "
                 "WEIGHTS; the checkpoint's own is the one in use"
             )
+        normalization = trained.get("normalization", "none")
+        if normalization != self.record.get("normalization", "none"):
+            _logger.warning(
+                f"{checkpoint} was trained with captions whose text was normalized by "
+                f"{normalization!r} (TEXT.NORMALIZATION), and not as now"
+            )
         for name, value in trained["tokens"].items():
             if self.record["tokens"].get(name) != value:
                 _say(f"{checkpoint} was trained with another or a further token {name}", continued)

@@ -1,6 +1,10 @@
 """Caption -> prompt -> context."""
 
+import sys
+import types
+
 import pytest
+import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline
 
@@ -76,6 +80,57 @@ def test_long_captions_lose_their_last_words_and_the_modifier_none(text, domain,
     assert tokens(text, prompt) <= 77
     one_more = " ".join(LONG.split()[: len(kept.split()) + 1])
     assert tokens(text, before + one_more + after) > 77
+
+
+@pytest.fixture
+def night(model_folder, tmp_path):
+    """A text encoder with a token of three vectors."""
+    file = tmp_path / "learned_embeds.safetensors"
+    safetensors.torch.save_file({"<Night>": torch.ones(3, 64)}, file)
+    return TextEncoder.from_pretrained(model_folder, [file])
+
+
+def test_tokens_are_written_out_in_the_modifier_and_not_in_the_caption(night):
+    whole = "<Night> <Night>_1 <Night>_2"
+    modifier = get_modifier("night", "ti")
+    check_modifier(modifier, night)
+    assert make_prompt("a dog", modifier, night) == f"a dark {whole} photo of a dog"
+    prompt = make_prompt("a <night> sign", modifier, night)
+    assert prompt == f"a dark {whole} photo of a <night> sign"
+    assert make_prompt("a <Night> sign", get_modifier("", "null"), night) == "a <Night> sign"
+
+
+@pytest.mark.parametrize(
+    "caption, kept",
+    [
+        ("犬" * 400, ""),
+        ("a dog and " + "x" * 300 + " in a park", "a dog and "),
+        (" ".join(["two dogs"] * 30) + " " + "y" * 300, " ".join(["two dogs"] * 30) + " "),
+    ],
+)
+@pytest.mark.parametrize("name", ["null", "simple", "dreambooth"])
+def test_a_word_that_no_prompt_has_room_for_keeps_its_beginning(text, caption, kept, name):
+    modifier = get_modifier("night", name)
+    before, after = modifier.template.split("{caption}")
+    prompt = make_prompt(caption, modifier, text)
+    read = prompt.removeprefix(before).removesuffix(after)
+    assert prompt == before + read + after and caption.startswith(read)
+    assert len(read) > len(kept) + 3
+    assert tokens(text, prompt) <= 77 < tokens(text, before + caption[: len(read) + 1] + after)
+
+
+def test_a_long_word_with_room_elsewhere_goes_as_a_whole(text):
+    words = ["a dog"] * 35 + ["z" * 40]
+    assert make_prompt(" ".join(words), get_modifier("", "null"), text) == " ".join(words[:-1])
+
+
+def test_captions_are_normalized_and_modifiers_are_not(model_folder, monkeypatch):
+    fake = types.SimpleNamespace(fix_text=str.upper, __version__="6.3")
+    monkeypatch.setitem(sys.modules, "ftfy", fake)
+    text = TextEncoder.from_pretrained(model_folder, normalization="openai")
+    prompt = make_prompt("a dog &amp; a bird", Modifier("template", "&lt; {caption}"), text)
+    assert prompt == "&lt; A DOG &AMP; A BIRD".replace("&AMP;", "&")
+    assert text.provenance["normalization"] == "openai (ftfy 6.3)"
 
 
 def test_a_modifier_that_fills_the_prompt_is_an_error(text):

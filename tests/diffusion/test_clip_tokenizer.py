@@ -2,13 +2,19 @@
 
 import json
 import shutil
+import sys
+import types
 
 import pytest
 import torch
 from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.clip_tokenizer import load_tokenizer, tokenizer_fingerprint
+from tadp_d2.diffusion.clip_tokenizer import (
+    find_normalization,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
 from tadp_d2.errors import UserError
 from tadp_d2.personalization.model import TrainableDiffusion
 
@@ -164,3 +170,32 @@ def test_a_tokenizer_of_another_model_is_refused(model, options, message):
 def test_a_tokenizer_that_states_no_length_is_taken(model):
     (model / "tokenizer" / "tokenizer_config.json").unlink()
     assert TextEncoder.from_pretrained(model).length == 77
+
+
+FANCY = "“It’s &amp;lt;ﬁne&amp;gt;” ｄｏｇ"
+
+
+def test_openais_normalization(monkeypatch):
+    """ftfy first, then HTML entities, twice; ftfy's own part is played by a table here."""
+    table = {"“": '"', "”": '"', "’": "'", "ﬁ": "fi"} | {chr(0xFEE0 + ord(c)): c for c in "dog"}
+
+    def fix_text(text):
+        return text.translate({ord(old): new for old, new in table.items()})
+
+    fake = types.SimpleNamespace(fix_text=fix_text, __version__="6.3")
+    monkeypatch.setitem(sys.modules, "ftfy", fake)
+    normalize, name = find_normalization("openai")
+    assert normalize(f" {FANCY}\n") == '"It\'s <fine>" dog' and name == "openai (ftfy 6.3)"
+    normalize, name = find_normalization("none")
+    assert normalize(FANCY) == FANCY and name == "none"
+
+
+def test_ftfy_does_what_is_expected_of_it():
+    pytest.importorskip("ftfy", reason="an optional package")
+    assert find_normalization("openai")[0](FANCY) == '"It\'s <fine>" dog'
+
+
+def test_without_ftfy_its_option_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    with pytest.raises(UserError, match="TEXT.NORMALIZATION openai needs .*pip install ftfy"):
+        find_normalization("openai")

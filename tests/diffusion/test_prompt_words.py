@@ -43,6 +43,20 @@ def test_a_learned_token_is_a_word_however_many_vectors_it_has(tokenizer):
     ]
 
 
+def test_words_are_the_same_whatever_the_case_of_a_token_and_without_brackets(model_folder):
+    found = []
+    for name in ("<water>", "<Water>", "Blorp"):
+        text = TextEncoder.from_pretrained(model_folder)
+        width = text.text_encoder.module.config.hidden_size
+        add_token(name, torch.zeros(2, width), text.tokenizer, text.text_encoder.module)
+        prompt = f"a {name} {name}_1 style, {name.upper()} {name}_1 zebra"
+        words = find_words(prompt, text.tokenizer)
+        assert words[1].text == words[4].text == name.lower()
+        found.append([word.positions for word in words])
+    assert found[0] == found[1] == found[2]
+    assert found[0][:5] == [(1,), (2, 3), (4,), (5,), (6, 7)]
+
+
 def test_a_words_map_is_the_mean_over_its_tokens():
     maps = torch.tensor([[[9.0, 9.0]], [[1, 0]], [[0.25, 0.5]], [[0.75, 1.0]]])
     joined = join_words(maps, [Word("dog", (1,)), Word("zebra", (2, 3))])

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 from tadp_d2.conditioning.caption_prompt import check_modifier, make_prompt
 from tadp_d2.conditioning.domains import get_modifier
 from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.tokens import read_tokens
+from tadp_d2.diffusion.tokens import expand_tokens, read_tokens
 from tadp_d2.errors import UserError
 
 
@@ -60,6 +60,50 @@ def test_a_token_that_exists_already_is_an_error(model_folder, tmp_path):
     twice = write(tmp_path / "twice.safetensors", {"<a>": vectors(1)})
     with pytest.raises(UserError, match="'<a>' exists already"):
         TextEncoder.from_pretrained(model_folder, [twice, twice])
+
+
+@pytest.mark.parametrize(
+    "first, second, known", [("<Night>", "<night>", "<Night>"), ("<a>_1", "<A>", "<a>_1")]
+)
+def test_a_token_that_is_read_as_another_is_an_error(model_folder, tmp_path, first, second, known):
+    """The tokenizer reads all in lower case: of two such tokens one would never be read."""
+    files = [
+        write(tmp_path / f"{number}.safetensors", {token: vectors(number + 1)})
+        for number, token in enumerate((first, second))
+    ]
+    with pytest.raises(UserError, match=f"exists already in the tokenizer, as '{known}': rename"):
+        TextEncoder.from_pretrained(model_folder, files)
+
+
+def test_a_token_that_is_read_as_a_word_of_the_vocabulary_is_an_error(model_folder, tmp_path):
+    file = write(tmp_path / "learned_embeds.safetensors", {"Dog": vectors(1)})
+    with pytest.raises(UserError, match="'Dog' exists already in the tokenizer, as 'dog'"):
+        TextEncoder.from_pretrained(model_folder, [file])
+
+
+def test_a_token_without_brackets_is_not_found_inside_of_words(model_folder, tmp_path):
+    before = TextEncoder.from_pretrained(model_folder).tokenizer
+    file = write(tmp_path / "learned_embeds.safetensors", {"Art": vectors(2)})
+    after = TextEncoder.from_pretrained(model_folder, [file]).tokenizer
+    for text in ("a cart at a party", "artist, smart_art", "an art_2 thing"):
+        assert after(text).input_ids == before(text).input_ids
+    first, second = after.convert_tokens_to_ids(["Art", "Art_1"])
+    for text in ("an art thing", "an ART, of course", "art"):
+        assert after(text).input_ids.count(first) == 1
+        expanded = after(expand_tokens(text, after)).input_ids
+        place = expanded.index(first)
+        assert expanded[place : place + 2] == [first, second] and expanded.count(second) == 1
+    for text in ("a cart", "Art_1 alone"):
+        assert expand_tokens(text, after) == text
+
+
+def test_tokens_are_written_out_in_whatever_case_they_are_found(model_folder, tmp_path):
+    file = write(tmp_path / "learned_embeds.safetensors", {"<Night>": vectors(3)})
+    tokenizer = TextEncoder.from_pretrained(model_folder, [file]).tokenizer
+    whole = "<Night> <Night>_1 <Night>_2"
+    for text in ("a <night> b <NIGHT>s", "a <Night> b <Night>s"):
+        assert expand_tokens(text, tokenizer) == f"a {whole} b {whole}s"
+    assert expand_tokens(f"a {whole} b", tokenizer) == f"a {whole} b"
 
 
 def test_a_token_of_another_width_is_an_error(model_folder, tmp_path):

@@ -156,6 +156,15 @@ def test_a_missing_token_is_said(make_config, tmp_path, caplog):
     assert "trained with another or a further token <a>" in caplog.text
 
 
+def test_captions_that_were_normalized_otherwise_are_said(make_config, saved, tmp_path, caplog):
+    checkpoint = torch.load(saved[1], weights_only=True)
+    assert checkpoint["provenance"]["normalization"] == "none"
+    checkpoint["provenance"]["normalization"] = "openai (ftfy 6.3)"
+    torch.save(checkpoint, tmp_path / "other.pth")
+    checkpointer(make_config(), tmp_path).load(str(tmp_path / "other.pth"))
+    assert "normalized by 'openai (ftfy 6.3)' (TEXT.NORMALIZATION), and not as now" in caplog.text
+
+
 def test_other_captions_are_said(make_config, world, saved, tmp_path, caplog):
     captions = tmp_path / "captions"
     shutil.copytree(world / "captions", captions)
