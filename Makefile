@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 WORLD := demo/world
 TOKEN := demo/watercolor/learned_embeds.safetensors
 
-.PHONY: setup lint test demo demo-segmentation demo-depth bench clean
+.PHONY: setup lint test demo demo-segmentation demo-depth demo-referring bench clean
 
 setup: $(VENV)/.ready
 
@@ -66,6 +66,14 @@ demo-depth: setup | $(WORLD)
 	@$(call train,nyu_depth)
 	@echo "Depth of the rooms by night: $(OUTPUT)/gallery/rooms_night_test.png"
 	@echo "The same by day: $(OUTPUT)/gallery/nyu_depth_v2_test.png"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+
+demo-referring: ITERATIONS = 1000
+demo-referring: OUTPUT = demo/referring_$(ITERATIONS)
+demo-referring: setup | $(WORLD)
+	@$(call train,refcoco)
+	@echo "Answers on the source: $(OUTPUT)/gallery/refcoco_unc_val.png"
+	@echo "The same on watercolors: $(OUTPUT)/gallery/refcoco_watercolor_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
 
 train = DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \

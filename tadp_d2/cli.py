@@ -15,6 +15,7 @@ from tadp_d2.commands import (
     dreambooth,
     invert,
     predict,
+    prepare,
     report,
     study,
     synth,
@@ -24,6 +25,7 @@ from tadp_d2.errors import exit_on_user_error
 COMMANDS = (
     doctor,
     synth,
+    prepare,
     caption,
     clean,
     captions,

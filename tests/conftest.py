@@ -25,6 +25,7 @@ from tadp_d2.cli import main  # noqa: E402
 from tadp_d2.config.load import load_config  # noqa: E402
 from tadp_d2.progress import hide_library_bars  # noqa: E402
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder  # noqa: E402
+from tadp_d2.synthetic.refer_data_sets import ReferSizes  # noqa: E402
 from tadp_d2.synthetic.room_data_sets import RoomSizes  # noqa: E402
 from tadp_d2.synthetic.street_data_sets import StreetSizes  # noqa: E402
 from tadp_d2.synthetic.voc_data_sets import VocSizes  # noqa: E402
@@ -67,6 +68,14 @@ STREET_SIZES = StreetSizes(
     nighttime_driving_test=2,
 )
 ROOM_SIZES = RoomSizes(rooms_train=4, rooms_test=3, rooms_labeled_train=2)
+REFER_SIZES = ReferSizes(
+    refcoco_train=4,
+    refcoco_val=3,
+    refcoco_testA=2,
+    refcoco_testB=2,
+    refcoco_watercolor_test=2,
+    refcoco_comic_test=2,
+)
 QUICK = Path(__file__).parents[1] / "configs" / "quick_schedules"
 
 
@@ -91,7 +100,7 @@ def world() -> Path:
     """A folder with the data sets, captions and the tiny diffusion model."""
     folder = Path(os.environ["DETECTRON2_DATASETS"])
     if not folder.exists():
-        write_data_folder(folder, 0, SIZES, STREET_SIZES, ROOM_SIZES)
+        write_data_folder(folder, 0, SIZES, STREET_SIZES, ROOM_SIZES, REFER_SIZES)
     return folder
 
 
@@ -202,6 +211,18 @@ def make_depth_config(model_folder: Path, tmp_path: Path):
         "OUTPUT_DIR": str(tmp_path / "run"),
     }
     return _maker(QUICK / "nyu_depth.yaml", settings)
+
+
+@pytest.fixture
+def make_referring_config(model_folder: Path, tmp_path: Path):
+    """The same for the referring quick schedule, 128 x 128."""
+    settings = {
+        "MODEL.DIFFUSION.WEIGHTS": str(model_folder),
+        "INPUT.FIXED_SIZE_TRAIN": (128, 128),
+        "INPUT.FIXED_SIZE_TEST": (128, 128),
+        "OUTPUT_DIR": str(tmp_path / "run"),
+    }
+    return _maker(QUICK / "refcoco.yaml", settings)
 
 
 def _maker(config: Path, settings: dict):

@@ -107,7 +107,11 @@ def _registered(dataset: str) -> list[CaptionImage]:
     meta = MetadataCatalog.get(dataset)
     vocabulary = tuple(meta.get("thing_classes") or meta.get("stuff_classes") or ())
     ignore_label = meta.get("ignore_label", 255)
-    return [_from_dict(dataset, entry, vocabulary, ignore_label) for entry in entries]
+    # An image may have several expressions, and an entry for each.
+    first: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        first.setdefault(entry["file_name"], entry)
+    return [_from_dict(dataset, entry, vocabulary, ignore_label) for entry in first.values()]
 
 
 def _from_dict(

@@ -1,4 +1,4 @@
-"""`tadp-d2 predict`: pictures with boxes or segments, by a trained model."""
+"""`tadp-d2 predict`: pictures with what a trained model finds in them."""
 
 import argparse
 from pathlib import Path
@@ -9,17 +9,19 @@ from tadp_d2.inference.model_options import add_model_options, config_file, read
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+    from tadp_d2.inference.predictions import Job
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "predict",
-        help="detect or segment in pictures with a trained model",
-        description="Detects or segments in pictures with a trained model. Writes a drawing and a "
+        help="detect, segment or find what an expression says in pictures",
+        description="Runs a trained model on pictures. Writes a drawing and a "
         "JSON file for each. It may be stopped at any moment: the same command goes on where it "
         "was.",
     )
     parser.add_argument("image", nargs="+", help="pictures, and folders of pictures")
-    caption = parser.add_mutually_exclusive_group(required=True)
+    caption = parser.add_mutually_exclusive_group()
     caption.add_argument("--caption", metavar="TEXT", help="the caption of all pictures")
     caption.add_argument(
         "--captions", metavar="DATASET|FILE", help="a data set's captions, or a caption file"
@@ -28,6 +30,15 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--captioner",
         metavar="MODEL",
         help="caption the pictures now: blip2, or another captioner's hub id or folder",
+    )
+    caption.add_argument(
+        "--expression", metavar="TEXT", help='what to find in all pictures, such as "the left dog"'
+    )
+    caption.add_argument(
+        "--expressions",
+        metavar="FILE",
+        type=Path,
+        help='JSON file, {"picture.jpg": ["the left dog", ...], ...}',
     )
     parser.add_argument(
         "--output", type=Path, default=Path("predictions"), help="folder (default: predictions)"
@@ -48,14 +59,14 @@ def run(args: argparse.Namespace) -> None:
     cfg = read_config(args)
     check_checkpoint(cfg.MODEL.WEIGHTS)
     pictures = find_image_files(args.image, args.output)
-    check_names(pictures)
+    check_names(pictures.items())
+    _check_texts(args, cfg)
     folder = PredictionFolder(args.output, cfg)
-    captions, unreadable = _captions(args, cfg, pictures)
+    jobs, unreadable = _jobs(args, cfg, pictures)
     predictor = Predictor(cfg)
     folder.open()
     unreadable |= predict_pictures(
-        {path: name for path, name in pictures.items() if path in captions},
-        captions,
+        jobs,
         predictor,
         folder,
         {"config": config_file(args), "weights": args.weights},
@@ -68,12 +79,61 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
+# What a model needs -> the options that give it.
+_OPTIONS = {
+    "caption": ("caption", "captions", "captioner"),
+    "expression": ("expression", "expressions"),
+}
+
+
+def _check_texts(args: argparse.Namespace, cfg: "CfgNode") -> None:
+    """
+    Raises:
+        UserError: the model needs another text than it is given.
+    """
+    from tadp_d2.data.loader import needed_texts
+    from tadp_d2.errors import UserError
+
+    needed = needed_texts(cfg)
+    for text, options in _OPTIONS.items():
+        given = [option for option in options if getattr(args, option) is not None]
+        if bool(given) == (text in needed):
+            continue
+        names = " or ".join(f"--{option}" for option in options)
+        if given:
+            raise UserError(f"--{given[0]}: this model reads no {text}")
+        raise UserError(f"this model reads {'an' if text[0] in 'aeiou' else 'a'} {text}: {names}")
+
+
+def _jobs(
+    args: argparse.Namespace, cfg: "CfgNode", pictures: dict[Path, str]
+) -> tuple[list["Job"], dict[Path, str]]:
+    """The predictions, and for each picture that cannot be read the reason."""
+    from tadp_d2.inference.image_captions import look_up_expressions
+    from tadp_d2.inference.predictions import Job, check_names
+
+    if args.expressions:
+        jobs = [
+            Job(path, f"{Path(pictures[path]).with_suffix('')}/{number}", text)
+            for path, texts in look_up_expressions(pictures, args.expressions).items()
+            for number, text in enumerate(texts, start=1)
+        ]
+        check_names((job.path, job.name) for job in jobs)
+        return jobs, {}
+    if args.expression is not None:
+        return [Job(path, name, args.expression) for path, name in pictures.items()], {}
+    captions, unreadable = _captions(args, cfg, pictures)
+    return [Job(path, pictures[path], text) for path, text in captions.items()], unreadable
+
+
 def _captions(
     args: argparse.Namespace, cfg: "CfgNode", pictures: dict[Path, str]
 ) -> tuple[dict[Path, str], dict[Path, str]]:
     """The pictures' captions, and for each one that cannot be read the reason."""
     if args.caption is not None:
         return dict.fromkeys(pictures, args.caption), {}
+    if not args.captions and not args.captioner:
+        return dict.fromkeys(pictures, ""), {}
     from tadp_d2.captioning.show import find_captions
     from tadp_d2.data.texts import read_captions
     from tadp_d2.inference import image_captions

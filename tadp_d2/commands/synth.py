@@ -25,5 +25,6 @@ def run(args: argparse.Namespace) -> None:
         f"  export DETECTRON2_DATASETS={args.folder}\n"
         f"  python train_net.py --config-file configs/quick_schedules/voc2watercolor_simple.yaml "
         f"MODEL.DIFFUSION.WEIGHTS {args.folder / MODEL_FOLDER}\n"
-        f"or cityscapes2darkzurich_simple.yaml, for segmentation."
+        f"or cityscapes2darkzurich_simple.yaml, for segmentation, or refcoco.yaml, for what "
+        f"expressions refer to."
     )

@@ -86,16 +86,22 @@ def load_text(cfg: CfgNode, model: DiffusionModel) -> TextEncoder:
     )
 
 
-def make_prompt(caption: str, modifier: Modifier, text: TextEncoder) -> str:
-    """The prompt for a caption; what CLIP cannot read is cut from the caption's end.
+def make_prompt(
+    caption: str, modifier: Modifier, text: TextEncoder, length: int | None = None
+) -> str:
+    """The prompt for a caption; what is not read is cut from the caption's end.
 
-    It is cut by words, and inside a word only where that alone is longer than what CLIP reads.
+    It is cut by words, and inside a word only where that alone is longer than what is read.
 
     The modifier is never cut (TADP leaves this open; its released code cuts the prompt's end).
+
+    Args:
+        length: of the prompt, tokens with those of begin and end; None for all that CLIP reads.
 
     Raises:
         UserError: the modifier alone is longer than the text encoder reads.
     """
+    length = length or text.length
     # Of the modifier alone: a caption's words are its image's, whatever they are.
     template = expand_tokens(modifier.template, text.tokenizer)
 
@@ -103,19 +109,19 @@ def make_prompt(caption: str, modifier: Modifier, text: TextEncoder) -> str:
         return template.replace(SLOT, " ".join(words)).strip()
 
     def excess(words: Sequence[str]) -> int:
-        return len(text.tokenizer(fill(words), verbose=False).input_ids) - text.length
+        return len(text.tokenizer(fill(words), verbose=False).input_ids) - length
 
     words = text.normalize(caption).split()
     # A word is a token at least: further ones are never read.
-    kept = words[: text.length]
+    kept = words[:length]
     while excess(kept) > 0:
         if not kept:
             raise UserError(
-                f"modifier {modifier.name!r} is {excess(kept)} tokens longer than the "
-                f"{text.length} that the text encoder reads: shorten {modifier.template!r}"
+                f"modifier {modifier.name!r} is {excess(kept)} tokens longer than the {length} "
+                f"that the text encoder reads: shorten {modifier.template!r}"
             )
         kept.pop()
-    if len(kept) < len(words) and len(text.tokenizer(words[len(kept)]).input_ids) > text.length:
+    if len(kept) < len(words) and len(text.tokenizer(words[len(kept)]).input_ids) > length:
         # Of a word that no prompt has room for, such as a sentence without spaces, the beginning.
         word = words[len(kept)]
         read = bisect_right(range(len(word)), 0, key=lambda end: excess([*kept, word[:end]])) - 1

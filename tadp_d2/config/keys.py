@@ -193,7 +193,7 @@ ADDED = (
         "MODEL.CONDITIONER.NAME",
         "CaptionPrompt",
         'What the diffusion model is conditioned on: "CaptionPrompt", "CaptionNouns", '
-        '"ClassNames", "ClassWords", "ClassEmbeddings", "Oracle", "TextAdapter", '
+        '"ClassNames", "ClassWords", "ClassEmbeddings", "Oracle", "Expression", "TextAdapter", '
         '"ImplicitCaptioner", "TaggingAdapter", or one that is registered in CONDITIONER_REGISTRY.',
     ),
     Key(
@@ -321,10 +321,33 @@ ADDED = (
         between(0, 1),
     ),
     Key(
+        "MODEL.CONDITIONER.LENGTH",
+        0,
+        'Tokens of the context of an "Expression"; words beyond them are cut. 0 for all that the '
+        "text encoder reads. VPD: 40 for RefCOCO and RefCOCO+, 77 for RefCOCOg.",
+        allowed=at_least(0),
+    ),
+    Key(
+        "MODEL.CONDITIONER.ATTEND_PADDING",
+        True,
+        'Whether the tokens behind the end of an "Expression" are attended to, as in the released '
+        "code of VPD.",
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS",
+        (0.9, 1.1),
+        'Weights of background and object in the loss of "ReferHead".',
+        "LAVT and VPD, released code",
+        Allowed(
+            "two numbers above 0",
+            lambda value: len(value) == 2 and all(_is_number(v) and v > 0 for v in value),
+        ),
+    ),
+    Key(
         "MODEL.TASK",
         "",
-        'The task: "detection", "semantic", "depth", or one that is registered in TASK_REGISTRY; '
-        "empty for that of META_ARCHITECTURE.",
+        'The task: "detection", "semantic", "depth", "referring", or one that is registered in '
+        "TASK_REGISTRY; empty for that of META_ARCHITECTURE.",
     ),
     Key(
         "MODEL.DEPTH_HEAD.IN_FEATURES",
@@ -455,6 +478,12 @@ ADDED = (
         allowed=SHARE,
     ),
     Key(
+        "INPUT.POLYGON_OVERLAPS",
+        True,
+        "Whether an object that is referred to includes pixels of several of its polygons. In the "
+        "released code of VPD they are background.",
+    ),
+    Key(
         "INPUT.COLOR_AUG_SSD",
         False,
         "Random brightness, contrast, saturation and hue in training.",
@@ -576,6 +605,13 @@ ADDED = (
         "TEST.MIRROR",
         False,
         "Depth: the mean with the depth of the mirrored image. VPD has it.",
+        changes=Changes.TESTING,
+    ),
+    Key(
+        "TEST.AT_INPUT_SIZE",
+        False,
+        "Score referring segmentation at the size of the model's input, as in the released code of "
+        "VPD, and not at that of the image.",
         changes=Changes.TESTING,
     ),
     Key(

@@ -13,6 +13,7 @@ import tadp_d2.conditioning.class_embeddings
 import tadp_d2.conditioning.class_names
 import tadp_d2.conditioning.class_words
 import tadp_d2.conditioning.empty_text
+import tadp_d2.conditioning.expression
 import tadp_d2.conditioning.implicit_captioner
 import tadp_d2.conditioning.oracle
 import tadp_d2.conditioning.scene_embedding
@@ -25,11 +26,15 @@ import tadp_d2.data.datasets.dark_zurich
 import tadp_d2.data.datasets.nighttime_driving
 import tadp_d2.data.datasets.nyu_depth_v2
 import tadp_d2.data.datasets.pascal_segmentation
+import tadp_d2.data.datasets.refcoco
 import tadp_d2.data.datasets.rooms_night
 import tadp_d2.data.datasets.voc_segmentation
+import tadp_d2.modeling.heads.refer_head
+import tadp_d2.modeling.referring_segmentor
 import tadp_d2.tasks.depth
 import tadp_d2.tasks.detection
 import tadp_d2.tasks.panoptic
+import tadp_d2.tasks.referring
 import tadp_d2.tasks.semantic  # noqa: F401
 from tadp_d2.config.keys import DETECTRON2, KEYS
 from tadp_d2.modeling.conditioned import register_conditioned

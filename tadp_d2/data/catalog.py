@@ -6,7 +6,7 @@ from its `evaluator_type`, and layouts that are read strictly have a reader. A d
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tadp_d2.data.readers.coco_instances import read_coco
 from tadp_d2.data.readers.depth_maps import read_depth_maps
 from tadp_d2.data.readers.label_maps import read_label_maps
 from tadp_d2.data.readers.pascal_voc import read_voc, voc_folder
+from tadp_d2.data.readers.refer import read_refer
 from tadp_d2.errors import Report, UserError, stop
 
 # Layout -> what its entries hold of every image.
@@ -27,6 +28,7 @@ _OFFERS = {
     "sem_seg": {"semantic"},
     "depth": {"depth"},
     "coco_panoptic_seg": {"panoptic"},
+    "refcoco": {"referring"},
 }
 # Layout -> its strict reader.
 _READERS: dict[str, Callable[[str, Report], list[dict[str, Any]]]] = {
@@ -34,6 +36,7 @@ _READERS: dict[str, Callable[[str, Report], list[dict[str, Any]]]] = {
     "coco": read_coco,
     "sem_seg": read_label_maps,
     "depth": read_depth_maps,
+    "refcoco": read_refer,
 }
 
 
@@ -78,6 +81,15 @@ def offers(dataset: str) -> frozenset[str]:
 def is_labelled(dataset: str) -> bool:
     """Whether the images of a registered data set come with their truth."""
     return MetadataCatalog.get(dataset).get("has_labels", True)
+
+
+def entry_id(entry: Mapping[str, Any]) -> str:
+    """What names an entry within its data set: the image's id, and the expression's if it has one.
+
+    It may hold slashes.
+    """
+    numbers = (entry[key] for key in ("image_id", "expression_id") if key in entry)
+    return "-".join(map(str, numbers))
 
 
 def location(dataset: str) -> Path | None:

@@ -33,7 +33,7 @@ class OwnSet:
 
     Attributes:
         name: under which it is registered.
-        layout: "voc", "coco" or "semantic".
+        layout: "voc", "coco", "semantic" or "references".
         values: its other keys; paths are absolute or relative to the current folder.
         where: the file and the name, for messages.
     """
@@ -124,6 +124,11 @@ _KEYS: dict[str, dict[str, tuple[Any, bool]]] = {
         "ignore_label": (_Label, False),
         "image_suffix": (_Text, False),
         "label_suffix": (_Text, False),
+        "captions": (_Place, False),
+    },
+    "references": {
+        "images": (_Place, True),
+        "references": (_Place, True),
         "captions": (_Place, False),
     },
 }
@@ -223,6 +228,17 @@ def _voc(own: OwnSet) -> Registered:
     }
 
 
+def _references(own: OwnSet) -> Registered:
+    from tadp_d2.data.readers.refer import load_refer
+
+    images, file = own.values["images"], own.values["references"]
+    return lambda: load_refer(file, images), {
+        "evaluator_type": "refcoco",
+        "location": file,
+        "images": images,
+    }
+
+
 def _coco(own: OwnSet) -> Registered:
     from tadp_d2.data.readers.coco_instances import load_coco
 
@@ -263,4 +279,4 @@ def _semantic(own: OwnSet) -> Registered:
     }
 
 
-_LAYOUTS = {"voc": _voc, "coco": _coco, "semantic": _semantic}
+_LAYOUTS = {"voc": _voc, "coco": _coco, "semantic": _semantic, "references": _references}

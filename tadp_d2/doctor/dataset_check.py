@@ -6,6 +6,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from tadp_d2.data.catalog import location, read_entries
+from tadp_d2.data.datasets.refcoco import EXPRESSIONS
 from tadp_d2.data.images import check_each, decode
 from tadp_d2.data.loader import add_texts
 from tadp_d2.data.texts import NoCaptions
@@ -13,7 +14,7 @@ from tadp_d2.doctor.findings import Finding, Kind, problems
 from tadp_d2.errors import UserError, reporting
 from tadp_d2.tasks.task import get_task
 
-# Pictures of the published sets.
+# Pictures of the published sets; of those for referring segmentation, expressions.
 PUBLISHED = {
     "voc_2007_trainval": 5011,
     "voc_2007_test": 4952,
@@ -32,6 +33,7 @@ PUBLISHED = {
     "nyu_depth_v2_train": 24231,
     "nyu_depth_v2_test": 654,
     "nyu_depth_v2_labeled_train": 795,
+    **EXPRESSIONS,
 }
 
 
@@ -62,7 +64,8 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
     if entries and dataset in cfg.DATASETS.TRAIN:
         with reporting(report):
             get_task(cfg).select_for_training(dataset, entries)
-    pictures = [Path(entry["file_name"]) for entry in entries]
+    # An image may have several expressions, and an entry for each.
+    pictures = [Path(name) for name in dict.fromkeys(entry["file_name"] for entry in entries)]
     check_each(decode, pictures, f"pictures of {dataset} decoded", report)
     published = PUBLISHED.get(dataset, len(entries))
     if entries and len(entries) != published:

@@ -153,7 +153,10 @@ class Trainer(DefaultTrainer):
         try:
             super().run_step()
         except NonFiniteLoss as error:
-            images = "; ".join(f"{i.get('image_id')} {i.get('caption')!r}" for i in error.inputs)
+            images = "; ".join(
+                f"{i.get('image_id')} {i.get('expression', i.get('caption'))!r}"
+                for i in error.inputs
+            )
             last = next(iter(find_checkpoints(self.cfg.OUTPUT_DIR)), "none")
             raise UserError(
                 f"iteration {self.iter}: the loss or its gradient is not finite ({error}); images: "

@@ -1,13 +1,15 @@
-"""The captions of pictures that belong to no data set: from a file, or from a captioner now."""
+"""The texts of pictures that belong to no data set: from a file, or from a captioner now."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
 from tadp_d2.captioning.blip2 import DEFAULT_MODEL, blip2
 from tadp_d2.captioning.caption import caption_images
 from tadp_d2.captioning.cleaning import clean_by_rules
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.store import CaptionStore
+from tadp_d2.data.readers.refer import read_json
 from tadp_d2.data.texts import CaptionFile, Kind, read_captions
 from tadp_d2.errors import UserError
 from tadp_d2.progress import progress_line
@@ -22,24 +24,58 @@ def look_up(pictures: Mapping[Path, str], captions: CaptionFile) -> dict[Path, s
     Raises:
         UserError: the file has none for a picture.
     """
-    found = {path: _find(path, captions) for path in pictures}
-    missing = [path for path, image_id in found.items() if image_id is None]
-    if missing:
-        example = next(iter(captions.records), "")
-        raise UserError(
-            f"{captions.path}: no caption for {missing[0]} ({len(missing)} such of "
-            f"{len(pictures)}); expected an image id with which its path ends, as those in the "
-            f"file are: {example!r}"
-        )
+    found = _find_all(pictures, captions.records, captions.path, "caption")
     return {path: captions[image_id] for path, image_id in found.items()}
 
 
-def _find(path: Path, captions: CaptionFile) -> str | None:
+def look_up_expressions(pictures: Mapping[Path, str], file: Path) -> dict[Path, list[str]]:
+    """Picture -> its expressions in a JSON file, `{image id: [expression, ...]}`.
+
+    Image ids are those of `look_up`.
+
+    Raises:
+        UserError: the file is damaged or another one, or has none for a picture.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict) or not all(map(_are_expressions, content.values())):
+        raise UserError(
+            f'{file}: expected {{"image id": ["an expression", ...], ...}}, with one expression or '
+            "more for each image and none of them empty"
+        )
+    found = _find_all(pictures, content, file, "expression")
+    return {path: content[image_id] for path, image_id in found.items()}
+
+
+def _are_expressions(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(text, str) and text.strip() for text in value)
+    )
+
+
+def _find_all(
+    pictures: Mapping[Path, str], known: Mapping[str, Any], file: Path, what: str
+) -> dict[Path, str]:
+    """Picture -> its image id."""
+    found = {path: _find(path, known) for path in pictures}
+    missing = [path for path, image_id in found.items() if image_id is None]
+    if missing:
+        example = next(iter(known), "")
+        raise UserError(
+            f"{file}: no {what} for {missing[0]} ({len(missing)} such of {len(pictures)}); "
+            "expected an image id with which its path ends, as those in the file are: "
+            f"{example!r}"
+        )
+    return found
+
+
+def _find(path: Path, known: Container[str]) -> str | None:
     parts = path.absolute().parts[1:]
     for start in range(len(parts)):
         end = Path(*parts[start:])
         for image_id in (end.as_posix(), end.with_suffix("").as_posix()):
-            if image_id in captions.records:
+            if image_id in known:
                 return image_id
     return None
 

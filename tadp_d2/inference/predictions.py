@@ -1,17 +1,19 @@
 """Predictions as files, for each picture in a folder of predictions:
 
-* `<name>.jpg`: the picture with boxes (of a score of 0.5 or more) or segments drawn on it.
-* `<name>.png`, of a segmentor: the class index of every pixel, 8 bits.
-* `<name>.json`: the prompt, and all boxes or the classes' shares of the area. It is written last:
-  where it stands, the picture is finished.
+* `<name>.jpg`: the picture with boxes (of a score of 0.5 or more), segments or a mask drawn on it.
+* `<name>.png`, of a segmentor: the class index of every pixel, 8 bits; of a model that reads
+  expressions: 255 where the object is.
+* `<name>.json`: the prompt, and what was found. It is written last: where it stands, the picture is
+  finished.
 
-The folder's `predictions.yaml` says of which model they are.
+Several expressions of a picture have a folder, `<name>/1.jpg` and so on. The folder's
+`predictions.yaml` says of which model they are.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -26,7 +28,21 @@ FORMAT = "tadp_d2 prediction"
 VERSION = 1
 CAPTIONS = "captions.jsonl"
 # What must be equal for a picture to count as done.
-_IDENTITY = ("format", "version", "sha256", "caption", "prompt")
+_IDENTITY = ("format", "version", "sha256", "caption", "expression", "prompt")
+
+
+class Job(NamedTuple):
+    """One prediction.
+
+    Attributes:
+        path: of the picture.
+        name: a path that the names of its files are made of.
+        text: caption or expression, before the modifier.
+    """
+
+    path: Path
+    name: str
+    text: str
 
 
 class PredictionFolder:
@@ -86,16 +102,16 @@ class PredictionFolder:
         return (self.path / name).with_suffix(".json")
 
 
-def check_names(pictures: Mapping[Path, str]) -> None:
+def check_names(names: Iterable[tuple[Path, str]]) -> None:
     """
     Args:
-        pictures: picture -> its name, a path that the names of its files are made of.
+        names: pictures with paths that the names of their files are made of.
 
     Raises:
         UserError: the files of two pictures would have the same names.
     """
     taken: dict[Path, Path] = {}
-    for path, name in pictures.items():
+    for path, name in names:
         other = taken.setdefault(Path(name).with_suffix(""), path)
         if other != path:
             raise UserError(
@@ -105,55 +121,56 @@ def check_names(pictures: Mapping[Path, str]) -> None:
 
 
 def predict_pictures(
-    pictures: Mapping[Path, str],
-    captions: Mapping[Path, str],
+    jobs: Sequence[Job],
     predictor: Predictor,
     folder: PredictionFolder,
     origin: Mapping[str, str],
 ) -> dict[Path, str]:
-    """Predicts the pictures that the folder lacks, and prints the prompt of each.
+    """Does the predictions that the folder lacks, and prints the prompt of each.
 
     Args:
-        pictures: picture -> its name, a path that the names of its files are made of.
-        captions: picture -> caption, before the modifier.
+        jobs: those of a picture in a row, so that its latents are computed once.
         origin: what the JSON files say of the model besides.
 
     Returns:
         For each picture that cannot be read the reason.
 
     Raises:
-        UserError: the folder holds a prediction of a picture with another caption, or of another
+        UserError: the folder holds a prediction of a picture with another text, or of another
             picture of that name. Nothing is predicted then.
     """
-    records = {
-        path: {
+    records = [
+        {
             "format": FORMAT,
             "version": VERSION,
-            "file": str(path),
-            "caption": captions[path],
-            "prompt": predictor.prompt(captions[path]),
+            "file": str(job.path),
+            predictor.reads: job.text,
+            "prompt": predictor.prompt(job.text),
             **origin,
         }
-        for path in pictures
-    }
-    done = {path for path in pictures if _is_done(folder.file(pictures[path]), records[path])}
-    if done:
-        print(f"{len(done)} of {len(pictures)} pictures were predicted before")
+        for job in jobs
+    ]
+    to_do = [
+        (job, record)
+        for job, record in zip(jobs, records, strict=True)
+        if not _is_done(folder.file(job.name), record)
+    ]
+    if len(to_do) < len(jobs):
+        print(f"{len(jobs) - len(to_do)} of {len(jobs)} pictures were predicted before")
     unreadable = {}
-    for path in pictures:
+    for job, record in to_do:
         try:
-            if path not in done:
-                _predict(path, records[path], predictor, folder.file(pictures[path]))
+            _predict(job, record, predictor, folder.file(job.name))
         except UnreadableImage as error:
-            unreadable[path] = error.why
+            unreadable[job.path] = error.why
     return unreadable
 
 
-def _predict(path: Path, record: Mapping[str, Any], predictor: Predictor, file: Path) -> None:
-    image, digest = read_rgb(path)
+def _predict(job: Job, record: Mapping[str, Any], predictor: Predictor, file: Path) -> None:
+    image, digest = read_rgb(job.path)
     remove_leftovers(file.parent)
     pixels = np.asarray(image)
-    output = predictor(pixels, record["caption"])
+    output = predictor(pixels, job.text)
     content = {
         **record,
         "sha256": digest,
@@ -163,7 +180,7 @@ def _predict(path: Path, record: Mapping[str, Any], predictor: Predictor, file: 
     }
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"{path}: {record['prompt']!r} -> {file.with_suffix('.jpg')}")
+    print(f"{job.path}: {record['prompt']!r} -> {file.with_suffix('.jpg')}")
 
 
 def _is_done(file: Path, record: Mapping[str, Any]) -> bool:
@@ -172,7 +189,7 @@ def _is_done(file: Path, record: Mapping[str, Any]) -> bool:
     try:
         held = json.loads(file.read_text("utf-8-sig"))
         wanted = record | {"sha256": sha256(record["file"])}
-        different = [key for key in _IDENTITY if held[key] != wanted[key]]
+        different = [key for key in _IDENTITY if key in wanted and held[key] != wanted[key]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file}: cannot be compared ({error!r}); remove it to predict it anew"

@@ -1,4 +1,4 @@
-"""A trained model as a function of one picture and its caption."""
+"""A trained model as a function of one picture and its text."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tadp_d2.data.augmentation import build_augmentations
+from tadp_d2.data.loader import needed_texts
 from tadp_d2.data.views import make_views
 from tadp_d2.engine.checkpoint import RunCheckpointer, check_checkpoint
 from tadp_d2.errors import UserError
@@ -20,11 +21,12 @@ from tadp_d2.tasks.task import get_task
 
 
 class Predictor:
-    """Picture and caption -> detections or segments, as Detectron2's `DefaultPredictor`.
+    """Picture and text -> what the model finds, as Detectron2's `DefaultPredictor`.
 
     Attributes:
         task: of the model.
         classes: the names of the model's class indices.
+        reads: what the text is: "expression" for a model that needs one, else "caption".
     """
 
     def __init__(self, cfg: CfgNode):
@@ -38,17 +40,18 @@ class Predictor:
         self.model = load_model(cfg)
         self.task = get_task(cfg)
         self.classes = self.task.classes()
+        self.reads = "expression" if "expression" in needed_texts(cfg) else "caption"
         self._cfg = cfg
 
-    def prompt(self, caption: str) -> str:
-        """What the model reads for a caption: with the modifier, cut where it is too long."""
-        return self.model.conditioner.prompt({"caption": caption})
+    def prompt(self, text: str) -> str:
+        """What the model reads for a text: with the modifier, cut where it is too long."""
+        return self.model.conditioner.prompt({self.reads: text})
 
-    def __call__(self, pixels: np.ndarray, caption: str) -> dict[str, Any]:
+    def __call__(self, pixels: np.ndarray, text: str) -> dict[str, Any]:
         """
         Args:
             pixels: H x W x 3, uint8 RGB.
-            caption: before the modifier.
+            text: caption or expression, before the modifier.
 
         Returns:
             The model's output for one image, such as "instances" in its pixels, or "sem_seg",
@@ -56,7 +59,7 @@ class Predictor:
         """
         height, width = pixels.shape[:2]
         image = prepare(pixels, self._cfg)
-        inputs = {"image": image, "height": height, "width": width, "caption": caption}
+        inputs = {"image": image, "height": height, "width": width, self.reads: text}
         if self._cfg.TEST.VIEWS.SCALES:
             ordered = convert_PIL_to_numpy(Image.fromarray(pixels), self._cfg.INPUT.FORMAT)
             inputs["views"] = make_views(ordered, self._cfg)

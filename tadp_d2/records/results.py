@@ -21,7 +21,7 @@ from tabulate import tabulate
 from torch import nn
 
 from tadp_d2 import __version__
-from tadp_d2.data.catalog import read_known
+from tadp_d2.data.catalog import entry_id, read_known
 from tadp_d2.files import replacing
 from tadp_d2.records.provenance import Provenance
 from tadp_d2.records.result_files import FORMAT, VERSION, image_ids_fingerprint, read_metrics
@@ -119,7 +119,7 @@ def _short(metrics: Mapping[str, float], metric_set: MetricSet | None) -> dict[s
 
 def _identity(dataset: str) -> dict[str, Any]:
     """What tells one data set from another that is registered under the same name."""
-    ids = [str(entry["image_id"]) for entry in read_known(dataset)]
+    ids = [entry_id(entry) for entry in read_known(dataset)]
     return {"images": len(ids), "image_ids": image_ids_fingerprint(ids)}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tadp_d2.files import new_folder
+from tadp_d2.synthetic.refer_data_sets import ReferSizes, write_refer_data_sets
 from tadp_d2.synthetic.room_data_sets import RoomSizes, write_room_data_sets
 from tadp_d2.synthetic.street_data_sets import StreetSizes, write_street_data_sets
 from tadp_d2.synthetic.tiny_captioner import write_tiny_captioner
@@ -20,6 +21,7 @@ def write_data_folder(
     sizes: VocSizes | None = None,
     street_sizes: StreetSizes | None = None,
     room_sizes: RoomSizes | None = None,
+    refer_sizes: ReferSizes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes the folder, whole or not at all; the same seed gives the same bytes.
@@ -33,6 +35,7 @@ def write_data_folder(
         sizes: numbers of images for detection; None for the defaults.
         street_sizes: numbers of images for segmentation; None for the defaults.
         room_sizes: numbers of images for depth; None for the defaults.
+        refer_sizes: numbers of images for referring segmentation; None for the defaults.
         progress: called with the number of images written and to be written.
 
     Raises:
@@ -42,6 +45,7 @@ def write_data_folder(
         (write_voc_data_sets, sizes or VocSizes()),
         (write_street_data_sets, street_sizes or StreetSizes()),
         (write_room_data_sets, room_sizes or RoomSizes()),
+        (write_refer_data_sets, refer_sizes or ReferSizes()),
     )
     total = sum(part_sizes.images() for _, part_sizes in parts)
     before = 0

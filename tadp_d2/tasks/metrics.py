@@ -105,10 +105,15 @@ DEPTH = MetricSet(
     ),
     qualified=False,
 )
+REFERRING = MetricSet(
+    "referring",
+    tuple(Metric(name) for name in ("oIoU_without_text", "P@0.5", "P@0.9", "mIoU", "oIoU")),
+    qualified=False,
+)
 
 # Sets by their worth for a comparison, the paper's first; result files of earlier versions name
 # these and describe none.
-KNOWN = (VOC07, SEM_SEG, DEPTH, VOC_AREA, COCO, COCO_MASKS)
+KNOWN = (VOC07, SEM_SEG, DEPTH, REFERRING, VOC_AREA, COCO, COCO_MASKS)
 
 
 def by_name(sets: Iterable[MetricSet]) -> dict[str, MetricSet]:

@@ -11,7 +11,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from PIL import Image
 
-from tadp_d2.data.catalog import read_known
+from tadp_d2.data.catalog import entry_id, read_known
 from tadp_d2.data.images import read_rgb
 from tadp_d2.files import replacing
 from tadp_d2.tasks.task import Task
@@ -19,11 +19,11 @@ from tadp_d2.visualization.sheet import contact_sheet
 
 
 class Gallery(DatasetEvaluator):
-    """Draws a data set's first `TEST.GALLERY_IMAGES` images, in the manner of a task.
+    """Draws a data set's first `TEST.GALLERY_IMAGES` entries, in the manner of a task.
 
     It measures nothing; it sits among the evaluators because they see every output. In
     `<OUTPUT_DIR>/gallery` it leaves the sheet `<dataset>.png` and the single images
-    `<dataset>/<image id>/{image,truth,prediction}.jpg`, the id quoted as in a URL; the truth where
+    `<dataset>/<entry id>/{image,truth,prediction}.jpg`, the id quoted as in a URL; the truth where
     there is one.
     """
 
@@ -31,7 +31,7 @@ class Gallery(DatasetEvaluator):
         self._task, self._dataset = task, dataset
         self._folder = Path(task.cfg.OUTPUT_DIR, "gallery", dataset)
         self._count = task.cfg.TEST.GALLERY_IMAGES
-        self._entries = {entry["file_name"]: entry for entry in read_known(dataset)}
+        self._entries = {entry_id(entry): entry for entry in read_known(dataset)}
         self.reset()
 
     def reset(self) -> None:
@@ -40,13 +40,13 @@ class Gallery(DatasetEvaluator):
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for image, output in zip(inputs, outputs, strict=True):
             if len(self._drawn) < self._count:
-                self._drawn[str(image["image_id"])] = self._draw(image, output)
+                self._drawn[entry_id(image)] = self._draw(image, output)
 
     def _draw(self, inputs: Mapping[str, Any], output: Mapping[str, Any]) -> dict:
         image, _ = read_rgb(Path(inputs["file_name"]))
         pixels = np.asarray(image)
         drawn = {"image": image}
-        truth = self._task.draw_truth(self._dataset, pixels, self._entries[inputs["file_name"]])
+        truth = self._task.draw_truth(self._dataset, pixels, self._entries[entry_id(inputs)])
         if truth is not None:
             drawn["truth"] = truth
         drawn["prediction"] = self._task.draw_prediction(self._dataset, pixels, output)

@@ -138,7 +138,7 @@ def test_a_model_is_trained_on_the_classes_and_not_on_the_colors(world, make_seg
     cfg = make_segmentation_config("DATASETS.TRAIN", (name,))
     mapper = ConditionedMapper(cfg, is_train=True)
     # Nothing but a shift: a window into the image.
-    mapper.augmentations = T.AugmentationList([T.RandomCrop("absolute", (100, 120))])
+    mapper.augmentations.augs = [T.RandomCrop("absolute", (100, 120))]
     for seed, entry in enumerate(read_entries(name)):
         classes = np.asarray(Image.open(entry["sem_seg_file_name"]))
         np.random.seed(seed)

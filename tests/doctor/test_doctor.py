@@ -13,7 +13,7 @@ from tadp_d2 import cli
 from tadp_d2.commands import doctor
 from tadp_d2.data.texts import write_captions
 from tadp_d2.doctor import environment
-from tadp_d2.doctor.dataset_check import PUBLISHED
+from tadp_d2.doctor.dataset_check import present
 from tadp_d2.doctor.findings import Finding, Kind, Printout
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_a_line_per_finding_and_the_published_number_as_a_note(world, model_fold
 
 def test_without_a_config_all_data_sets_that_are_here(world, model_folder, capsys):
     assert run("--opts", "MODEL.DIFFUSION.WEIGHTS", model_folder) == 0
-    assert set(PUBLISHED) < set(sections(capsys.readouterr().out))
+    assert set(present()) < set(sections(capsys.readouterr().out))
 
 
 def test_one_data_set_needs_no_weights(world, capsys):

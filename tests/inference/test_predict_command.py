@@ -167,7 +167,7 @@ def test_pictures_are_captioned_first(predict, pictures, tmp_path, world):
 
 def test_wrong_input_is_one_message_and_leaves_no_folder(predict, pictures, tmp_path, detector):
     first = next(pictures.glob("*.jpg"))
-    needed = "one of the arguments --caption --captions --captioner is required"
+    needed = "this model reads a caption: --caption or --captions or --captioner"
     assert needed in predict(pictures)
     assert "no such file or folder" in predict(tmp_path / "absent", "--caption", "a dog")
     message = predict(pictures, "--captions", "voc_2007_test")

@@ -101,19 +101,35 @@ def sample_scene(rng: np.random.Generator, include: str | None = None) -> Scene:
         rng: source of all choices.
         include: a class that the scene must hold; None for no such wish.
     """
-    width, height = _IMAGE_SIZES[rng.choice(3, p=_IMAGE_SIZE_SHARES)]
-    horizon = height * rng.uniform(0.4, 0.54)
+    size, horizon = _sample_size(rng)
     first = include or CLASSES[rng.integers(len(CLASSES))]
     count = 1 + rng.choice(5, p=_COUNT_SHARES)
     others = [CLASSES[i] for i in rng.integers(len(CLASSES), size=count - 1)]
+    return _scene(rng, [first, *others], size, horizon)
+
+
+def sample_scene_of(rng: np.random.Generator, names: Sequence[str]) -> Scene:
+    """A random scene with objects of these classes; one that finds no room is left out."""
+    return _scene(rng, list(names), *_sample_size(rng))
+
+
+def _sample_size(rng: np.random.Generator) -> tuple[tuple[int, int], float]:
+    """Width and height, and the horizon."""
+    width, height = _IMAGE_SIZES[rng.choice(3, p=_IMAGE_SIZE_SHARES)]
+    return (width, height), height * rng.uniform(0.4, 0.54)
+
+
+def _scene(
+    rng: np.random.Generator, names: list[str], size: tuple[int, int], horizon: float
+) -> Scene:
     return Scene(
-        width=width,
-        height=height,
+        width=size[0],
+        height=size[1],
         setting=SETTINGS[rng.integers(len(SETTINGS))],
         light=tuple(SKIES)[rng.integers(len(SKIES))],
         horizon=horizon,
         seed=int(rng.integers(2**31)),
-        objects=_placed(rng, [first, *others], (width, height), horizon),
+        objects=_placed(rng, names, size, horizon),
     )
 
 

@@ -1,0 +1,99 @@
+"""VPD's text in referring segmentation: the expression is the prompt (VPD, section 4)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+from tadp_d2.conditioning.caption_prompt import CaptionPrompt, get_modifiers, make_prompt
+from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY, Condition, read_text
+from tadp_d2.conditioning.domains import SLOT, Modifier
+from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
+from tadp_d2.diffusion.tokens import expand_tokens
+from tadp_d2.errors import UserError
+
+
+@CONDITIONER_REGISTRY.register()
+class Expression(CaptionPrompt):
+    """Expression -> modifier of the mode -> prompt -> context.
+
+    Each input has "expression". A modifier has it where a caption would be, in `{caption}`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"expression"})
+
+    def __init__(
+        self,
+        text: TextEncoder,
+        train_modifier: Modifier,
+        test_modifier: Modifier,
+        length: int = 0,
+        attend_padding: bool = True,
+    ):
+        """
+        Args:
+            length: N, tokens of a context; 0 for all that the text encoder reads.
+            attend_padding: whether what is behind the end of a prompt is attended to.
+
+        Raises:
+            UserError: as `CaptionPrompt`, or the text encoder reads fewer tokens.
+        """
+        super().__init__(text, train_modifier, test_modifier)
+        self.length = _length(length, text.length)
+        self.attend_padding = attend_padding
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "Expression":
+        options = cfg.MODEL.CONDITIONER
+        text = model.load_text_encoder(cfg.TEXT.TOKENS, cfg.TEXT.CACHE_SIZE)
+        return cls(text, *get_modifiers(cfg), options.LENGTH, options.ATTEND_PADDING)
+
+    @classmethod
+    def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
+        return _length(cfg.MODEL.CONDITIONER.LENGTH, model.text_length)
+
+    def forward(
+        self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor
+    ) -> Condition:
+        prompts = [self.prompt(own) for own in inputs]
+        # The text encoder is causal: the padding that is cut does not reach what stays.
+        embeddings = self.text(prompts).embeddings[:, : self.length]
+        if self.attend_padding:
+            return Condition(Context(embeddings))
+        ends = torch.tensor([self._count(prompt) for prompt in prompts])
+        mask = torch.arange(self.length) < ends[:, None]
+        return Condition(Context(embeddings, mask.to(embeddings.device)))
+
+    def prompt(self, inputs: Mapping[str, Any]) -> str:
+        """The prompt of an input in the current mode.
+
+        Raises:
+            UserError: the expression is empty, or longer than the text encoder reads.
+        """
+        expression = read_text(inputs, "expression")
+        image = inputs.get("file_name", inputs.get("image_id", "?"))
+        if not expression.strip():
+            raise UserError(f"the expression for image {image} is empty")
+        modifier = self.train_modifier if self.training else self.test_modifier
+        whole = modifier.template.replace(SLOT, " ".join(expression.split())).strip()
+        excess = self._count(expand_tokens(whole, self.text.tokenizer)) - self.text.length
+        if excess > 0:
+            raise UserError(
+                f"the expression for image {image} is {excess} tokens longer than the "
+                f"{self.text.length} that the text encoder reads: shorten {expression[:200]!r}"
+            )
+        return make_prompt(expression, modifier, self.text, self.length)
+
+    def _count(self, prompt: str) -> int:
+        return len(self.text.tokenizer(prompt, verbose=False).input_ids)
+
+
+def _length(wanted: int, most: int) -> int:
+    if wanted > most:
+        raise UserError(
+            f"MODEL.CONDITIONER.LENGTH is {wanted}, but the text encoder reads {most} tokens"
+        )
+    return wanted or most

@@ -1,0 +1,67 @@
+"""Expressions that refer to exactly one object of a scene, made of classes, places and sizes.
+
+Clear differences only: of two dogs, one is the left one if their middles are a tenth of the image
+apart.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from tadp_d2.synthetic.drawing.scenes import Scene, SceneObject
+
+# Share of the image's width by which places differ.
+_APART = 0.1
+# Ratio by which sizes differ.
+_LARGER = 1.4
+
+
+def expressions(scene: Scene) -> dict[int, list[str]]:
+    """Index of an object of the scene -> the expressions that are true of it and of no other."""
+    true_of: dict[str, list[int]] = defaultdict(list)
+    for index, one in enumerate(scene.objects):
+        for text in _true_of(one, scene):
+            true_of[text].append(index)
+    found: dict[int, list[str]] = defaultdict(list)
+    for text, indices in true_of.items():
+        if len(indices) == 1:
+            found[indices[0]].append(text)
+    return dict(found)
+
+
+def _true_of(one: SceneObject, scene: Scene) -> Iterator[str]:
+    name, apart = one.name, _APART * scene.width
+    others = [o for o in scene.objects if o.name == name and o is not one]
+    yield f"the {name}"
+    if not others:
+        yield f"a {name}"
+        return
+    gaps = [other.x - one.x for other in others]
+    if min(gaps) >= apart:
+        yield from (f"the left {name}", f"the {name} on the left")
+    if max(gaps) <= -apart:
+        yield from (f"the right {name}", f"the {name} on the right")
+    if len(gaps) == 2 and min(gaps) <= -apart and max(gaps) >= apart:
+        yield f"the {name} in the middle"
+    ratios = [one.size / other.size for other in others]
+    if min(ratios) >= _LARGER:
+        yield f"the large {name}"
+    if max(ratios) <= 1 / _LARGER:
+        yield f"the small {name}"
+    if {o.grounded for o in (one, *others)} == {True, False}:
+        yield f"the {name} {'on the ground' if one.grounded else 'in the air'}"
+    yield from _beside(one, scene.objects, apart)
+
+
+def _beside(one: SceneObject, objects: Sequence[SceneObject], apart: float) -> Iterator[str]:
+    """Places beside an object of another class that occurs once."""
+    counts = Counter(o.name for o in objects)
+    for anchor in objects:
+        if anchor.name == one.name or counts[anchor.name] > 1:
+            continue
+        for side, distance in (("left", anchor.x - one.x), ("right", one.x - anchor.x)):
+            text = f"the {one.name} {side} of the {anchor.name}"
+            if distance >= apart:
+                yield text
+            elif distance > -apart:
+                # Neither clearly there nor clearly not: said twice, it refers to no single object.
+                yield from (text, text)
