@@ -7,7 +7,12 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from tadp_d2.conditioning.caption_prompt import CaptionPrompt, get_modifiers, make_prompt
+from tadp_d2.conditioning.caption_prompt import (
+    CaptionPrompt,
+    get_modifiers,
+    load_text,
+    make_prompt,
+)
 from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY, Condition, read_text
 from tadp_d2.conditioning.domains import SLOT, Modifier
 from tadp_d2.diffusion.clip_text import TextEncoder
@@ -48,7 +53,7 @@ class Expression(CaptionPrompt):
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "Expression":
         options = cfg.MODEL.CONDITIONER
-        text = model.load_text_encoder(cfg.TEXT.TOKENS, cfg.TEXT.CACHE_SIZE)
+        text = load_text(cfg, model)
         return cls(text, *get_modifiers(cfg), options.LENGTH, options.ATTEND_PADDING)
 
     @classmethod
@@ -78,8 +83,9 @@ class Expression(CaptionPrompt):
         if not expression.strip():
             raise UserError(f"the expression for image {image} is empty")
         modifier = self.train_modifier if self.training else self.test_modifier
-        whole = modifier.template.replace(SLOT, " ".join(expression.split())).strip()
-        excess = self._count(expand_tokens(whole, self.text.tokenizer)) - self.text.length
+        template = expand_tokens(modifier.template, self.text.tokenizer)
+        words = self.text.normalize(expression).split()
+        excess = self._count(template.replace(SLOT, " ".join(words)).strip()) - self.text.length
         if excess > 0:
             raise UserError(
                 f"the expression for image {image} is {excess} tokens longer than the "
