@@ -22,7 +22,6 @@ from tadp_d2.visualization.expressions import draw_expression
 _FIXED = {
     ("INPUT", "RANDOM_FLIP"): ("none", "a mirrored image makes expressions such as left wrong"),
     ("TEST", "WINDOW_SIZE"): (0, "an expression refers to the whole image"),
-    ("TEST", "MIRROR"): (False, "a mirrored image makes expressions such as left wrong"),
     ("TEST", "COCO_METRICS"): (False, "it is for a detector"),
     ("TEST", "SUBMISSION"): (False, "it is for semantic segmentation"),
 }
@@ -36,6 +35,9 @@ class Referring(Task):
     architectures: ClassVar[frozenset[str]] = frozenset({"ReferringSegmentor"})
     needs = "referring"
     metric_sets = (REFERRING,)
+    own_keys: ClassVar[frozenset[str]] = frozenset(
+        {"INPUT.POLYGON_OVERLAPS", "TEST.AT_INPUT_SIZE", "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS"}
+    )
 
     def check_config(self) -> None:
         for (section, key), (expected, why) in _FIXED.items():
