@@ -248,7 +248,7 @@ def test_no_weights(run_script, tmp_path):
     message = error(run_script("OUTPUT_DIR", str(tmp_path), weights=None))
     assert "no diffusion model 'stable-diffusion-v1-5/stable-diffusion-v1-5'" in message
     message = error(run_script("OUTPUT_DIR", str(tmp_path), weights=tmp_path))
-    assert "lacks tokenizer/vocab.json or tokenizer.json" in message
+    assert "lacks tokenizer/vocab.json or tokenizer/tokenizer.json" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -260,7 +260,7 @@ def test_no_weights(run_script, tmp_path):
         (("DATASETS.TEST", "('watercolour_test',)"), "unknown data set 'watercolour_test'"),
         (("TEXT.CAPTION_DIR", "nowhere"), "no captions for data set 'voc_2007_test'"),
         (("TEXT.MODIFIER", "ti", "TEXT.TOKENS", "('a.safetensors',)"), "no learned token at a.saf"),
-        (("TEXT.MODIFIER", "dreambooth", "MODEL.DIFFUSION.UNET", "a"), "a: expected a UNet folder"),
+        (("TEXT.MODIFIER", "dreambooth", "MODEL.DIFFUSION.UNET", "a"), "a: lacks config.json"),
     ],
 )
 def test_wrong_settings(run_script, tmp_path, overrides, expected):
