@@ -16,7 +16,7 @@ from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.doctor.dataset_check import check_dataset
 from tadp_d2.doctor.findings import Kind
 from tadp_d2.errors import UserError
-from tadp_d2.inference.predictions import predict_pictures
+from tadp_d2.inference.predictions import Job, predict_pictures
 from tadp_d2.personalization.training_images import read_pictures
 from tadp_d2.visualization.gallery import Gallery
 
@@ -57,13 +57,14 @@ def cached(cfg, folder):
 
 
 class Predictor:
+    reads = "caption"
     prompt = staticmethod(str)
     __call__ = staticmethod(show)
 
 
 def predict(path):
     folder = SimpleNamespace(file=lambda name: path.parent / "out" / f"{name}.json")
-    unreadable = predict_pictures({path: path.name}, {path: ""}, Predictor(), folder, {})
+    unreadable = predict_pictures([Job(path, path.name, "")], Predictor(), folder, {})
     raise UserError(f"cannot be read as an image ({unreadable[path]})")
 
 
@@ -86,7 +87,7 @@ class Drawing(Gallery):
 
     def __init__(self, path):
         self._task = SimpleNamespace(draw_truth=lambda dataset, pixels, truth: show(pixels))
-        self._dataset, self._entries, self._count = "set", {str(path): {}}, 1
+        self._dataset, self._entries, self._count = "set", {path.name: {}}, 1
         self.reset()
 
 

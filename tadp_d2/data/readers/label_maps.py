@@ -24,7 +24,8 @@ class Folders:
 
     Attributes:
         images: folder of the split's pictures.
-        nesting: the folders between `images` and the pictures, as a pattern: "*", "night/*".
+        nesting: the folders between `images` and the images, as a pattern: "*", "night/*", "."
+            for none, "**" for any.
         image_suffix: how the name of every picture ends.
         labels: folder of the split's label maps; None for a split without labels.
         label_suffix: what stands there in the name of a label map.
@@ -119,13 +120,14 @@ def _find(folder: Path, nesting: str, suffix: str) -> tuple[list[Path], list[Pat
         if path.name.endswith(suffix):
             within = path.relative_to(folder).parent
             same_depth = len(within.parts) == len(_parts(nesting))
-            fits = nesting == "**" or (same_depth and within.match(nesting))
+            # Path(".") has no parts, and matches no pattern.
+            fits = nesting == "**" or (same_depth and (nesting == "." or within.match(nesting)))
             found[not fits].append(path)
     return found
 
 
-def _parts(nesting: str) -> list[str]:
-    return nesting.split("/")
+def _parts(nesting: str) -> tuple[str, ...]:
+    return Path(nesting).parts
 
 
 def _check_counterparts(
