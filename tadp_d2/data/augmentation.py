@@ -147,5 +147,5 @@ def _turn_hue(pixels: np.ndarray, turn: float) -> np.ndarray:
     Args:
         pixels: H x W x 3, uint8 RGB.
     """
-    channels_first = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    channels_first = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
     return adjust_hue(channels_first, turn).permute(1, 2, 0).numpy()
