@@ -13,6 +13,7 @@ from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic import data_folder
 from tadp_d2.synthetic.parallel import in_processes
+from tadp_d2.synthetic.refer_data_sets import ReferSizes
 from tadp_d2.synthetic.room_data_sets import RoomSizes
 from tadp_d2.synthetic.street_data_sets import StreetSizes, write_street_data_sets
 from tadp_d2.synthetic.voc_data_sets import VocSizes
@@ -159,9 +160,10 @@ def test_the_whole_folder_counts_all_of_its_parts(tmp_path):
         sizes=VocSizes(*[2] * 7),
         street_sizes=StreetSizes(*[2] * 6),
         room_sizes=RoomSizes(2, 2, 2),
+        refer_sizes=ReferSizes(*[2] * 6),
         progress=lambda *call: calls.append(call),
     )
-    assert calls == [(n, 32) for n in range(1, 33)]
+    assert calls == [(n, 44) for n in range(1, 45)]
     names = {path.name for path in (tmp_path / "world").iterdir()}
     assert {"VOC2007", "cityscapes", "dark_zurich", NIGHTTIME, "captions", "nyu_depth_v2"} <= names
 

@@ -127,9 +127,13 @@ def test_its_files_are_those_of_stable_diffusion(model_folder):
     ]
 
 
-def test_every_word_of_the_worlds_captions_is_one_token(model_folder, world):
+def test_every_word_of_the_captions_it_was_trained_on_is_one_token(model_folder, world):
+    """Rooms and expressions came later: their words may be read in pieces."""
     tokenizer = CLIPTokenizer.from_pretrained(model_folder / "tokenizer")
+    later = ("nyu_", "rooms_", "refcoco")
     for path in (world / "captions").iterdir():
+        if path.name.startswith(later):
+            continue
         for caption in read_captions(path).captions.values():
             words = caption.replace(",", " ,").split()
             assert len(tokenizer.tokenize(caption)) == len(words)
