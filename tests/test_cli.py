@@ -12,12 +12,14 @@ from tadp_d2 import cli
 def test_synth_writes_a_world_and_says_how_to_use_it(tmp_path, capsys, monkeypatch):
     from tadp_d2.synthetic import data_folder
     from tadp_d2.synthetic.refer_data_sets import ReferSizes
+    from tadp_d2.synthetic.room_data_sets import RoomSizes
     from tadp_d2.synthetic.street_data_sets import StreetSizes
     from tadp_d2.synthetic.voc_data_sets import VocSizes
 
     monkeypatch.setattr(data_folder, "VocSizes", lambda: VocSizes(2, 2, 2, 2, 2, 2, 2))
     monkeypatch.setattr(data_folder, "StreetSizes", lambda: StreetSizes(2, 2, 2, 2, 2, 2))
     monkeypatch.setattr(data_folder, "ReferSizes", lambda: ReferSizes(2, 2, 2, 2, 2, 2))
+    monkeypatch.setattr(data_folder, "RoomSizes", lambda: RoomSizes(2, 2, 2))
     cli.main(["synth", str(tmp_path / "world"), "--seed", "3"])
     assert f"export DETECTRON2_DATASETS={tmp_path / 'world'}" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "world").iterdir()}
@@ -25,6 +27,7 @@ def test_synth_writes_a_world_and_says_how_to_use_it(tmp_path, capsys, monkeypat
         *("VOC2007", "VOC2012", "watercolor", "comic"),
         *("cityscapes", "dark_zurich", "NighttimeDrivingTest"),
         *("refcoco", "refcoco_watercolor", "refcoco_comic", "coco"),
+        *("nyu_depth_v2", "rooms_night"),
         *("captions", "stable-diffusion-tiny", "blip2-tiny"),
     }
 

@@ -52,7 +52,7 @@ class SceneEmbedding(ClassEmbeddings):
 def _with_rooms(cfg: CfgNode) -> CfgNode:
     """The config with the names of the rooms."""
     # A data set is asked here, so that the class above works without Detectron2.
-    from tadp_d2.data.datasets.nyu_depth_v2 import ROOMS
+    from tadp_d2.data.datasets.nyu_categories import ROOMS
 
     names = cfg.MODEL.CONDITIONER.CLASS_NAMES or ROOMS
     cfg = cfg.clone()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tadp_d2.data.datasets.nyu_depth_v2 import UNIT
+from tadp_d2.data.datasets.nyu_categories import UNIT
 from tadp_d2.data.texts import write_captions
 from tadp_d2.synthetic.drawing.room_views import render_room
 from tadp_d2.synthetic.drawing.rooms import KINDS, describe, sample_room

@@ -6,7 +6,7 @@ import torch
 from tadp_d2.conditioning.class_embeddings import embed_classes
 from tadp_d2.conditioning.conditioner import build_conditioner, count_context_tokens, open_model_of
 from tadp_d2.conditioning.templates import class_templates
-from tadp_d2.data.datasets.nyu_depth_v2 import ROOMS
+from tadp_d2.data.datasets.nyu_categories import ROOMS
 from tadp_d2.errors import UserError
 
 NONE = torch.empty(0)

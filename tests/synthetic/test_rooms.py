@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tadp_d2.data.datasets.nyu_depth_v2 import ROOMS
+from tadp_d2.data.datasets.nyu_categories import ROOMS
 from tadp_d2.data.readers.depth_maps import read_depth
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic.drawing.room_furniture import quad

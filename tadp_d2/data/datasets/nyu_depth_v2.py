@@ -9,20 +9,9 @@ Importing this module registers, below `$DETECTRON2_DATASETS/nyu_depth_v2`:
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from tadp_d2.data.datasets.nyu_categories import UNIT
 from tadp_d2.data.readers.depth_maps import SceneFolders, load_scenes
 from tadp_d2.data.root import datasets_root
-
-# The kinds of rooms, in the order of VPD's embeddings.
-ROOMS = (
-    *("printer room", "bathroom", "living room", "study", "conference room", "study room"),
-    *("kitchen", "home office", "bedroom", "dinette", "playroom", "indoor balcony"),
-    # The data set's own spelling.
-    *("laundry room", "basement", "excercise room", "foyer", "home storage", "cafe"),
-    *("furniture store", "office kitchen", "student lounge", "dining room", "reception room"),
-    *("computer lab", "classroom", "office", "bookstore"),
-)
-# Meters of a depth map's value 1.
-UNIT = 0.001
 
 _ROOT = datasets_root() / "nyu_depth_v2"
 _LIST = "it comes with the depth part of VPD's code"
