@@ -1,6 +1,7 @@
 """The one kind of error that is the user's to fix, and how a command ends on it."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 
@@ -36,7 +37,13 @@ def reporting(report: Report) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """The first line of what a library says, or the kind of its error if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    said = str(error)
+    # Of torch's long advice to load the file unsafely, what is in the file.
+    refused = re.search(r"Unsupported global: GLOBAL (\S+)", said)
+    if refused:
+        return f"it holds {refused[1]}, which is no plain data and is not loaded"
+    said = re.sub(r"\x1b\[[0-9;]*m", "", said)
+    return next(iter(said.strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager
@@ -45,6 +52,11 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("detectron2"):
+            error = UserError(
+                f"{error.name} is not there: Detectron2 is not installed, or not in full; run "
+                "python tools/install_detectron2.py"
+            )
         # A process that this one started relays its exception as another type.
         if not isinstance(error, UserError) and _RELAYED not in str(error):
             raise

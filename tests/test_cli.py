@@ -50,6 +50,30 @@ def test_text_and_captions_work_without_detectron2():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_without_detectron2_a_command_that_needs_it_ends_in_a_message(tmp_path):
+    commands = (
+        ("doctor",),
+        ("caption", "watercolor_test"),
+        ("predict", str(tmp_path), "--caption", "a dog", "--weights", "model.pth"),
+        ("attention", str(tmp_path / "a.jpg"), "--caption", "a dog"),
+        ("benchmark", str(tmp_path)),
+        ("study", "words"),
+    )
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "from tadp_d2.cli import main\n"
+        f"for command in {commands!r}:\n"
+        "    try: main(command)\n"
+        "    except SystemExit as stop: print(stop.code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["2"] * len(commands), done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == len(commands) and "Traceback" not in done.stderr
+    for line in told:
+        assert "Detectron2 is not installed" in line and "tools/install_detectron2.py" in line
+
+
 @pytest.mark.parametrize(
     "command, where, continues",
     [

@@ -194,13 +194,9 @@ def _show_lengths(captions: "CaptionFile", args: argparse.Namespace) -> None:
 def _weights(args: argparse.Namespace) -> tuple[str, str]:
     if args.weights:
         return args.weights, ""
-    from detectron2.config import get_cfg
+    from tadp_d2.config.keys import KEYS
 
-    from tadp_d2.config import add_tadp_config
-
-    cfg = get_cfg()
-    add_tadp_config(cfg)
-    return cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION
+    return KEYS["MODEL.DIFFUSION.WEIGHTS"].default, KEYS["MODEL.DIFFUSION.REVISION"].default
 
 
 def _show_images(args: argparse.Namespace, captions: "CaptionFile") -> None:

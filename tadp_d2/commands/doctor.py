@@ -31,14 +31,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tadp_d2.errors import UserError
-
-    try:
-        import detectron2  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "Detectron2 is not installed: run python tools/install_detectron2.py"
-        ) from None
     from tadp_d2.doctor.examine import examine
     from tadp_d2.doctor.findings import Printout
     from tadp_d2.progress import hide_library_bars

@@ -32,19 +32,48 @@ def read_tokens(path: str | Path) -> dict[str, Tensor]:
         )
     try:
         if path.suffix == ".safetensors":
-            tensors = safetensors.torch.load_file(path)
+            content = safetensors.torch.load_file(path)
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the two readers raise many kinds for a damaged file
+        hint = _FOREIGN["string_to_param"] if "ParameterDict" in str(error) else _ANEW
         raise UserError(
-            f"{path}: cannot be read as learned tokens ({reason(error)}); make it anew, or name "
-            "another file in TEXT.TOKENS"
+            f"{path}: cannot be read as learned tokens ({reason(error)}); {hint}"
         ) from None
-    if not isinstance(tensors, dict) or not tensors:
-        raise UserError(f"{path}: expected a mapping from tokens to vectors")
-    for token, vectors in tensors.items():
+    if isinstance(content, Tensor):
+        raise UserError(f"{path}: holds vectors without the name of a token; {_convert('')}")
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: expected a mapping from tokens to vectors; {_ANEW}")
+    for key, told in _FOREIGN.items():
+        if key in content:
+            raise UserError(f"{path}: holds {key!r}: {told}")
+    for token, vectors in content.items():
         _check_token(path, token, vectors)
-    return {token: t.detach().reshape(-1, t.shape[-1]).float() for token, t in tensors.items()}
+    return {token: t.detach().reshape(-1, t.shape[-1]).float() for token, t in content.items()}
+
+
+_ANEW = "make it anew, or name another file in TEXT.TOKENS"
+
+
+def _convert(place: str) -> str:
+    return (
+        "expected a mapping from a token to its vectors, as diffusers writes it: "
+        f"safetensors.torch.save_file({{'<watercolor>': CONTENT{place}}}, FILE) makes one of it"
+    )
+
+
+# What other trainers' files hold at their top, and what to do.
+_FOREIGN = {
+    "emb_params": "vectors without the name of a token, which is the file's name; "
+    + _convert("['emb_params']"),
+    "string_to_param": "it is of AUTOMATIC1111's web UI, or in its format; "
+    + _convert("['string_to_param']['*']"),
+    **dict.fromkeys(
+        ("clip_l", "clip_g", "t5xxl"),
+        "it was learned for a model with several text encoders, such as SDXL; Stable Diffusion 1.x "
+        "and 2.x have one: learn it for the base model of MODEL.DIFFUSION.WEIGHTS",
+    ),
+}
 
 
 def _check_token(path: Path, token: Any, vectors: Any) -> None:

@@ -118,6 +118,42 @@ def test_a_modifier_whose_token_was_not_learned_is_an_error(model_folder):
         check_modifier(get_modifier("watercolor", "ti"), text)
 
 
+def foreign(name, vectors):
+    return {
+        "emb_params.safetensors": {"emb_params": vectors},
+        "web_ui.pt": {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}},
+        "old_web_ui.pt": {
+            "string_to_token": {"*": 265},
+            "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(vectors)}),
+        },
+        "sdxl.safetensors": {"clip_l": vectors, "clip_g": vectors.clone()},
+        "bare.bin": vectors,
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name, message, place",
+    [
+        ("emb_params.safetensors", "holds 'emb_params': vectors without the name", "emb_params"),
+        ("web_ui.pt", "holds 'string_to_param': it is of AUTOMATIC1111", "string_to_param"),
+        ("old_web_ui.pt", "it holds torch.nn.modules.container.ParameterDict", "string_to_param"),
+        ("sdxl.safetensors", "holds 'clip_l': .*several text encoders, such as SDXL", ""),
+        ("bare.bin", "holds vectors without the name of a token", "CONTENT}"),
+    ],
+)
+def test_tokens_of_other_trainers_are_named_with_what_to_do(tmp_path, name, message, place):
+    path = tmp_path / name
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(foreign(name, vectors(2)), path)
+    else:
+        torch.save(foreign(name, vectors(2)), path)
+    with pytest.raises(UserError, match=message) as error:
+        read_tokens(path)
+    told = str(error.value)
+    assert told.startswith(f"{path}: ") and place in told
+    assert "\x1b" not in told and "\n" not in told and "weights_only" not in told
+
+
 class _Payload:
     def __reduce__(self):
         return print, ("executed",)
