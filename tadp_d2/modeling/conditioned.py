@@ -59,6 +59,21 @@ class Conditioned:
             yield losses
 
 
+def find_conditioner(model: nn.Module) -> Conditioner:
+    """That of a conditioned architecture, also of one inside of a wrapper of several processes.
+
+    Raises:
+        UserError: the model is not conditioned.
+    """
+    for part in model.modules():
+        if isinstance(part, Conditioned):
+            return part.conditioner
+    raise UserError(
+        f"{type(model).__name__} is not conditioned: set MODEL.META_ARCHITECTURE to the name of a "
+        f"conditioned architecture, such as {_PREFIX}RetinaNet"
+    )
+
+
 def _own_latents(inputs: dict[str, Any]) -> CachedLatents | None:
     """The cached latents of an input, if they are still those of its image.
 

@@ -17,6 +17,7 @@ from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 from tadp_d2.modeling.backbone import find_diffusion_backbone
+from tadp_d2.modeling.conditioned import find_conditioner
 from tadp_d2.records.artifacts import (
     check_base,
     token_metadata_path,
@@ -77,7 +78,7 @@ class Provenance:
             # Of a conditioner without learned tokens.
             "tokens": {},
             "conditioner": cfg.MODEL.CONDITIONER.NAME,
-            **model.conditioner.provenance(),
+            **find_conditioner(model).provenance(),
             "captions": {name: file.fingerprint() for name, file in captions.items()},
             "caption_files": {name: str(file.path) for name, file in captions.items()},
         }
