@@ -376,7 +376,7 @@ PNG_CASES = {
     "map with a class too many": Case(_set(19), (_MAP_NAME, "value 19")),
     "map with 254": Case(_set(254), (_MAP_NAME, "value 254")),
     "map a folder": Case(
-        at(_LABELS, lambda path: (path.unlink(), path.mkdir())), (_MAP_NAME, _READ)
+        at(_LABELS, lambda path: (path.unlink(), path.mkdir())), (_MAP_NAME, "has no label map")
     ),
     "no maps": Case(remove("dark_zurich/gt"), (_PNG_NAME, "has no label map", "3 such of 3")),
     "no pictures": Case(remove("dark_zurich/rgb_anon/val"), ("dark_zurich_val", "not found")),
