@@ -11,8 +11,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from PIL import Image
 
-import tadp_d2.data.datasets.nyu_depth_v2 as nyu
 from tadp_d2.data.catalog import offers, read_known
+from tadp_d2.data.datasets.nyu_categories import ROOMS
 from tadp_d2.data.mapper import ConditionedMapper, is_cacheable
 from tadp_d2.data.readers.depth_maps import (
     SceneFolders,
@@ -77,9 +77,9 @@ def test_the_room_is_the_whole_name(name, room):
 
 
 def test_the_rooms_of_nyu():
-    assert len(nyu.ROOMS) == len(set(nyu.ROOMS)) == 27
-    assert nyu.ROOMS[0] == "printer room" and nyu.ROOMS[-1] == "bookstore"
-    assert {room_of(room.replace(" ", "_")) for room in nyu.ROOMS} == set(nyu.ROOMS)
+    assert len(ROOMS) == len(set(ROOMS)) == 27
+    assert ROOMS[0] == "printer room" and ROOMS[-1] == "bookstore"
+    assert {room_of(room.replace(" ", "_")) for room in ROOMS} == set(ROOMS)
 
 
 def test_scenes_without_a_list(scenes):
@@ -167,7 +167,7 @@ def test_the_synthetic_rooms_are_read_as_nyu(world):
     assert (len(train), len(test)) == (4, 3)
     assert train[0]["image_id"] == "bathroom_0001/rgb_00000.jpg"
     assert test[1]["image_id"] == "bedroom/rgb_00001.jpg"
-    assert {entry["room"] for entry in (*train, *test)} <= set(nyu.ROOMS)
+    assert {entry["room"] for entry in (*train, *test)} <= set(ROOMS)
     night = read_known("rooms_night_test")
     for day, dark in zip(test, night, strict=True):
         depths = [read_depth_map(entry["depth_file_name"]) for entry in (day, dark)]
