@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from tadp_d2.data.colors import DEEP, UnknownColors, check_colors, scale, to_rgb
+from tadp_d2.data.colors import DEEP, UnknownColors, check_colors, packing, scale, to_rgb
 from tadp_d2.data.orientation import LYING, UPRIGHT, orientation
 from tadp_d2.errors import Report, UserError, reason, stop
 from tadp_d2.files import sha256
@@ -115,6 +115,21 @@ def read_stored(path: str | os.PathLike) -> np.ndarray:
         return values.astype(np.uint16 if values.itemsize == 2 else np.uint8) // factor
 
 
+def read_stored_rgb(path: str | os.PathLike) -> np.ndarray:
+    """As `read_stored`, of a map whose numbers are spread over the 8-bit channels of an RGB PNG.
+
+    Returns:
+        H x W x 3, uint8. Profiles and colors that stand for transparent do not count.
+
+    Raises:
+        UnreadableImage: the file is no RGB PNG of 8 bits, is to be turned, or damaged.
+    """
+    with _opened_map(path, ("RGB",)) as image:
+        if packing(image) != "RGB":
+            raise UnknownColors("it has 16 bits", "store 8 bits")
+        return np.array(image)
+
+
 def read_stored_size(path: str | os.PathLike) -> Size:
     """The size of what `read_stored` gives, without decoding the file.
 
@@ -173,10 +188,14 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
 
 
 @contextlib.contextmanager
-def _opened_map(path: str | os.PathLike) -> Iterator[Image.Image]:
+def _opened_map(
+    path: str | os.PathLike, modes: Sequence[str] = ("1", "L", "P", *DEEP)
+) -> Iterator[Image.Image]:
     with _open(path, "a map of values", ("PNG",)) as image:
-        if image.mode not in ("1", "L", "P", *DEEP):
-            raise UnknownColors(f"it has mode {image.mode}", "store one channel, as a PNG")
+        if image.mode not in modes:
+            raise UnknownColors(
+                f"it has mode {image.mode}", f"store it as a PNG of mode {' or '.join(modes)}"
+            )
         if orientation(image) != 1:
             raise UnknownColors("it is to be turned", "store it upright")
         yield image

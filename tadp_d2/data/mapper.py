@@ -20,7 +20,7 @@ from tadp_d2.data.decoded_files import as_image, as_label_map
 from tadp_d2.data.images import UnreadableImage, read_size
 from tadp_d2.data.views import make_views
 from tadp_d2.diffusion.latent_cache import LatentCache
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 from tadp_d2.tasks.task import Task, get_task
 
 # Keys of an entry that name an image of its truth.
@@ -87,6 +87,8 @@ class ConditionedMapper(DatasetMapper):
                 f"{dataset_dict['file_name']}: {width} x {height} pixels, but its annotation says "
                 f"{dataset_dict.get('width')} x {dataset_dict.get('height')}"
             ) from None
+        except OSError as error:  # the file is gone
+            raise UserError(f"{dataset_dict['file_name']}: {reason(error)}") from None
         except UnreadableImage as error:
             # A loader's worker can only relay exceptions that are made of a message alone.
             raise UserError(str(error)) from None

@@ -16,6 +16,7 @@ from tadp_d2.data.images import (
     read_rgb,
     read_size,
     read_stored,
+    read_stored_rgb,
     read_stored_size,
     set_pixel_limit,
 )
@@ -297,6 +298,24 @@ def test_what_is_no_map_of_values_is_refused(tmp_path):
         for function in (read_stored, read_stored_size):
             with pytest.raises(UnreadableImage, match=f"read as a map of values .*{why}"):
                 function(path)
+
+
+def test_numbers_that_are_spread_over_channels(tmp_path):
+    path = tmp_path / "a.png"
+    key = chunk(b"tRNS", COLOR[0, 0].astype(">u2").tobytes())
+    adobe = saved(Image.fromarray(COLOR), icc_profile=PROFILES["adobe"])
+    for content in (png(COLOR, 8, 2), png(COLOR, 8, 2, front=key), adobe):
+        path.write_bytes(content)
+        assert np.array_equal(read_stored_rgb(path), COLOR)
+    for content, why in (
+        (png(COLOR.astype(np.uint16), 16, 2), "it has 16 bits"),
+        (png(np.dstack([COLOR, GRAY]), 8, 6), "mode RGBA"),
+        (png(GRAY, 8), "mode L"),
+        (png(COLOR, 8, 2, late=chunk(b"eXIf", exif(6))), "it is to be turned"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UnreadableImage, match=why):
+            read_stored_rgb(path)
 
 
 # Finding

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from tadp_d2.data.images import read_stored_rgb
 from tadp_d2.errors import UserError, reason
 
 # The segment id of pixels that belong to no segment.
@@ -72,23 +72,9 @@ def read_segment_ids(path: Path) -> np.ndarray:
     """R + 256 G + 65536 B of every pixel, H x W int64.
 
     Raises:
-        UserError: the file is damaged, or no RGB image.
+        UserError: the file is no such PNG, or damaged.
     """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            mode, colors = image.mode, np.array(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise UserError(
-            f"{path}: cannot be read as a map of segment ids ({reason(error)}); replace it"
-        ) from None
-    if mode != "RGB":
-        raise UserError(
-            f"{path}: a map of segment ids must be a PNG of mode RGB (id = R + 256 G + 65536 B); "
-            f"this one has mode {mode}"
-        )
-    return colors.astype(np.int64) @ [1, 256, 65536]
+    return read_stored_rgb(path).astype(np.int64) @ [1, 256, 65536]
 
 
 def read_panoptic(file: Path, folder: Path) -> tuple[list[Category], dict[str, PanopticImage]]:
