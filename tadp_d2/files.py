@@ -1,11 +1,12 @@
 """Files that are written whole or not at all, and their fingerprints."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from tadp_d2.errors import UserError, reason
 
 # How the temporary files end that stand for a file that is being written.
 _PARTIAL = ".partial"
+# What to do about the system's errors.
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or write elsewhere"
+    ),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 @contextlib.contextmanager
@@ -34,8 +43,10 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, OSError | SafetensorError):
             raise
-        message = f"{path}: cannot be written ({reason(cause)}); what stood there is intact"
-        raise UserError(message) from cause
+        advice = _ADVICE.get(getattr(cause, "errno", None), "remove the cause")
+        raise UserError(
+            f"{path}: cannot be written ({reason(cause)}); what stood there is intact: {advice}"
+        ) from cause
 
 
 @contextlib.contextmanager
@@ -51,7 +62,7 @@ def saving(path: str | os.PathLike) -> Iterator[None]:
     except UserError as error:
         if error.__cause__ is None:
             raise
-        raise UserError(f"{error}: make room, then run the same command with --resume") from None
+        raise UserError(f"{error}, then run the same command with --resume") from None
 
 
 @contextlib.contextmanager
@@ -66,18 +77,21 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _beside(path, _PARTIAL)
+        # As readable as any other file of the user.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             yield temporary
-            # mkstemp creates private files; results are as readable as any other file of the user.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
             temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
+            # An error here would take the place of the one before it.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _beside(path: Path, ending: str = "") -> Path:
+    """A hidden name beside a path that nobody has; a long one is cut to what systems take."""
+    return path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}{ending}")
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
@@ -86,7 +100,8 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
     For a folder in which no other process is writing.
     """
     for path in Path(folder).glob(f".*{_PARTIAL}"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # they are in nobody's way
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -101,10 +116,10 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} exists already: choose another folder or remove it first")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = _beside(path)
+        temporary.mkdir()
         try:
             yield temporary
-            temporary.chmod(0o755)
             if path.exists():
                 path.rmdir()
             temporary.rename(path)

@@ -2,11 +2,13 @@
 
 import errno
 import hashlib
+import os
+from pathlib import Path
 
 import pytest
 
 from tadp_d2.errors import UserError
-from tadp_d2.files import new_folder, remove_leftovers, replacing, sha256
+from tadp_d2.files import new_folder, remove_leftovers, replacing, saving, sha256
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -73,3 +75,63 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path)
     assert not temporary.exists()
     assert {path.name for path in tmp_path.iterdir()} == {".mine", "file.partial"}
+
+
+def test_files_are_as_readable_as_others_also_where_modes_cannot_be_set(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    for name in ("chmod", "fchmod", "lchmod"):
+        monkeypatch.setattr(os, name, refuse, raising=False)
+    (tmp_path / "plain").touch()
+    (tmp_path / "plain folder").mkdir()
+    with replacing(tmp_path / "file") as temporary:
+        temporary.write_text("new")
+    with new_folder(tmp_path / "folder"):
+        pass
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "folder").stat().st_mode == (tmp_path / "plain folder").stat().st_mode
+    assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "犬" * 80, "[a] *", "-x", "100%d", "a\nb"])
+def test_any_name_can_be_written(tmp_path, name):
+    with replacing(tmp_path / name) as temporary:
+        temporary.write_text("new")
+    with new_folder(tmp_path / f"{name}2") as temporary:
+        (temporary / "file").write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}2"}
+
+
+@pytest.mark.parametrize(
+    "code, advice",
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EPERM, "make it writable, or write elsewhere"),
+        (errno.EROFS, "make it writable, or write elsewhere"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
+        (errno.EIO, "remove the cause"),
+    ],
+)
+def test_the_advice_is_that_of_the_error(tmp_path, code, advice):
+    with pytest.raises(UserError, match=rf"intact: {advice}$"), replacing(tmp_path / "file"):
+        raise OSError(code, "refused")
+    resume = ", then run the same command with --resume$"
+    with (
+        pytest.raises(UserError, match=f"intact: {advice}{resume}"),
+        saving(tmp_path / "file"),
+        replacing(tmp_path / "file"),
+    ):
+        raise OSError(code, "refused")
+
+
+def test_an_error_while_tidying_up_does_not_hide_the_first(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match="No space left"), replacing(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    remove_leftovers(tmp_path)

@@ -68,7 +68,10 @@ class RunCheckpointer(Checkpointer):
         self.tag_last_checkpoint(os.path.basename(path))
         others = [other for other in _numbered(self.save_dir) if other != path]
         for old in others[self._keep - (name != _FINAL) :]:
-            os.remove(old)
+            try:
+                os.remove(old)
+            except OSError as error:  # it only takes room
+                self.logger.warning(f"{old}: cannot be removed ({reason(error)})")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         path = os.path.join(self.save_dir, "last_checkpoint")

@@ -1,6 +1,7 @@
 """Images with the predictions of an evaluation drawn on them, single and on a sheet."""
 
 import itertools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from PIL import Image
 
 from tadp_d2.data.catalog import entry_id, read_known
 from tadp_d2.data.images import read_rgb
+from tadp_d2.errors import UserError
 from tadp_d2.files import replacing
 from tadp_d2.tasks.task import Task
 from tadp_d2.visualization.sheet import contact_sheet
+
+_logger = logging.getLogger(__name__)
 
 
 class Gallery(DatasetEvaluator):
@@ -70,9 +74,16 @@ class Gallery(DatasetEvaluator):
             tuple(titles) if len(titles) > 1 else (),
             self._task.legend(self._dataset),
         )
+        # What was measured counts more than what is drawn.
+        try:
+            self._write(sheet, first)
+        except UserError as error:
+            _logger.warning(f"The gallery of {self._dataset} is not complete: {error}")
+
+    def _write(self, sheet: Image.Image, drawn: Mapping[str, Mapping[str, Image.Image]]) -> None:
         with replacing(self._folder.with_name(f"{self._folder.name}.png")) as temporary:
             sheet.save(temporary, format="PNG")
-        for image_id, images in first.items():
+        for image_id, images in drawn.items():
             for title, image in images.items():
                 # An id may hold slashes.
                 folder = self._folder / quote(image_id, safe="")

@@ -270,3 +270,15 @@ def test_the_name_of_a_folder_is_no_pattern(make_config, tmp_path, name):
         run.save(f"model_{iteration:07d}", iteration=iteration)
     assert {path.name for path in folder.iterdir()} == {"last_checkpoint", "model_0000003.pth"}
     assert run.resume_or_load("")["iteration"] == 3
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_stays(make_config, tmp_path, monkeypatch, caplog):
+    def refuse(path):
+        raise PermissionError(1, "Operation not permitted")
+
+    run = checkpointer(make_config(), tmp_path)
+    run.save("model_0000001", iteration=1)
+    monkeypatch.setattr(os, "remove", refuse)
+    run.save("model_0000003", iteration=3)
+    assert "model_0000001.pth: cannot be removed (" in caplog.text
+    assert run.resume_or_load("")["iteration"] == 3

@@ -8,6 +8,8 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
+from tadp_d2.tasks.task import get_task
+from tadp_d2.visualization.gallery import Gallery
 from tadp_d2.visualization.objects import draw_detections, draw_objects
 from tadp_d2.visualization.segments import draw_named_segments, draw_segments
 from tadp_d2.visualization.sheet import contact_sheet
@@ -87,3 +89,17 @@ def test_segments_are_named_and_painted_at_twice_the_size(width):
         assert painted[20, 20] == pytest.approx((160, 40, 40), abs=2)
         assert painted[180, 380] == pytest.approx((40, 100, 64), abs=2)
         assert (painted.max(axis=2) < 40).any()  # the ground of the names
+
+
+def test_a_gallery_that_cannot_be_written_does_not_undo_an_evaluation(
+    world, make_config, tmp_path, caplog
+):
+    (tmp_path / "file").write_text("")
+    cfg = make_config("OUTPUT_DIR", str(tmp_path / "file"))
+    gallery = Gallery(get_task(cfg), "watercolor_test")
+    gallery._drawn = {
+        "1": {"image": Image.new("RGB", (9, 9)), "prediction": Image.new("L", (9, 9))}
+    }
+    gallery.evaluate()
+    assert "gallery of watercolor_test is not complete: " in caplog.text
+    assert "cannot be written" in caplog.text
