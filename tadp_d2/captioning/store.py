@@ -1,7 +1,7 @@
 """Appending to a caption file: nothing is lost when the process dies, nothing is written twice."""
 
+import contextlib
 import datetime
-import fcntl
 import json
 import os
 import tempfile
@@ -12,6 +12,7 @@ from typing import Any
 
 from tadp_d2.data.texts import Caption, header, read_captions
 from tadp_d2.errors import UserError
+from tadp_d2.file_lock import locked
 from tadp_d2.files import complete_lines, writing
 
 
@@ -42,15 +43,14 @@ class CaptionStore:
         with writing(path):
             if not path.exists():
                 _begin(path, json.dumps(header(dataset, made_by)))
-            self._file = open(path, "r+b")  # noqa: SIM115 (closed by __exit__)
-            try:
-                self._lock()
+            with contextlib.ExitStack() as stack:
+                advice = "let each process make a part of its own with --shard"
+                stack.enter_context(locked(path, advice))
+                self._file = stack.enter_context(open(path, "r+b"))
                 self._drop_cut_off_line()
                 existing = read_captions(path)
                 _check_same(existing.made_by, made_by, path)
-            except BaseException:
-                self._file.close()
-                raise
+                self._held = stack.pop_all()
         self.records: dict[str, Caption] = dict(existing.records)
 
     @classmethod
@@ -68,7 +68,7 @@ class CaptionStore:
     def __exit__(self, *_: Any) -> None:
         # What could not be appended is tried once more.
         with writing(self.path):
-            self._file.close()
+            self._held.close()
 
     def add_captions(self, captions: Mapping[str, Caption]) -> None:
         """Appends captions of images that have none yet, with the present date.
@@ -115,15 +115,6 @@ class CaptionStore:
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{self.path}: another process is writing to it; wait for it, or let each process "
-                "make a part of its own with --shard"
-            ) from None
-
     def _drop_cut_off_line(self) -> None:
         data = self._file.read()
         complete = complete_lines(data)
@@ -136,7 +127,7 @@ class CaptionStore:
 def _begin(path: Path, first_line: str) -> None:
     """Begins a file, whole or not at all, unless another process begins it at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}.", dir=path.parent) as folder:
         begun = Path(folder, path.name)
         begun.write_text(first_line + "\n", encoding="utf-8")
         try:
