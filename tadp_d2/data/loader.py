@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetFromList, MapDataset, MetadataCatalog
+from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler
 
 from tadp_d2.conditioning.conditioner import get_conditioner_class
+from tadp_d2.data.batches import BatchLoader
 from tadp_d2.data.catalog import (
     check_registered,
     is_labelled,
@@ -20,7 +22,7 @@ from tadp_d2.data.mapper import ConditionedMapper
 from tadp_d2.data.own_data_sets import read_own_sets
 from tadp_d2.data.present_classes import PresentClasses
 from tadp_d2.data.root import datasets_root
-from tadp_d2.data.stream import TrainingStream, build_loader, worker_start
+from tadp_d2.data.stream import TrainingStream, build_loader
 from tadp_d2.data.texts import CaptionFile, find_caption_file, read_captions
 from tadp_d2.errors import Report, UserError, reporting, stop
 from tadp_d2.tasks.task import class_names, get_task
@@ -129,7 +131,7 @@ def _add_captions(
             entry["caption"] = captions[str(entry["image_id"])]
 
 
-def build_train_loader(cfg: CfgNode, start: int = 0) -> DataLoader:
+def build_train_loader(cfg: CfgNode, start: int = 0) -> BatchLoader:
     """The training loader over all of `DATASETS.TRAIN`.
 
     Args:
@@ -149,13 +151,12 @@ def build_train_loader(cfg: CfgNode, start: int = 0) -> DataLoader:
     )
 
 
-def build_test_loader(cfg: CfgNode, dataset: str) -> DataLoader:
-    """Detectron2's test loader over one data set, in its order."""
+def build_test_loader(cfg: CfgNode, dataset: str) -> BatchLoader:
+    """As Detectron2's test loader: one data set in its order, an image at a time."""
     check_registered(dataset)
-    loader = build_detection_test_loader(
-        load_dataset(cfg, dataset),
-        mapper=ConditionedMapper(cfg, is_train=False),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    entries = DatasetFromList(load_dataset(cfg, dataset), copy=False)
+    return BatchLoader(
+        MapDataset(entries, ConditionedMapper(cfg, is_train=False)),
+        BatchSampler(InferenceSampler(len(entries)), batch_size=1, drop_last=False),
+        cfg.DATALOADER.NUM_WORKERS,
     )
-    loader.worker_init_fn = worker_start()
-    return loader

@@ -4,19 +4,15 @@ What a draw is depends on its number and the seed alone, so that a run can begin
 with any number of workers.
 """
 
-import functools
 import itertools
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from tadp_d2.data.images import pixel_limit, set_pixel_limit
+from tadp_d2.data.batches import BatchLoader
 from tadp_d2.randomness import derive_seed, seeded
 
 
@@ -58,7 +54,7 @@ class DrawSampler(Sampler):
         return itertools.count(self._first, self._step)
 
 
-def build_loader(stream: TrainingStream, start: int, batch_size: int, workers: int) -> DataLoader:
+def build_loader(stream: TrainingStream, start: int, batch_size: int, workers: int) -> BatchLoader:
     """Batches of a stream, lists of inputs, as Detectron2's training loader makes them.
 
     Detectron2's own cannot begin anywhere: some versions draw in the workers, and it groups by
@@ -68,24 +64,6 @@ def build_loader(stream: TrainingStream, start: int, batch_size: int, workers: i
         start: the first draw, over all processes.
         batch_size: of this process.
     """
-    return DataLoader(
-        stream,
-        batch_sampler=BatchSampler(DrawSampler(start), batch_size, drop_last=True),
-        num_workers=workers,
-        collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_start(),
+    return BatchLoader(
+        stream, BatchSampler(DrawSampler(start), batch_size, drop_last=True), workers
     )
-
-
-def worker_start() -> Callable[[int], None]:
-    """What a loader's worker does first, also one that does not inherit this process's state."""
-    return functools.partial(_start, pixel_limit())
-
-
-def _start(limit: int, worker: int) -> None:
-    set_pixel_limit(limit)
-    # A signal may go to all processes of a run: the run has to save first, and ends its workers
-    # itself.
-    os.setpgid(0, 0)
-    # Not the run's handler, which a forked worker inherits; for SIGTERM torch sets its own.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

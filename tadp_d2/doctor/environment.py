@@ -12,14 +12,18 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from tadp_d2.data.batches import SHARED_MEMORY, SHARED_MEMORY_ADVICE
 from tadp_d2.doctor.findings import Finding, Kind
 from tadp_d2.errors import reason
+from tadp_d2.tasks.task import get_task
 
 # Bytes per trained weight in fp32: itself, its gradient, and Adam's two averages. A checkpoint
 # has no gradients.
 _TRAINED, _SAVED = 16, 12
 _FROZEN = 4
 _GIB = 2**30
+# Batches that torch lets a loading worker make ahead.
+_PREFETCHED = 2
 # Linux has it; other systems do not tell how much memory programs can have.
 _MEMORY = Path("/proc/meminfo")
 
@@ -80,6 +84,7 @@ def check_room(cfg: CfgNode, model: nn.Module) -> Iterator[Finding]:
         f"{_gib(trained * _TRAINED + frozen * _FROZEN)} of {cfg.MODEL.DEVICE} memory and more for "
         "activations",
     )
+    yield from _check_shared_memory(cfg)
     folder = Path(cfg.OUTPUT_DIR).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
     # One more while the newest is written, and the final one.
@@ -91,6 +96,28 @@ def check_room(cfg: CfgNode, model: nn.Module) -> Iterator[Finding]:
     else:
         advice = "make room, choose another OUTPUT_DIR, or lower SOLVER.CHECKPOINTS_KEPT"
         yield Finding(Kind.PROBLEM, f"{text}: {advice}")
+
+
+def _check_shared_memory(cfg: CfgNode) -> Iterator[Finding]:
+    """What loading workers need to hand over their batches."""
+    workers = cfg.DATALOADER.NUM_WORKERS
+    if not workers or not SHARED_MEMORY.is_dir():
+        return
+    fixed = cfg.INPUT.RESIZE == "fixed"
+    width, height = cfg.INPUT.FIXED_SIZE_TRAIN if fixed else [cfg.INPUT.MAX_SIZE_TRAIN] * 2
+    # An image of bytes; classes of pixels are numbers of 8 bytes.
+    per_pixel = 3 if get_task(cfg).needs == "instances" else 3 + 8
+    batches = _PREFETCHED * workers + 1
+    needed = batches * cfg.SOLVER.IMS_PER_BATCH * width * height * per_pixel
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    text = (
+        f"shared memory: {free >> 20} MiB free at {SHARED_MEMORY}, loading workers take up to "
+        f"{-(-needed >> 20)} MiB"
+    )
+    if free >= needed:
+        yield Finding(Kind.GOOD, text)
+    else:
+        yield Finding(Kind.PROBLEM, f"{text}: {SHARED_MEMORY_ADVICE}")
 
 
 def _of(part: int, whole: int) -> str:

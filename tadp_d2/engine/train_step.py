@@ -58,6 +58,7 @@ class AccumulatingTrainer(SimpleTrainer):
         super().__init__(model, [], optimizer)
         self.data_loader = data_loader
         self._batches: Iterator[list[dict]] | None = None
+        self._waiting_since: float | None = None
         self._seed = seed
         self._accumulation = accumulation
         self._device = next(model.parameters()).device.type
@@ -78,7 +79,7 @@ class AccumulatingTrainer(SimpleTrainer):
         data_time, totals, inputs = 0.0, {}, []
         for index in range(self._accumulation):
             start = time.perf_counter()
-            batch = next(self._batches)
+            batch = self._next_batch(start)
             data_time += time.perf_counter() - start
             inputs += batch
             for name, loss in self._backward(batch, last=index + 1 == self._accumulation).items():
@@ -89,6 +90,18 @@ class AccumulatingTrainer(SimpleTrainer):
         self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _next_batch(self, start: float) -> list[dict]:
+        self._waiting_since = start
+        try:
+            return next(self._batches)
+        finally:
+            self._waiting_since = None
+
+    def waited(self) -> float:
+        """Seconds that it has been waiting for the present batch; 0 if it is not waiting."""
+        since = self._waiting_since
+        return 0 if since is None else time.perf_counter() - since
 
     def _check_finite(self, losses: dict[str, torch.Tensor], inputs: list[dict]) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]

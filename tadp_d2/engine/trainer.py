@@ -1,5 +1,6 @@
 """Detectron2's trainer with this project's data, optimizer, evaluators and checkpoints."""
 
+import logging
 import math
 import weakref
 from collections import OrderedDict
@@ -23,12 +24,14 @@ from tadp_d2.engine.interruption import CatchUpEvaluation, ResumableWriter, Save
 from tadp_d2.engine.learning_rates import LearningRates
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.train_step import AccumulatingTrainer, NonFiniteLoss
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
 from tadp_d2.files import remove_leftovers
 from tadp_d2.records.provenance import Provenance
 from tadp_d2.records.results import drop_later_lines, has_metrics, log_table, write_results
 from tadp_d2.tasks.task import get_task
 from tadp_d2.visualization.gallery import Gallery
+
+_logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -72,19 +75,21 @@ class Trainer(DefaultTrainer):
         """Detectron2's, two that stop and continue a run cleanly, and the learning rates."""
         hooks = super().build_hooks()
         place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        self._stopping = SaveOnSignal(self._trainer.waited)
         evaluation = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         return [
             # Before Detectron2's scheduler, which sets those of the next iteration.
             LearningRates(),
             *hooks[:place],
-            SaveOnSignal(),
+            self._stopping,
             evaluation,
             *hooks[place + 1 :],
             CatchUpEvaluation(evaluation, self._lacks_evaluation),
         ]
 
     def _evaluate(self) -> OrderedDict[str, Any]:
-        return self.test(self.cfg, self.model, final=self.iter + 1 >= self.max_iter)
+        with self._stopping.evaluating():
+            return self.test(self.cfg, self.model, final=self.iter + 1 >= self.max_iter)
 
     # The writers open their files at once, before it is known where the run begins: see `train`.
     def build_writers(self) -> list[EventWriter]:
@@ -134,6 +139,19 @@ class Trainer(DefaultTrainer):
                 self.checkpointer.save("model_final", iteration=self.iter)
             self.iter = self.max_iter
             self.after_train()
+
+    def after_train(self) -> None:
+        """As Detectron2's. After an error only what cleans up, whose own errors are logged."""
+        if self.iter == self.max_iter:
+            super().after_train()
+            return
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            if not isinstance(hook, EvalHook):
+                try:
+                    hook.after_train()
+                except Exception as error:
+                    _logger.warning(f"After an error: {reason(error)}")
 
     @property
     def _metrics_file(self) -> Path:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tadp_d2.data.batches import worker_start
 from tadp_d2.data.images import set_pixel_limit
 from tadp_d2.data.loader import build_train_loader
-from tadp_d2.data.stream import DrawSampler, TrainingStream, worker_start
+from tadp_d2.data.stream import DrawSampler, TrainingStream
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 

@@ -147,9 +147,26 @@ def test_a_full_disk_is_a_problem(make_config, monkeypatch):
             "disk_usage",
             lambda _, free=free: shutil._ntuple_diskusage(0, 0, free),
         )
-        assert [finding.kind for finding in environment.check_room(make_config(), model)] == [
+        cfg = make_config("DATALOADER.NUM_WORKERS", 0)
+        assert [finding.kind for finding in environment.check_room(cfg, model)] == [
             *(Kind.GOOD, kind)
         ]
+
+
+def test_too_little_shared_memory_is_a_problem(make_config, monkeypatch):
+    """Two workers make two batches of 16 images each ahead, and one is in use."""
+    cfg = make_config("DATALOADER.NUM_WORKERS", 2, "SOLVER.IMS_PER_BATCH", 16)
+    needed = (2 * 2 + 1) * 16 * 128 * 128 * 3
+    plenty = shutil._ntuple_diskusage(0, 0, 10**12)
+    for free, kind in ((needed, Kind.GOOD), (needed - 1, Kind.PROBLEM)):
+        usage = {environment.SHARED_MEMORY: shutil._ntuple_diskusage(0, 0, free)}
+        monkeypatch.setattr(
+            environment.shutil, "disk_usage", lambda path, usage=usage: usage.get(path, plenty)
+        )
+        _, shared, disk = environment.check_room(cfg, torch.nn.Linear(1, 1))
+        assert (shared.kind, disk.kind) == (kind, Kind.GOOD)
+        assert shared.text.startswith("shared memory: ")
+    assert "docker run --shm-size" in shared.text
 
 
 def test_findings_are_shown_as_they_come(capsys):
