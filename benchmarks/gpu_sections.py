@@ -43,7 +43,7 @@ from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.settings import resolve
 from tadp_d2.personalization.textual_inversion import TextualInversion
-from tadp_d2.personalization.training import Training
+from tadp_d2.personalization.training import TrainingState
 from tadp_d2.personalization.training_images import Crops, read_pictures
 
 ROOT = Path(__file__).parents[1]
@@ -536,7 +536,7 @@ def personalization(run: Run, clock: Clock) -> None:
 
         def measure(precision: str, objective: Any = objective, settings: Any = settings) -> dict:
             objective.settings = dataclasses.replace(settings, precision=sides.mixed(precision))
-            training = Training(objective)
+            training = TrainingState(objective)
             with sides.tf32(precision):
                 found = run.time(training.advance, seconds=2)
             images = settings.batch * settings.accumulation

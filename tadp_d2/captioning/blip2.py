@@ -46,7 +46,7 @@ CAPTIONER = Format(
 
 
 @dataclass(frozen=True)
-class Settings:
+class Blip2Settings:
     """All that decides on the captions besides the weights.
 
     Attributes:
@@ -77,7 +77,7 @@ def blip2(
     model: str = DEFAULT_MODEL,
     revision: str = "",
     device: str = "",
-    settings: Settings | None = None,
+    settings: Blip2Settings | None = None,
 ) -> Source:
     """Captions by a model. It is found now, and loaded for the first batch.
 
@@ -89,7 +89,7 @@ def blip2(
     Raises:
         UserError: the model is missing or incomplete, or a setting is out of range.
     """
-    settings = settings or Settings()
+    settings = settings or Blip2Settings()
     settings.check()
     torch_device = find_device(device)
     folder = find_captioner(model, revision)

@@ -81,7 +81,7 @@ def clean_by_rules(
     """
     provenance = rules_provenance(domain)
     todo = pending(store.records, provenance, again)
-    answers = [llm.Answer(raw, rules.remove_style(raw, domain)) for raw in todo]
+    answers = [llm.ServerAnswer(raw, rules.remove_style(raw, domain)) for raw in todo]
     return _store_all(store, domain, todo, [answers], provenance, progress)
 
 
@@ -107,7 +107,7 @@ def _store_all(
     store: CaptionStore,
     domain: str,
     todo: Mapping[str, list[str]],
-    arriving: Iterable[list[llm.Answer]],
+    arriving: Iterable[list[llm.ServerAnswer]],
     provenance: Mapping[str, Any],
     progress: Progress | None,
 ) -> Summary:
@@ -134,7 +134,7 @@ def _store_all(
 
 
 def _final(
-    answer: llm.Answer, domain: str, provenance: Mapping[str, Any]
+    answer: llm.ServerAnswer, domain: str, provenance: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, Any]]:
     """The text to store and its provenance."""
     if answer.text is not None:

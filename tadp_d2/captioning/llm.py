@@ -81,7 +81,7 @@ _FORMATS: tuple[dict[str, Any] | None, ...] = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """How a server is asked.
 
     Attributes:
@@ -116,7 +116,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServerAnswer:
     """What came of one caption.
 
     Attributes:
@@ -137,7 +137,9 @@ class Server:
         usage: of all requests so far.
     """
 
-    def __init__(self, domain: str, settings: Settings, key: str, base_url: str | None = None):
+    def __init__(
+        self, domain: str, settings: ServerSettings, key: str, base_url: str | None = None
+    ):
         """Opens no connection yet.
 
         Raises:
@@ -162,7 +164,7 @@ class Server:
         self._reasons: list[str] | None = None
 
     @classmethod
-    def from_environment(cls, domain: str, settings: Settings) -> "Server":
+    def from_environment(cls, domain: str, settings: ServerSettings) -> "Server":
         """The server of OPENAI_BASE_URL, OpenAI's by default, with the key of OPENAI_API_KEY.
 
         Raises:
@@ -176,7 +178,7 @@ class Server:
             )
         return cls(domain, settings, key, os.environ.get("OPENAI_BASE_URL", "").strip())
 
-    def clean(self, captions: Sequence[str]) -> Iterator[list[Answer]]:
+    def clean(self, captions: Sequence[str]) -> Iterator[list[ServerAnswer]]:
         """Cleans captions, each of which may stand there once.
 
         Yields:
@@ -198,9 +200,9 @@ class Server:
             if not reasons:
                 return
             self._reasons = None
-        yield [Answer(raw, None, reason) for raw, reason in reasons.items()]
+        yield [ServerAnswer(raw, None, reason) for raw, reason in reasons.items()]
 
-    def _ask(self, captions: Sequence[str]) -> list[Answer]:
+    def _ask(self, captions: Sequence[str]) -> list[ServerAnswer]:
         choice = self._send(messages(captions, self._domain), seed=captions[0])
         message = choice["message"]
         ending = choice.get("finish_reason")
@@ -213,13 +215,13 @@ class Server:
             texts = next(filter(None, map(parse, _spoken(message))), None)
             reason = "answer is not the JSON asked for"
         if texts is None:
-            answers = [Answer(raw, None, reason) for raw in captions]
+            answers = [ServerAnswer(raw, None, reason) for raw in captions]
         else:
             answers = [self._judge(raw, texts.get(_id(raw))) for raw in captions]
         self._check_alike(answers, message)
         return answers
 
-    def _check_alike(self, answers: Sequence[Answer], message: Mapping[str, Any]) -> None:
+    def _check_alike(self, answers: Sequence[ServerAnswer], message: Mapping[str, Any]) -> None:
         """Raises if no answer was of use so far, all for one reason."""
         with self._lock:
             if self._reasons is None or any(answer.text is not None for answer in answers):
@@ -235,12 +237,12 @@ class Server:
             "(--model), or clean without one: --method rules"
         )
 
-    def _judge(self, raw: str, text: str | None) -> Answer:
+    def _judge(self, raw: str, text: str | None) -> ServerAnswer:
         if text is None:
-            return Answer(raw, None, "not answered")
+            return ServerAnswer(raw, None, "not answered")
         text = " ".join(text.split()).lstrip("-–— ")
         reason = fault(raw, text, self._domain)
-        return Answer(raw, None if reason else text, reason)
+        return ServerAnswer(raw, None if reason else text, reason)
 
     def _send(self, request: list[dict[str, str]], seed: str) -> dict[str, Any]:
         """The first choice of the server's completion: the only place where requests repeat."""
@@ -487,7 +489,7 @@ def fault(raw: str, text: str, domain: str) -> str:
     return ""
 
 
-def backoff(settings: Settings, seed: str) -> Iterator[float]:
+def backoff(settings: ServerSettings, seed: str) -> Iterator[float]:
     """Seconds to wait after each attempt but the last; the same for the same seed."""
     draw = random.Random(seed)
     for n in range(settings.attempts - 1):

@@ -171,9 +171,11 @@ def make_source(source: str, options: dict, images: "list[CaptionImage]", path: 
     from tadp_d2.captioning import sources
 
     if source == "blip2":
-        from tadp_d2.captioning.blip2 import Settings, blip2
+        from tadp_d2.captioning.blip2 import Blip2Settings, blip2
 
-        settings = Settings(options["dtype"], options["min_new_tokens"], options["max_new_tokens"])
+        settings = Blip2Settings(
+            options["dtype"], options["min_new_tokens"], options["max_new_tokens"]
+        )
         return blip2(options["model"], options["revision"], options["device"], settings)
     if source == "oracle":
         return sources.oracle(**options)

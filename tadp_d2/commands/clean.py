@@ -90,13 +90,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _clean(path: Path, args: argparse.Namespace) -> None:
     from tadp_d2.captioning import cleaning
-    from tadp_d2.captioning.llm import Server, Settings
+    from tadp_d2.captioning.llm import Server, ServerSettings
     from tadp_d2.captioning.store import CaptionStore
     from tadp_d2.progress import progress_line
 
     server = None
     if args.method == "llm":
-        settings = Settings(
+        settings = ServerSettings(
             model=args.model,
             per_request=args.per_request,
             concurrency=args.concurrency,

@@ -9,7 +9,7 @@ from tadp_d2.inference.model_options import add_model_options, config_file, read
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from tadp_d2.inference.predictions import Job
+    from tadp_d2.inference.predictions import PredictionJob
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -107,23 +107,25 @@ def _check_texts(args: argparse.Namespace, cfg: "CfgNode") -> None:
 
 def _jobs(
     args: argparse.Namespace, cfg: "CfgNode", pictures: dict[Path, str]
-) -> tuple[list["Job"], dict[Path, str]]:
+) -> tuple[list["PredictionJob"], dict[Path, str]]:
     """The predictions, and for each picture that cannot be read the reason."""
     from tadp_d2.inference.image_captions import look_up_expressions
-    from tadp_d2.inference.predictions import Job, check_names
+    from tadp_d2.inference.predictions import PredictionJob, check_names
 
     if args.expressions:
         jobs = [
-            Job(path, f"{Path(pictures[path]).with_suffix('')}/{number}", text)
+            PredictionJob(path, f"{Path(pictures[path]).with_suffix('')}/{number}", text)
             for path, texts in look_up_expressions(pictures, args.expressions).items()
             for number, text in enumerate(texts, start=1)
         ]
         check_names((job.path, job.name) for job in jobs)
         return jobs, {}
     if args.expression is not None:
-        return [Job(path, name, args.expression) for path, name in pictures.items()], {}
+        return [PredictionJob(path, name, args.expression) for path, name in pictures.items()], {}
     captions, unreadable = _captions(args, cfg, pictures)
-    return [Job(path, pictures[path], text) for path, text in captions.items()], unreadable
+    return [
+        PredictionJob(path, pictures[path], text) for path, text in captions.items()
+    ], unreadable
 
 
 def _captions(

@@ -23,7 +23,7 @@ IMAGE_ENCODER = Format(
 )
 
 
-class Seen(NamedTuple):
+class EncodedImages(NamedTuple):
     """What the encoder makes of images.
 
     Attributes:
@@ -73,7 +73,7 @@ class ImageEncoder(nn.Module):
         check_complete(folder, report)
         return cls(model, cfg.INPUT.FORMAT)
 
-    def forward(self, inputs: Sequence[Mapping[str, Any]]) -> Seen:
+    def forward(self, inputs: Sequence[Mapping[str, Any]]) -> EncodedImages:
         """
         Args:
             inputs: B, each with "image", 3 x H x W of 0 to 255, of any size.
@@ -81,7 +81,7 @@ class ImageEncoder(nn.Module):
         squares = torch.cat([self._square(own["image"]) for own in inputs])
         output = self.model(squares)
         # The first of the hidden states is of the whole image.
-        return Seen(output.image_embeds, output.last_hidden_state[:, 1:])
+        return EncodedImages(output.image_embeds, output.last_hidden_state[:, 1:])
 
     def _square(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device).float()

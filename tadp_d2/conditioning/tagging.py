@@ -75,7 +75,7 @@ class TaggingAdapter(Conditioner):
         self.read_image = nn.Sequential(
             nn.LayerNorm(image_encoder.patch_width), nn.Linear(image_encoder.patch_width, width)
         )
-        self.blocks = nn.ModuleList(Block(width, options.HEADS) for _ in range(options.BLOCKS))
+        self.blocks = nn.ModuleList(QueryBlock(width, options.HEADS) for _ in range(options.BLOCKS))
         self.mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, context_width)
         )
@@ -214,7 +214,7 @@ class TaggingAdapter(Conditioner):
         return ", ".join(make_prompt(tag, modifier, self.text) for tag in tags) or "no tags"
 
 
-class Block(nn.Module):
+class QueryBlock(nn.Module):
     """Queries attend to themselves, to the tags and to the image; then a layer of two."""
 
     def __init__(self, width: int, heads: int):

@@ -31,7 +31,7 @@ CAPTIONS = "captions.jsonl"
 _IDENTITY = ("format", "version", "sha256", "caption", "expression", "prompt")
 
 
-class Job(NamedTuple):
+class PredictionJob(NamedTuple):
     """One prediction.
 
     Attributes:
@@ -121,7 +121,7 @@ def check_names(names: Iterable[tuple[Path, str]]) -> None:
 
 
 def predict_pictures(
-    jobs: Sequence[Job],
+    jobs: Sequence[PredictionJob],
     predictor: Predictor,
     folder: PredictionFolder,
     origin: Mapping[str, str],
@@ -166,7 +166,9 @@ def predict_pictures(
     return unreadable
 
 
-def _predict(job: Job, record: Mapping[str, Any], predictor: Predictor, file: Path) -> None:
+def _predict(
+    job: PredictionJob, record: Mapping[str, Any], predictor: Predictor, file: Path
+) -> None:
     image, digest = read_rgb(job.path)
     remove_leftovers(file.parent)
     pixels = np.asarray(image)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing
 from tadp_d2.inference.word_maps import MEAN, Prompt
-from tadp_d2.visualization.attention_sheet import Block, Row, attention_sheet
+from tadp_d2.visualization.attention_sheet import Block, SheetRow, attention_sheet
 
 FORMAT = "tadp_d2 attention"
 VERSION = 1
@@ -79,7 +79,7 @@ def write_attention(
 
 def _block(name: str, prompt: Prompt, states: Mapping[str, Mapping[str, Tensor]]) -> Block:
     rows = [
-        Row(f"{_label(level)}\n{state}", levels[level].numpy())
+        SheetRow(f"{_label(level)}\n{state}", levels[level].numpy())
         for level in next(iter(states.values()))
         for state, levels in states.items()
     ]

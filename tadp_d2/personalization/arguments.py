@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tadp_d2.personalization.settings import PRECISIONS, PRESETS, resolve
 
 if TYPE_CHECKING:
-    from tadp_d2.personalization.personalize import Run
+    from tadp_d2.personalization.personalize import PersonalizationRun
     from tadp_d2.personalization.training import Watch
 
 _SHARED = (
@@ -102,7 +102,7 @@ def run_personalization(
     method: str,
     own: tuple[str, ...],
     output: Path,
-    personalize: "Callable[[Run, Any, Watch], Path]",
+    personalize: "Callable[[PersonalizationRun, Any, Watch], Path]",
 ) -> Path:
     """Runs a method with the arguments of its command; returns the artifact.
 
@@ -111,14 +111,14 @@ def run_personalization(
         output: the default of --output.
     """
     from tadp_d2.personalization.model import DEFAULT_WEIGHTS
-    from tadp_d2.personalization.personalize import Run
+    from tadp_d2.personalization.personalize import PersonalizationRun
     from tadp_d2.personalization.training import Watch
     from tadp_d2.progress import hide_library_bars
 
     hide_library_bars()
     given = {name: getattr(args, name) for name in (*_SHARED, *own)}
     settings = resolve(method, args.preset, given)
-    run = Run(
+    run = PersonalizationRun(
         images=args.images,
         output=args.output or output,
         weights=args.weights or DEFAULT_WEIGHTS,

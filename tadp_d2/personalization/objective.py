@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.model import TrainableDiffusion
-from tadp_d2.personalization.settings import Settings
+from tadp_d2.personalization.settings import PersonalizationSettings
 
 # Pictures whose loss is followed.
 WATCHED = 8
@@ -103,7 +103,9 @@ class Objective(ABC):
 
     needs: tuple[str, ...]
 
-    def __init__(self, model: TrainableDiffusion, source: LatentSource, settings: Settings):
+    def __init__(
+        self, model: TrainableDiffusion, source: LatentSource, settings: PersonalizationSettings
+    ):
         self.model = model
         self.settings = settings
         self.sources = [source]

@@ -19,10 +19,14 @@ from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.model import DEFAULT_WEIGHTS, TrainableDiffusion
 from tadp_d2.personalization.objective import Objective
 from tadp_d2.personalization.output import OutputFolder
-from tadp_d2.personalization.settings import DreamBoothSettings, InversionSettings, Settings
+from tadp_d2.personalization.settings import (
+    DreamBoothSettings,
+    InversionSettings,
+    PersonalizationSettings,
+)
 from tadp_d2.personalization.textual_inversion import TextualInversion
-from tadp_d2.personalization.training import Training, Watch, train
-from tadp_d2.personalization.training_images import Crops, Picture, read_pictures
+from tadp_d2.personalization.training import TrainingState, Watch, train
+from tadp_d2.personalization.training_images import Crops, TrainingImage, read_pictures
 from tadp_d2.progress import progress_line
 from tadp_d2.records.artifacts import DREAMBOOTH_FILE, token_metadata_path
 
@@ -30,7 +34,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes")
 
 
 @dataclass(frozen=True)
-class Run:
+class PersonalizationRun:
     """What a run works on, besides its settings.
 
     Attributes:
@@ -53,7 +57,9 @@ class Run:
     skip_unreadable: bool = False
 
 
-def invert(run: Run, settings: InversionSettings, watch: Watch | None = None) -> Path:
+def invert(
+    run: PersonalizationRun, settings: InversionSettings, watch: Watch | None = None
+) -> Path:
     """Learns a token from pictures (textual inversion).
 
     Returns:
@@ -68,7 +74,9 @@ def invert(run: Run, settings: InversionSettings, watch: Watch | None = None) ->
     return artifact
 
 
-def dreambooth(run: Run, settings: DreamBoothSettings, watch: Watch | None = None) -> Path:
+def dreambooth(
+    run: PersonalizationRun, settings: DreamBoothSettings, watch: Watch | None = None
+) -> Path:
     """Fine-tunes a UNet on pictures (DreamBooth).
 
     Returns:
@@ -86,8 +94,8 @@ def dreambooth(run: Run, settings: DreamBoothSettings, watch: Watch | None = Non
 def _personalize(
     method: str,
     make_objective: Callable[[TrainableDiffusion, LatentSource, Any], Objective],
-    run: Run,
-    settings: Settings,
+    run: PersonalizationRun,
+    settings: PersonalizationSettings,
     watch: Watch,
     output: OutputFolder,
 ) -> None:
@@ -132,7 +140,10 @@ def _personalize(
 
 
 def _identity(
-    method: str, settings: Settings, pictures: Sequence[Picture], base: Mapping[str, str]
+    method: str,
+    settings: PersonalizationSettings,
+    pictures: Sequence[TrainingImage],
+    base: Mapping[str, str],
 ) -> dict[str, Any]:
     return {
         "method": method,
@@ -142,7 +153,7 @@ def _identity(
     }
 
 
-def _curves(training: Training) -> dict[str, Any]:
+def _curves(training: TrainingState) -> dict[str, Any]:
     return {
         "loss": training.losses,
         "fixed_set_loss": [[step, loss] for step, loss in training.watched.items()],
@@ -159,14 +170,14 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _check_size(settings: Settings, model: TrainableDiffusion) -> None:
+def _check_size(settings: PersonalizationSettings, model: TrainableDiffusion) -> None:
     if settings.size % model.divisor:
         raise UserError(
             f"--size {settings.size}: this model takes sizes that divide by {model.divisor}"
         )
 
 
-def _say_what_is_read(pictures: Sequence[Picture], skipped: Mapping[Path, str]) -> None:
+def _say_what_is_read(pictures: Sequence[TrainingImage], skipped: Mapping[Path, str]) -> None:
     if skipped:
         print(f"{len(skipped)} pictures cannot be read and are left out:", file=sys.stderr)
         for path, reason in skipped.items():

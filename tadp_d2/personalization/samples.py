@@ -11,7 +11,7 @@ from PIL import Image
 from tadp_d2.data.images import decode
 from tadp_d2.files import replacing
 from tadp_d2.personalization.model import TrainableDiffusion
-from tadp_d2.personalization.settings import Settings
+from tadp_d2.personalization.settings import PersonalizationSettings
 from tadp_d2.visualization.sheet import contact_sheet
 
 _GUIDANCE = 7.5
@@ -45,7 +45,9 @@ class SampleSheet:
     hash is of prompt and sampler, so that a sheet shows no rows of others.
     """
 
-    def __init__(self, folder: Path, prompts: Sequence[str], steps: int, settings: Settings):
+    def __init__(
+        self, folder: Path, prompts: Sequence[str], steps: int, settings: PersonalizationSettings
+    ):
         """
         Args:
             folder: of the run.

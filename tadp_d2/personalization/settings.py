@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class PersonalizationSettings:
     """What both methods share.
 
     Attributes:
@@ -78,7 +78,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InversionSettings(Settings):
+class InversionSettings(PersonalizationSettings):
     """Textual inversion.
 
     Attributes:
@@ -102,7 +102,7 @@ class InversionSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamBoothSettings(Settings):
+class DreamBoothSettings(PersonalizationSettings):
     """DreamBooth.
 
     Attributes:
@@ -145,7 +145,7 @@ class DreamBoothSettings(Settings):
 _CLASSES = {"invert": InversionSettings, "dreambooth": DreamBoothSettings}
 
 
-def resolve(method: str, preset: str, given: Mapping[str, Any]) -> Settings:
+def resolve(method: str, preset: str, given: Mapping[str, Any]) -> PersonalizationSettings:
     """The settings of a preset, with what is given explicitly in their place, checked.
 
     Args:

@@ -51,7 +51,7 @@ class _Diverged(Exception):
     """A loss or a gradient that is no number."""
 
 
-class Training:
+class TrainingState:
     """An objective with its optimizer and everything else that a step changes."""
 
     def __init__(self, objective: Objective):
@@ -155,7 +155,7 @@ def train(
     output: OutputFolder,
     watch: Watch,
     progress: Callable[[int, int], None] | None = None,
-) -> Training:
+) -> TrainingState:
     """Trains to the end, from the folder's checkpoint if there is one.
 
     Args:
@@ -164,7 +164,7 @@ def train(
     Raises:
         UserError: the loss is no number, or the disk is full; the last good state is saved.
     """
-    training = Training(objective)
+    training = TrainingState(objective)
     state = output.load()
     if state:
         training.load(state)
@@ -186,7 +186,7 @@ def train(
     return training
 
 
-def _advance_or_save(training: Training, output: OutputFolder) -> None:
+def _advance_or_save(training: TrainingState, output: OutputFolder) -> None:
     try:
         training.advance()
     except UserError:
@@ -194,7 +194,7 @@ def _advance_or_save(training: Training, output: OutputFolder) -> None:
         raise
 
 
-def _look(training: Training, watch: Watch, sheet: SampleSheet, writer: SummaryWriter) -> None:
+def _look(training: TrainingState, watch: Watch, sheet: SampleSheet, writer: SummaryWriter) -> None:
     step, last = training.step, training.step == training.settings.steps
     if watch.evaluate and (last or _due(watch.evaluate, step)) and step not in training.watched:
         training.watched[step] = training.objective.watched_loss()

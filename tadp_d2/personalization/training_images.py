@@ -15,7 +15,7 @@ from tadp_d2.errors import UserError
 
 
 @dataclass(frozen=True)
-class Picture:
+class TrainingImage:
     """A picture to learn from.
 
     Attributes:
@@ -34,7 +34,7 @@ def read_pictures(
     size: int,
     skip_unreadable: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Picture], dict[Path, str]]:
+) -> tuple[list[TrainingImage], dict[Path, str]]:
     """Reads pictures of any size and mode; small ones are enlarged.
 
     Args:
@@ -66,7 +66,7 @@ def read_pictures(
     return pictures, skipped
 
 
-def _read(path: Path, size: int) -> Picture:
+def _read(path: Path, size: int) -> TrainingImage:
     rgb, digest = read_rgb(path)
     scale = size / min(rgb.size)
     resized = rgb.resize(
@@ -74,7 +74,7 @@ def _read(path: Path, size: int) -> Picture:
         Image.Resampling.LANCZOS,
     )
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
-    return Picture(path, digest, pixels)
+    return TrainingImage(path, digest, pixels)
 
 
 class Crop(NamedTuple):
@@ -90,7 +90,7 @@ class Crops:
     """Squares of pictures in random order: every picture once before one comes again."""
 
     def __init__(
-        self, pictures: Sequence[Picture], size: int, flip: bool = True, center: bool = False
+        self, pictures: Sequence[TrainingImage], size: int, flip: bool = True, center: bool = False
     ):
         """
         Args:

@@ -38,7 +38,7 @@ _NOUN = re.compile(rf"\b({'|'.join((*SHARED_CLASSES, *_PLURALS.values()))})\b")
 Item = TypeVar("Item", bound=tuple)
 
 
-class Picture(NamedTuple):
+class CaptionedImage(NamedTuple):
     """A picture's id, its caption, and the classes that it shows."""
 
     image_id: str
@@ -46,12 +46,12 @@ class Picture(NamedTuple):
     classes: frozenset[str]
 
 
-def read_pictures(dataset: str) -> list[Picture]:
+def read_pictures(dataset: str) -> list[CaptionedImage]:
     """The pictures of a registered data set; without classes where they are given by pixels."""
     captions = read_captions(find_caption_file(datasets_root() / "captions", dataset))
     names = MetadataCatalog.get(dataset).get("thing_classes", [])
     return [
-        Picture(
+        CaptionedImage(
             str(entry["image_id"]),
             captions[str(entry["image_id"])],
             frozenset(names[thing["category_id"]] for thing in entry.get("annotations", ())),
@@ -80,7 +80,7 @@ def _shuffled(items: Iterable[Item], seed: int) -> list[Item]:
 
 
 def oracle(
-    pictures: Sequence[Picture], seed: int, precision: float = 1.0, recall: float = 1.0
+    pictures: Sequence[CaptionedImage], seed: int, precision: float = 1.0, recall: float = 1.0
 ) -> dict[str, str]:
     """The names of the classes in each picture, some of them lost, others added (TADP, table S2).
 
@@ -95,7 +95,7 @@ def oracle(
     }
 
 
-def drop_words(pictures: Sequence[Picture], seed: int, rate: float) -> dict[str, str]:
+def drop_words(pictures: Sequence[CaptionedImage], seed: int, rate: float) -> dict[str, str]:
     """Captions without this share of the things that they name, exact up to one thing.
 
     Such as "two birds in a park" of "a dog and two birds in a park".
@@ -103,13 +103,13 @@ def drop_words(pictures: Sequence[Picture], seed: int, rate: float) -> dict[str,
     return _spoiled(pictures, seed, rate, _without)
 
 
-def replace_words(pictures: Sequence[Picture], seed: int, rate: float) -> dict[str, str]:
+def replace_words(pictures: Sequence[CaptionedImage], seed: int, rate: float) -> dict[str, str]:
     """Captions in which this share of the things is named as a class that is not in the picture.
 
     Such as "a cat and two birds in a park" of "a dog and two birds in a park".
     """
 
-    def replace(picture: Picture, spoiled: set[int]) -> str:
+    def replace(picture: CaptionedImage, spoiled: set[int]) -> str:
         absent = [(picture.image_id, c) for c in SHARED_CLASSES if c not in picture.classes]
         others = itertools.cycle(name for _, name in _shuffled(absent, seed))
         place = itertools.count()
@@ -126,10 +126,10 @@ def replace_words(pictures: Sequence[Picture], seed: int, rate: float) -> dict[s
 
 
 def _spoiled(
-    pictures: Sequence[Picture],
+    pictures: Sequence[CaptionedImage],
     seed: int,
     rate: float,
-    spoil: Callable[[Picture, set[int]], str],
+    spoil: Callable[[CaptionedImage, set[int]], str],
 ) -> dict[str, str]:
     """Captions in which `spoil` has changed the things at the given places of their lists."""
     things = [
@@ -144,29 +144,29 @@ def _spoiled(
     }
 
 
-def _without(picture: Picture, lost: set[int]) -> str:
+def _without(picture: CaptionedImage, lost: set[int]) -> str:
     things, *where = _PLACE.split(picture.caption, maxsplit=1)
     named = re.split(", | and ", things)
     kept = [thing for place, thing in enumerate(named) if place not in lost]
     return " ".join([*([listed(kept)] if kept else []), *where])
 
 
-def _name_style(pictures: Sequence[Picture], seed: int, style: str) -> dict[str, str]:
+def _name_style(pictures: Sequence[CaptionedImage], seed: int, style: str) -> dict[str, str]:
     """As a captioner describes a target's pictures, before cleaning (TADP, section 4.3)."""
     return {p.image_id: f"a {style} painting of {p.caption}" for p in pictures}
 
 
-def _own(pictures: Sequence[Picture], seed: int) -> dict[str, str]:
+def _own(pictures: Sequence[CaptionedImage], seed: int) -> dict[str, str]:
     return {p.image_id: p.caption for p in pictures}
 
 
-def _same(pictures: Sequence[Picture], seed: int, text: str) -> dict[str, str]:
+def _same(pictures: Sequence[CaptionedImage], seed: int, text: str) -> dict[str, str]:
     return {p.image_id: text for p in pictures}
 
 
 _ALL = functools.partial(_same, text=" ".join(SHARED_CLASSES))
 # Name -> pictures and seed -> image id -> caption.
-KINDS: Mapping[str, Callable[[Sequence[Picture], int], dict[str, str]]] = {
+KINDS: Mapping[str, Callable[[Sequence[CaptionedImage], int], dict[str, str]]] = {
     OWN: _own,
     EMPTY: functools.partial(_same, text=""),
     CLASS_NAMES: _ALL,

@@ -6,7 +6,7 @@ from tadp_d2.reports.curves import ticks
 from tadp_d2.reports.markup import escape
 from tadp_d2.reports.tables import DASH
 from tadp_d2.study.questions import TARGETS
-from tadp_d2.study.verdicts import Answer, Finding
+from tadp_d2.study.verdicts import Answer, ArmFinding
 
 # Of the drawing, in pixels.
 _LABELS, _PANEL, _GAP, _ROW, _HEAD, _FOOT = 320, 200, 36, 20, 46, 34
@@ -73,7 +73,7 @@ def _middle(row: int) -> float:
     return _HEAD + (row + 0.5) * _ROW
 
 
-def _scale(findings: Sequence[Finding]) -> list[float]:
+def _scale(findings: Sequence[ArmFinding]) -> list[float]:
     """Round numbers around 0 and all that is drawn."""
     ends = [0.0]
     for finding in findings:
@@ -82,7 +82,7 @@ def _scale(findings: Sequence[Finding]) -> list[float]:
     return ticks(min(ends), max(ends))
 
 
-def _panel(domain: str, findings: Sequence[Finding | None], scale: Sequence[float]) -> str:
+def _panel(domain: str, findings: Sequence[ArmFinding | None], scale: Sequence[float]) -> str:
     """A target's lines; None for one that the question does not ask there."""
     target, bottom = TARGETS[domain], _HEAD + len(findings) * _ROW
 
@@ -105,7 +105,7 @@ def _panel(domain: str, findings: Sequence[Finding | None], scale: Sequence[floa
     return "".join(parts)
 
 
-def _mark(finding: Finding, y: float, x: Callable[[float], float]) -> str:
+def _mark(finding: ArmFinding, y: float, x: Callable[[float], float]) -> str:
     """The mean and the interval around it."""
     difference = finding.difference
     if difference is None:

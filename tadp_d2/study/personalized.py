@@ -19,7 +19,7 @@ from tadp_d2.diffusion.stable_diffusion import load_unet
 from tadp_d2.diffusion.tokens import add_token, read_tokens
 from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.objective import held_out_loss
-from tadp_d2.personalization.personalize import Run, dreambooth, invert
+from tadp_d2.personalization.personalize import PersonalizationRun, dreambooth, invert
 from tadp_d2.personalization.settings import resolve
 from tadp_d2.personalization.training import Watch
 from tadp_d2.personalization.training_images import Crops, read_pictures
@@ -95,7 +95,7 @@ def learn(world: Path, folder: Path, method: str, style: str, seed: int) -> Path
     Returns:
         The file of the token `<style>`, or the folder of the UNet.
     """
-    run = Run(
+    run = PersonalizationRun(
         images=_pictures_to_learn_from(world, style, seed),
         output=folder / f"{method}_{style}_{seed}",
         weights=str(world / MODEL_FOLDER),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from tadp_d2.reports.formats import markdown
 from tadp_d2.reports.tables import DASH, Cell, Row, Table, mean_cell
 from tadp_d2.study.questions import TARGETS
-from tadp_d2.study.verdicts import CLAIMS, Answer, Finding
+from tadp_d2.study.verdicts import CLAIMS, Answer, ArmFinding
 
 _COLUMNS = ("difference to", "mean", "95 % interval", "wins", "the paper", "verdict")
 
@@ -24,7 +24,7 @@ def tables(answers: Iterable[Answer]) -> str:
     return "\n".join(parts)
 
 
-def _rows(findings: Sequence[Finding]) -> list[Row]:
+def _rows(findings: Sequence[ArmFinding]) -> list[Row]:
     """A line for each claim, of which the first of an arm has its mean."""
     rows, before = [], ""
     for finding in findings:
@@ -37,7 +37,7 @@ def _rows(findings: Sequence[Finding]) -> list[Row]:
     return rows
 
 
-def _texts(finding: Finding) -> list[str]:
+def _texts(finding: ArmFinding) -> list[str]:
     claim, difference = finding.claim, finding.difference
     if claim is None:
         return [DASH] * len(_COLUMNS)

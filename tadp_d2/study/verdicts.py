@@ -21,7 +21,7 @@ _Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Finding:
+class ArmFinding:
     """What seeds tell of an arm and of one claim about it.
 
     Attributes:
@@ -51,7 +51,7 @@ class Answer:
     """A question and, by target domain, what was found there, in the order of its arms."""
 
     question: Question
-    findings: Mapping[str, list[Finding]]
+    findings: Mapping[str, list[ArmFinding]]
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -93,18 +93,18 @@ def answer(questions: Iterable[Question], results: Iterable[Mapping[str, Any]]) 
     ]
 
 
-def _find(target: Benchmark, arms: Iterable[Arm], results: _Results) -> list[Finding]:
+def _find(target: Benchmark, arms: Iterable[Arm], results: _Results) -> list[ArmFinding]:
     values: dict[str, dict[int, float]] = {}
     found = []
     for arm in arms:
         own = values[arm.name] = _values(target, arm, results)
         mean = spread(list(own.values()))
         if not arm.claims:
-            found.append(Finding(arm.name, mean))
+            found.append(ArmFinding(arm.name, mean))
         for claim in arm.claims:
             other = values[claim.against]
             wins = sum(own[seed] > other[seed] for seed in own.keys() & other.keys())
-            found.append(Finding(arm.name, mean, claim, paired_difference(own, other), wins))
+            found.append(ArmFinding(arm.name, mean, claim, paired_difference(own, other), wins))
     return found
 
 

@@ -51,7 +51,7 @@ class ReferSizes(Sizes):
     refcoco_comic_test: int = 40
 
 
-class _Tree(NamedTuple):
+class _ReferTree(NamedTuple):
     """One data set: its folder, its style, what its pickle is called and where its images are."""
 
     folder: str
@@ -61,9 +61,9 @@ class _Tree(NamedTuple):
 
 
 _TREES = (
-    _Tree("refcoco", "photo", "unc", "coco/train2014"),
-    _Tree("refcoco_watercolor", "watercolor", "synthetic", "refcoco_watercolor/images"),
-    _Tree("refcoco_comic", "comic", "synthetic", "refcoco_comic/images"),
+    _ReferTree("refcoco", "photo", "unc", "coco/train2014"),
+    _ReferTree("refcoco_watercolor", "watercolor", "synthetic", "refcoco_watercolor/images"),
+    _ReferTree("refcoco_comic", "comic", "synthetic", "refcoco_comic/images"),
 )
 
 

@@ -19,7 +19,7 @@ LINE = 20
 LABEL = 110
 
 
-class Row(NamedTuple):
+class SheetRow(NamedTuple):
     """
     Attributes:
         label: left of the row; a line break divides it.
@@ -40,7 +40,7 @@ class Block(NamedTuple):
 
     title: str
     words: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[SheetRow]
 
 
 def draw_heat(picture: Image.Image, heat: np.ndarray) -> Image.Image:

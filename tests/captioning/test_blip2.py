@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from tadp_d2.captioning.blip2 import Captioner, Settings, blip2, find_captioner
+from tadp_d2.captioning.blip2 import Blip2Settings, Captioner, blip2, find_captioner
 from tadp_d2.data.images import read_rgb
 from tadp_d2.device import find_device
 from tadp_d2.errors import UserError
@@ -211,9 +211,9 @@ def test_a_folder_goes_by_its_weights(folder, tmp_path):
 
 def test_settings_out_of_range_are_errors(folder):
     with pytest.raises(UserError, match="--min-new-tokens 9 --max-new-tokens 8"):
-        blip2(str(folder), settings=Settings("fp32", 9, 8))
+        blip2(str(folder), settings=Blip2Settings("fp32", 9, 8))
     with pytest.raises(UserError, match="--dtype fp8: expected one of fp32, bf16, fp16"):
-        blip2(str(folder), settings=Settings("fp8"))
+        blip2(str(folder), settings=Blip2Settings("fp8"))
     with pytest.raises(UserError, match="--device tpu99: cannot be used"):
         find_device("tpu99")
     with pytest.raises(UserError, match="is a folder and has no revision .main."):

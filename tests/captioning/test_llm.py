@@ -22,7 +22,7 @@ import pytest
 
 from tadp_d2 import cli
 from tadp_d2.captioning import llm, rules
-from tadp_d2.captioning.llm import Answer, Server, Settings
+from tadp_d2.captioning.llm import Server, ServerAnswer, ServerSettings
 from tadp_d2.commands import clean
 from tadp_d2.data.texts import read_captions, write_captions
 from tadp_d2.errors import UserError
@@ -38,7 +38,7 @@ PLAIN = [
 ]
 TIMEOUT = 1.5  # seconds, in the tests that are about it; elsewhere an answer has all the time
 SLOW = 2.0
-QUICK = Settings(per_request=4, first_wait=0.01, concurrency=2)
+QUICK = ServerSettings(per_request=4, first_wait=0.01, concurrency=2)
 
 
 def answer_rows(way, captions):
@@ -262,14 +262,14 @@ def styled(count, start=0):
 
 
 def assert_all_right(answers, captions):
-    assert answers == {c: Answer(c, c.removeprefix(STYLE)) for c in captions}
+    assert answers == {c: ServerAnswer(c, c.removeprefix(STYLE)) for c in captions}
 
 
 @pytest.mark.parametrize("way", PASSING)
 def test_a_request_that_fails_for_a_passing_reason_is_repeated(way):
     captions = styled(4)
     times = 1 if way == "slow" else 2
-    settings = Settings(timeout=TIMEOUT if way == "slow" else 60, first_wait=0.01)
+    settings = ServerSettings(timeout=TIMEOUT if way == "slow" else 60, first_wait=0.01)
     fake = ask(first(*[way] * times), captions, settings)
     assert_all_right(fake.answers, captions)
     assert [request["way"] for request in fake.asked] == [*[way] * times, "good"]
@@ -302,9 +302,9 @@ def test_what_is_not_answered_well_is_asked_again_in_smaller_requests(way):
 def test_a_caption_on_which_the_model_fails_is_given_up_after_three_rounds(way):
     caption = STYLE + "a dog" if way != "swapped ids" else STYLE + "a dog and a bird"
     others = [] if way != "swapped ids" else [STYLE + "a red house"]
-    settings = Settings(per_request=8, first_wait=0.01)
+    settings = ServerSettings(per_request=8, first_wait=0.01)
     fake = ask(lambda n, body: way, [caption, *others], settings)
-    assert fake.answers[caption] == Answer(caption, None, ANSWERS_THAT_DO_NOT[way])
+    assert fake.answers[caption] == ServerAnswer(caption, None, ANSWERS_THAT_DO_NOT[way])
     assert len(fake.asked) == llm.ROUNDS
 
 
@@ -324,7 +324,7 @@ def test_a_thought_that_does_not_end_is_no_answer():
 
 @pytest.mark.parametrize("way", BUSY)
 def test_an_error_in_the_body_is_said_and_is_no_answer(way):
-    settings = Settings(per_request=4, first_wait=0.001, attempts=2)
+    settings = ServerSettings(per_request=4, first_wait=0.001, attempts=2)
     with FakeServer(lambda n, body: way) as fake:
         server = Server("watercolor", settings, KEY, fake.url)
         with pytest.raises(UserError, match="gave up after 2 attempts: .*all slots are busy"):
@@ -338,7 +338,7 @@ def test_an_error_in_the_body_is_said_and_is_no_answer(way):
 )
 def test_a_model_all_of_whose_answers_fail_alike_ends_the_run(way, reason):
     captions = styled(36)
-    settings = Settings(per_request=1, concurrency=1)
+    settings = ServerSettings(per_request=1, concurrency=1)
     with FakeServer(lambda n, body: way) as fake:
         server = Server("watercolor", settings, KEY, fake.url)
         message = f"first 5 answers of gpt-3.5-turbo are all of no use: {reason}.*captions.*--model"
@@ -352,7 +352,7 @@ def test_a_model_all_of_whose_answers_fail_alike_ends_the_run(way, reason):
 
 
 def test_there_is_one_layer_of_repetition():
-    settings = Settings(per_request=4, first_wait=0.001, attempts=4)
+    settings = ServerSettings(per_request=4, first_wait=0.001, attempts=4)
     with FakeServer(lambda n, body: "500") as fake:
         server = Server("watercolor", settings, KEY, fake.url)
         with pytest.raises(UserError, match="gave up after 4 attempts.*500.*command continues"):
@@ -379,7 +379,7 @@ def test_there_is_one_layer_of_repetition():
 def test_a_refusal_ends_the_run_at_once_and_keeps_what_was_answered(way, message, caplog):
     caplog.set_level(logging.DEBUG)
     captions = styled(12)
-    settings = Settings(per_request=4, first_wait=0.01, concurrency=1)
+    settings = ServerSettings(per_request=4, first_wait=0.01, concurrency=1)
     with FakeServer(first("good", way)) as fake:
         arrived = []
         server = Server("watercolor", settings, KEY, fake.url)
@@ -414,11 +414,11 @@ def test_answers_under_way_are_kept_when_another_request_ends_the_run():
 
 def test_the_wait_that_a_server_asks_for_is_kept_by_all_requests():
     captions = styled(12)
-    settings = Settings(per_request=4, first_wait=0.001, concurrency=1)
+    settings = ServerSettings(per_request=4, first_wait=0.001, concurrency=1)
     fake = ask(first("good", "429:0.5"), captions, settings)
     assert_all_right(fake.answers, captions)
     assert fake.asked[2]["time"] - fake.asked[1]["time"] >= 0.5
-    settings = Settings(per_request=4, first_wait=0.001, concurrency=2)
+    settings = ServerSettings(per_request=4, first_wait=0.001, concurrency=2)
     fake = ask(first("429:0.5", "good"), captions, settings)
     refused = fake.asked[0]
     others = [r for r in fake.asked if r["captions"] != refused["captions"]]
@@ -437,7 +437,7 @@ def test_a_wait_may_be_given_as_a_date_or_not_readably():
 
 
 def test_waits_double_are_scattered_and_repeatable():
-    settings = Settings(attempts=6, first_wait=2.0, longest_wait=20.0)
+    settings = ServerSettings(attempts=6, first_wait=2.0, longest_wait=20.0)
     waits = list(llm.backoff(settings, "a"))
     assert waits == list(llm.backoff(settings, "a")) != list(llm.backoff(settings, "b"))
     for wait, longest in zip(waits, (2, 4, 8, 16, 20), strict=True):
@@ -446,7 +446,7 @@ def test_waits_double_are_scattered_and_repeatable():
 
 def test_no_more_requests_are_in_flight_than_allowed():
     captions = styled(36)
-    settings = Settings(per_request=1, concurrency=3)
+    settings = ServerSettings(per_request=1, concurrency=3)
     fake = ask(first(), captions, settings)
     assert_all_right(fake.answers, captions)
     assert 2 <= fake.most_in_flight <= 3

@@ -25,7 +25,7 @@ from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.settings import resolve
 from tadp_d2.personalization.textual_inversion import TextualInversion
-from tadp_d2.personalization.training import Training
+from tadp_d2.personalization.training import TrainingState
 from tadp_d2.personalization.training_images import Crops, read_pictures
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -288,7 +288,7 @@ def test_textual_inversion_learns_as_on_the_cpu(world, model_folder):
         model = TrainableDiffusion.load(str(model_folder)).to(torch.device(device))
         settings = dataclasses.replace(resolve("invert", "paper-text", given), precision=precision)
         source = LatentSource(model, Crops(pictures, 64))
-        training = Training(TextualInversion(model, source, settings))
+        training = TrainingState(TextualInversion(model, source, settings))
         losses[device, precision] = [training.advance() for _ in range(3)]
     assert losses["cuda", "fp32"] == pytest.approx(losses["cpu", "fp32"], rel=1e-3)
     assert losses["cuda", "fp16"] == pytest.approx(losses["cpu", "fp32"], rel=2e-2)

@@ -16,7 +16,7 @@ from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.doctor.dataset_check import check_dataset
 from tadp_d2.doctor.findings import Kind
 from tadp_d2.errors import UserError
-from tadp_d2.inference.predictions import Job, predict_pictures
+from tadp_d2.inference.predictions import PredictionJob, predict_pictures
 from tadp_d2.personalization.training_images import read_pictures
 from tadp_d2.visualization.gallery import Gallery
 
@@ -64,7 +64,7 @@ class Predictor:
 
 def predict(path):
     folder = SimpleNamespace(file=lambda name: path.parent / "out" / f"{name}.json")
-    unreadable = predict_pictures([Job(path, path.name, "")], Predictor(), folder, {})
+    unreadable = predict_pictures([PredictionJob(path, path.name, "")], Predictor(), folder, {})
     raise UserError(f"cannot be read as an image ({unreadable[path]})")
 
 

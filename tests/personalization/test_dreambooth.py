@@ -19,7 +19,7 @@ from tadp_d2.frozen import fingerprint
 from tadp_d2.personalization.dreambooth import DreamBooth
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.settings import resolve
-from tadp_d2.personalization.training import Training
+from tadp_d2.personalization.training import TrainingState
 from tadp_d2.personalization.training_images import Crops, read_pictures
 
 
@@ -29,7 +29,7 @@ def make_training(model, pictures, folder=None, **given):
     read, _ = read_pictures(list(find_image_files([pictures])), settings.size)
     objective = DreamBooth(model, LatentSource(model, Crops(read, settings.size)), settings)
     objective.prepare(folder)
-    return Training(objective)
+    return TrainingState(objective)
 
 
 def weights(module):

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from tadp_d2.diffusion.stable_diffusion import LatentEncoder
 from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.objective import denoising_loss, draw_noise, held_out_loss
-from tadp_d2.personalization.training_images import Crops, Picture
+from tadp_d2.personalization.training_images import Crops, TrainingImage
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -65,7 +65,7 @@ def test_latents_are_those_of_the_backbone_and_each_crop_is_encoded_once(
 ):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=generator)
-    source = LatentSource(model, Crops([Picture(None, "", pixels)], 64))
+    source = LatentSource(model, Crops([TrainingImage(None, "", pixels)], 64))
     encoded = []
     encode = model.encode
     monkeypatch.setattr(model, "encode", lambda images: encoded.append(1) or encode(images))

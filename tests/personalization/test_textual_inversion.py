@@ -24,7 +24,7 @@ from tadp_d2.personalization.textual_inversion import (
     TextualInversion,
     add_learnable_token,
 )
-from tadp_d2.personalization.training import Training
+from tadp_d2.personalization.training import TrainingState
 from tadp_d2.personalization.training_images import Crops, read_pictures
 
 
@@ -33,7 +33,7 @@ def make_training(model, pictures, **given):
     settings = resolve("invert", "paper-text", given)
     read, _ = read_pictures(list(find_image_files([pictures])), settings.size)
     source = LatentSource(model, Crops(read, settings.size, settings.flip))
-    return Training(TextualInversion(model, source, settings))
+    return TrainingState(TextualInversion(model, source, settings))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tadp_d2.personalization import dreambooth, textual_inversion
 from tadp_d2.personalization.dreambooth import DreamBooth
 from tadp_d2.personalization.output import OutputFolder
-from tadp_d2.personalization.training import Training
+from tadp_d2.personalization.training import TrainingState
 from tadp_d2.records.artifacts import read_metadata
 
 ARTIFACT = {
@@ -155,7 +155,9 @@ def test_a_folder_that_holds_something_else(fails, run, uninterrupted, pictures,
 
 def test_an_unfinished_run_is_not_overwritten(fails, run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "advance", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            TrainingState, "advance", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(SystemExit):
             run("invert", tmp_path, *STEPS)
     message = fails("invert", tmp_path, *STEPS)

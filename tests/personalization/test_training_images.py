@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tadp_d2.personalization.training_images import Crops, Picture, read_pictures
+from tadp_d2.personalization.training_images import Crops, TrainingImage, read_pictures
 
 
 def read_one(image, tmp_path, size=32, **options):
@@ -60,7 +60,9 @@ def test_the_shorter_side_gets_the_size(tmp_path, size, expected):
 
 
 def test_every_picture_comes_once_before_one_comes_again():
-    pictures = [Picture(None, "", torch.zeros(3, 8, 8 + i, dtype=torch.uint8)) for i in range(5)]
+    pictures = [
+        TrainingImage(None, "", torch.zeros(3, 8, 8 + i, dtype=torch.uint8)) for i in range(5)
+    ]
     crops, generator = Crops(pictures, 8), torch.Generator().manual_seed(0)
     drawn = [crops.draw(generator) for _ in range(200)]
     for start in range(0, 200, 5):
@@ -71,7 +73,7 @@ def test_every_picture_comes_once_before_one_comes_again():
 
 def test_crops_show_the_picture_and_its_mirror_image_in_the_models_range():
     pixels = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)
-    crops = Crops([Picture(None, "", pixels)], 4, center=True)
+    crops = Crops([TrainingImage(None, "", pixels)], 4, center=True)
     middle = crops.middle(0)
     expected = pixels[:, :, 1:5].float() / 127.5 - 1
     assert torch.equal(crops.pixels(middle), expected)

@@ -9,16 +9,18 @@ from tadp_d2.captioning.rules import remove_style
 from tadp_d2.data.datasets.art import SHARED_CLASSES
 from tadp_d2.data.texts import read_captions
 from tadp_d2.study import caption_kinds
-from tadp_d2.study.caption_kinds import KINDS, Picture, read_pictures, write_texts
+from tadp_d2.study.caption_kinds import KINDS, CaptionedImage, read_pictures, write_texts
 from tadp_d2.synthetic.drawing.scenes import describe, sample_scene
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Picture]:
+def pictures() -> list[CaptionedImage]:
     """300 pictures of the world, without drawing them."""
     scenes = [sample_scene(np.random.default_rng(number)) for number in range(300)]
     return [
-        Picture(str(number), describe(scene), frozenset(thing.name for thing in scene.objects))
+        CaptionedImage(
+            str(number), describe(scene), frozenset(thing.name for thing in scene.objects)
+        )
         for number, scene in enumerate(scenes)
     ]
 
@@ -73,11 +75,13 @@ def test_words_are_wrong_at_the_rate(pictures, rate):
 
 
 def test_captions_that_are_spoiled_remain_captions():
-    picture = Picture("1", "two dogs, a person and a cat on a beach", frozenset(("dog", "person")))
+    picture = CaptionedImage(
+        "1", "two dogs, a person and a cat on a beach", frozenset(("dog", "person"))
+    )
     assert caption_kinds._without(picture, {0}) == "a person and a cat on a beach"
     assert caption_kinds._without(picture, {1, 2}) == "two dogs on a beach"
     assert caption_kinds._without(picture, {0, 1, 2}) == "on a beach"
-    people = Picture("1", "two people in a park", frozenset(SHARED_CLASSES) - {"bird"})
+    people = CaptionedImage("1", "two people in a park", frozenset(SHARED_CLASSES) - {"bird"})
     assert caption_kinds.replace_words([people], 0, 1.0) == {"1": "two birds in a park"}
 
 

@@ -7,12 +7,12 @@ import pytest
 from tadp_d2.reports.spread import Difference, Spread
 from tadp_d2.study.differences_figure import figure
 from tadp_d2.study.questions import QUESTIONS, Claim
-from tadp_d2.study.verdicts import Answer, Finding
+from tadp_d2.study.verdicts import Answer, ArmFinding
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def panel(finding: Finding) -> ElementTree.Element:
+def panel(finding: ArmFinding) -> ElementTree.Element:
     """That of one claim about one target."""
     answer = Answer(QUESTIONS["latent-scaling"], {"watercolor": [finding]})
     root = ElementTree.fromstring(figure([answer]))
@@ -20,8 +20,8 @@ def panel(finding: Finding) -> ElementTree.Element:
     return block.findall(f"{SVG}g")[-1]
 
 
-def finding(difference: Difference | None, direction: int | None = 1) -> Finding:
-    return Finding("scaled", Spread(1.0, None, 5), Claim("not scaled", direction), difference)
+def finding(difference: Difference | None, direction: int | None = 1) -> ArmFinding:
+    return ArmFinding("scaled", Spread(1.0, None, 5), Claim("not scaled", direction), difference)
 
 
 def values(panel: ElementTree.Element):

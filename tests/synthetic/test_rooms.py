@@ -9,14 +9,14 @@ from tadp_d2.data.readers.depth_maps import read_depth
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic.drawing.room_furniture import quad
 from tadp_d2.synthetic.drawing.room_views import render_room
-from tadp_d2.synthetic.drawing.rooms import KINDS, Room, Thing, describe, sample_room
+from tadp_d2.synthetic.drawing.rooms import KINDS, Furniture, Room, describe, sample_room
 from tadp_d2.synthetic.room_data_sets import RoomSizes, write_room_data_sets
 
 FOCAL = 50.0
 
 
 def room(faces, eye=(0.0, 1.0, 0.0), turn=0.0, tilt=0.0):
-    things = tuple(Thing("thing", i, i + 1) for i in range(1, len(faces)))
+    things = tuple(Furniture("thing", i, i + 1) for i in range(1, len(faces)))
     light = (0.0, 2.0, 1.0)
     return Room("office", 40, 30, tuple(faces), things, eye, turn, tilt, FOCAL, light)
 

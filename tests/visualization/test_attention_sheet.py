@@ -8,7 +8,7 @@ from tadp_d2.visualization.attention_sheet import (
     COLORS,
     OPACITY,
     Block,
-    Row,
+    SheetRow,
     attention_sheet,
     draw_heat,
 )
@@ -36,10 +36,13 @@ def test_more_heat_is_lighter_for_any_eye():
 def test_each_map_stands_below_its_word_in_its_row():
     picture = Image.new("RGB", (200, 100), (100, 100, 100))
     left, right = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
-    rows = [Row("stride 16", np.stack([left, right])), Row("mean", np.stack([right, right]))]
+    rows = [
+        SheetRow("stride 16", np.stack([left, right])),
+        SheetRow("mean", np.stack([right, right])),
+    ]
     blocks = [
         Block("first", ["dog", "cat"], rows),
-        Block("second", ["dog"], [Row("mean", left[None])]),
+        Block("second", ["dog"], [SheetRow("mean", left[None])]),
     ]
     sheet = np.asarray(attention_sheet(picture, blocks, "picture.png"), float)
     hot, cold = colors(np.array(1.0)), colors(np.array(0.0))
@@ -60,7 +63,7 @@ def test_each_map_stands_below_its_word_in_its_row():
 
 def test_long_texts_are_cut_and_do_not_widen_the_sheet():
     picture = Image.new("RGB", (100, 100))
-    row = Row("mean", np.zeros((1, 2, 2)))
+    row = SheetRow("mean", np.zeros((1, 2, 2)))
     short = attention_sheet(picture, [Block("a", ["dog"], [row])], "a")
     long = attention_sheet(picture, [Block("a" * 999, ["dog" * 99], [row])], "a" * 999)
     assert long.size == short.size

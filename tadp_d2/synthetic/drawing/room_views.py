@@ -35,7 +35,7 @@ class _View:
     place: np.ndarray
 
 
-class Seen(NamedTuple):
+class RenderedRoom(NamedTuple):
     """
     Attributes:
         image: RGB.
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
     shares: np.ndarray
 
 
-def render_room(room: Room, style: str, rng: np.random.Generator) -> Seen:
+def render_room(room: Room, style: str, rng: np.random.Generator) -> RenderedRoom:
     """Renders a room.
 
     Args:
@@ -63,7 +63,7 @@ def render_room(room: Room, style: str, rng: np.random.Generator) -> Seen:
     holes = np.array([face.hole for face in room.faces])[view.face[middle, middle]]
     depth = np.where(holes, 0, view.depth[middle, middle])
     shares = np.bincount(view.face.ravel(), minlength=len(room.faces)) / view.face.size
-    return Seen(STYLES[style].finish(canvas, rng), depth, shares)
+    return RenderedRoom(STYLES[style].finish(canvas, rng), depth, shares)
 
 
 def _rotation(room: Room) -> np.ndarray:

@@ -36,7 +36,7 @@ _GAP, _TRIES = 0.08, 25
 
 
 @dataclass(frozen=True)
-class Kind:
+class RoomKind:
     """A kind of room.
 
     Attributes:
@@ -85,59 +85,59 @@ def _armchair(rng: np.random.Generator) -> Piece:
 
 
 KINDS = {
-    "bathroom": Kind(
+    "bathroom": RoomKind(
         (2.2, 3.0), (2.4, 3.4), "tiles", (furniture.bathtub, furniture.sink, furniture.toilet)
     ),
-    "bedroom": Kind(
+    "bedroom": RoomKind(
         *((3.0, 4.4), (3.4, 4.8), "planks"),
         (furniture.bed, furniture.nightstand, furniture.wardrobe, furniture.lamp),
     ),
-    "bookstore": Kind(
+    "bookstore": RoomKind(
         *((5.0, 7.0), (6.0, 9.0), "planks", (furniture.shelf,) * 6),
         (furniture.shelf, furniture.shelf, _coffee_table),
     ),
-    "classroom": Kind(
+    "classroom": RoomKind(
         *((6.0, 7.5), (7.0, 9.0), "", (furniture.shelf,)),
         (furniture.desk,) * 5 + (furniture.chair,) * 4,
     ),
-    "conference room": Kind(
+    "conference room": RoomKind(
         *((4.5, 6.0), (5.5, 7.5), "", (furniture.plant, furniture.television)),
         (_conference_table,),
     ),
-    "dining room": Kind(
+    "dining room": RoomKind(
         *((3.4, 4.6), (3.8, 5.4), "planks", (furniture.wardrobe, furniture.plant, furniture.lamp)),
         (_dining_table,),
     ),
-    "kitchen": Kind(
+    "kitchen": RoomKind(
         *((2.6, 4.0), (3.2, 4.8), "tiles"),
         (furniture.counter, furniture.refrigerator, furniture.stove),
         (furniture.chair,),
     ),
-    "laundry room": Kind(
+    "laundry room": RoomKind(
         *((2.2, 3.2), (2.6, 3.8), "tiles"),
         (furniture.washing_machine, furniture.washing_machine, furniture.shelf, furniture.sink),
     ),
-    "living room": Kind(
+    "living room": RoomKind(
         *((3.8, 5.4), (4.4, 6.4), "planks"),
         (furniture.sofa, furniture.television, furniture.shelf, furniture.plant),
         (_coffee_table, _armchair),
     ),
-    "office": Kind(
+    "office": RoomKind(
         *((3.2, 4.8), (3.8, 5.6), "", (furniture.desk, furniture.desk, furniture.shelf)),
         (furniture.chair, furniture.chair),
     ),
-    "playroom": Kind(
+    "playroom": RoomKind(
         *((3.4, 4.6), (3.6, 5.2), "", (furniture.shelf, furniture.bed)),
         (furniture.toy,) * 6,
     ),
-    "study": Kind(
+    "study": RoomKind(
         *((2.8, 3.8), (3.2, 4.4), "planks", (furniture.desk, furniture.shelf, furniture.lamp)),
         (furniture.chair, _armchair),
     ),
 }
 
 
-class Thing(NamedTuple):
+class Furniture(NamedTuple):
     """Something that can be counted.
 
     Attributes:
@@ -169,7 +169,7 @@ class Room:
     width: int
     height: int
     faces: tuple[Face, ...]
-    things: tuple[Thing, ...]
+    things: tuple[Furniture, ...]
     eye: tuple[float, float, float]
     turn: float
     tilt: float
@@ -194,7 +194,7 @@ def sample_room(rng: np.random.Generator, kind: str, size: tuple[int, int] = SIZ
         piece = maker(rng)
         placed = _placed(piece, rng, (width, depth), taken, at_wall)
         if placed:
-            things.append(Thing(piece.noun, len(faces), len(faces) + len(placed)))
+            things.append(Furniture(piece.noun, len(faces), len(faces) + len(placed)))
             faces += placed
     return Room(
         kind=kind,
@@ -244,7 +244,7 @@ def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _shell(
-    rng: np.random.Generator, kind: Kind, width: float, depth: float, height: float
+    rng: np.random.Generator, kind: RoomKind, width: float, depth: float, height: float
 ) -> list[Face]:
     """Floor, ceiling and walls, with a window or a painting."""
     wall, floor = pick(rng, _WALLS), pick(rng, _FLOORS[kind.floor])
