@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 WORLD := demo/world
 TOKEN := demo/watercolor/learned_embeds.safetensors
 
-.PHONY: setup lint test demo demo-segmentation demo-depth demo-referring bench clean
+.PHONY: setup lint test test-all demo demo-segmentation demo-depth demo-referring bench clean
 
 setup: $(VENV)/.ready
 
@@ -28,8 +28,15 @@ lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
+# Without what is marked as exhaustive, which `make test-all` runs too.
 test: setup
-	@$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	@$(call pytest,-m "not exhaustive")
+
+test-all: setup
+	@$(call pytest)
+
+pytest = $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+	--durations 10 $(1)
 
 $(WORLD): | setup
 	@$(VENV)/bin/tadp-d2 synth $(WORLD)
