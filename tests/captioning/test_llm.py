@@ -660,9 +660,16 @@ def ctrl_c_works():
 
 
 def test_ctrl_c_ends_with_one_line_and_keeps_what_was_stored(file, run, capsys, ctrl_c_works):
+    def cleaned():
+        records = read_captions(file).records.values()
+        return {r.raw: r.clean for r in records if r.clean is not None}
+
     def ways(n, body):
         if n < 2:
             return "good"
+        deadline = time.monotonic() + 30
+        while len(cleaned()) < 12 and time.monotonic() < deadline:
+            time.sleep(0.01)  # The next request may leave before the last answer is stored.
         os.kill(os.getpid(), signal.SIGINT)
         return "slow"  # What comes of it is of no interest any more.
 
@@ -673,7 +680,7 @@ def test_ctrl_c_ends_with_one_line_and_keeps_what_was_stored(file, run, capsys, 
         error = capsys.readouterr().err.strip().split("\n")
         assert error[-1].startswith("interrupted: the texts cleaned so far are kept in ")
         assert "Traceback" not in "\n".join(error)
-    stored = {r.raw: r.clean for r in read_captions(file).records.values() if r.clean is not None}
+    stored = cleaned()
     assert len(stored) == 12
     assert all(text == raw.removeprefix(STYLE) for raw, text in stored.items())
 
