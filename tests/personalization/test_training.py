@@ -85,8 +85,8 @@ def test_killed_and_resumed(method, command, run, uninterrupted, tmp_path):
 @pytest.mark.parametrize(
     "method, where, call",
     [
-        ("invert", "tadp_d2.personalization.training.Training.advance", 1),
-        ("invert", "tadp_d2.personalization.training.Training.advance", 6),
+        ("invert", "tadp_d2.personalization.training.TrainingState.advance", 1),
+        ("invert", "tadp_d2.personalization.training.TrainingState.advance", 6),
         ("invert", "torch.save", 2),
         ("invert", "tadp_d2.personalization.output.OutputFolder.finish", 1),
         ("dreambooth", "torch.save", 2),
