@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
-from .forked import ForkedCommands, Result
+from ..forked import ForkedCommands, Result
 from .malformed import (
     CAPTIONS,
     CASES,

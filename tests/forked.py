@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
-# Seconds after which a command counts as hanging.
-LIMIT = 60
+ROOT = Path(__file__).parents[1]
 
 
 class Result(NamedTuple):
@@ -27,15 +25,17 @@ class Result(NamedTuple):
 class ForkedCommands:
     """The process that is forked; a context manager."""
 
-    def __init__(self, folder: Path, **environment: str):
+    def __init__(self, folder: Path, limit: int = 60, **environment: str):
         """
         Args:
             folder: an existing one, for what commands print.
+            limit: seconds after which commands count as hanging.
             environment: on top of this process's.
         """
         self._folder = folder
+        self._limit = limit
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
+            [sys.executable, __file__, str(folder), str(limit)],
             cwd=ROOT,
             # Threads of a library do not survive a fork.
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -58,7 +58,7 @@ class ForkedCommands:
         self._process.stdin.write(json.dumps(arguments) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
-        assert code == 0, f"killed: {commands} took longer than {LIMIT} s" if code < 0 else code
+        assert code == 0, f"killed: {commands} took longer than {self._limit} s" if code < 0 else code
         codes = json.loads((self._folder / "codes").read_text())
         return [
             Result(code, *(path.read_text() for path in _outputs(self._folder, number)))
@@ -70,7 +70,7 @@ def _outputs(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"stdout{number}", folder / f"stderr{number}"
 
 
-def _serve(folder: Path) -> None:
+def _serve(folder: Path, limit: int) -> None:
     # What the commands import.
     import tadp_d2.cli
     import tadp_d2.doctor.examine  # noqa: F401
@@ -84,7 +84,7 @@ def _serve(folder: Path) -> None:
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            signal.alarm(LIMIT)
+            signal.alarm(limit)
             codes = []
             for number, command in enumerate(json.loads(line)):
                 for path, descriptor in zip(_outputs(folder, number), (1, 2), strict=True):
@@ -118,4 +118,4 @@ def _run(program: str, *arguments: str) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    _serve(Path(sys.argv[1]))
+    _serve(Path(sys.argv[1]), int(sys.argv[2]))
