@@ -27,7 +27,7 @@ def test_synth_writes_a_world_and_says_how_to_use_it(tmp_path, capsys, monkeypat
         *("VOC2007", "VOC2012", "watercolor", "comic"),
         *("cityscapes", "dark_zurich", "NighttimeDrivingTest"),
         *("refcoco", "refcoco_watercolor", "refcoco_comic", "coco"),
-        *("nyu_depth_v2", "rooms_night"),
+        *("nyu_depth_v2", "rooms_night", "rooms_watercolor"),
         *("captions", "stable-diffusion-tiny", "blip2-tiny"),
     }
 

@@ -27,7 +27,7 @@ import tadp_d2.data.datasets.nighttime_driving
 import tadp_d2.data.datasets.nyu_depth_v2
 import tadp_d2.data.datasets.pascal_segmentation
 import tadp_d2.data.datasets.refcoco
-import tadp_d2.data.datasets.rooms_night
+import tadp_d2.data.datasets.room_styles
 import tadp_d2.data.datasets.voc_segmentation
 import tadp_d2.modeling.heads.refer_head
 import tadp_d2.modeling.referring_segmentor

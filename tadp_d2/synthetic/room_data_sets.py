@@ -1,4 +1,4 @@
-"""Writes the synthetic data sets for depth: NYU Depth V2, and its test rooms by night.
+"""Writes the synthetic data sets for depth: NYU Depth V2, and its test rooms in other looks.
 
 The trees have the folders, lists and file names of the real set, so that its reader, mapper and
 evaluator read them. What is in a room and how it looks is decided in `drawing/rooms` and
@@ -39,12 +39,13 @@ class RoomSizes(Sizes):
     rooms_labeled_train: int = 12
 
 
-# Data set -> style and folder, of each part; the test rooms are seen by day and by night.
+# Data set -> style and folder, of each part; the test rooms are there in three.
 _VERSIONS = {
     "rooms_train": {"nyu_depth_v2_train": ("day", "nyu_depth_v2/sync")},
     "rooms_test": {
         "nyu_depth_v2_test": ("day", "nyu_depth_v2/official_splits/test"),
         "rooms_night_test": ("night", "rooms_night/test"),
+        "rooms_watercolor_test": ("watercolor", "rooms_watercolor/test"),
     },
     "rooms_labeled_train": {
         "nyu_depth_v2_labeled_train": ("day", "nyu_depth_v2/official_splits/train")
@@ -60,7 +61,7 @@ def write_room_data_sets(
     sizes: RoomSizes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Writes nyu_depth_v2, rooms_night and captions below a folder.
+    """Writes nyu_depth_v2, rooms_night, rooms_watercolor and captions below a folder.
 
     Each image depends on the seed, its part and its place in the part alone: the same seed gives
     the same bytes, and a larger split begins with the images of the smaller one. Twelve images in

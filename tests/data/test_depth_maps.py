@@ -168,10 +168,11 @@ def test_the_synthetic_rooms_are_read_as_nyu(world):
     assert train[0]["image_id"] == "bathroom_0001/rgb_00000.jpg"
     assert test[1]["image_id"] == "bedroom/rgb_00001.jpg"
     assert {entry["room"] for entry in (*train, *test)} <= set(ROOMS)
-    night = read_known("rooms_night_test")
-    for day, dark in zip(test, night, strict=True):
-        depths = [read_depth_map(entry["depth_file_name"]) for entry in (day, dark)]
-        assert np.array_equal(*depths)
+    for style in ("night", "watercolor"):
+        for day, other in zip(test, read_known(f"rooms_{style}_test"), strict=True):
+            depths = [read_depth_map(entry["depth_file_name"]) for entry in (day, other)]
+            assert np.array_equal(*depths)
+            assert day["file_name"] != other["file_name"]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from tadp_d2.data.datasets.nyu_categories import ROOMS
 from tadp_d2.data.readers.depth_maps import read_depth
 from tadp_d2.errors import UserError
 from tadp_d2.synthetic.drawing.room_furniture import quad
-from tadp_d2.synthetic.drawing.room_views import render_room
+from tadp_d2.synthetic.drawing.room_views import STYLES, render_room
 from tadp_d2.synthetic.drawing.rooms import KINDS, Furniture, Room, describe, sample_room
 from tadp_d2.synthetic.room_data_sets import RoomSizes, write_room_data_sets
 
@@ -62,14 +62,18 @@ def test_the_nearer_face_is_seen_whatever_the_order():
         assert blue[2] > 2 * blue[0]
 
 
-def test_holes_have_no_depth_and_nights_the_same_depth():
+def test_holes_have_no_depth_and_all_styles_the_same_depth():
     window = quad(
         [(-0.5, 0.5, 3), (0.5, 0.5, 3), (0.5, 1.5, 3), (-0.5, 1.5, 3)], (9, 9, 9), hole=True
     )
-    day, night = (see([wall(4.0), window], style=style) for style in ("day", "night"))
-    assert day.depth[15, 20] == 0
-    assert np.array_equal(day.depth, night.depth)
-    assert np.asarray(night.image).mean() < 0.7 * np.asarray(day.image).mean()
+    seen = {style: see([wall(4.0), window], style=style) for style in STYLES}
+    assert seen["day"].depth[15, 20] == 0
+    for other in seen.values():
+        assert np.array_equal(seen["day"].depth, other.depth)
+    day, night, watercolor = (np.asarray(seen[s].image, float) for s in STYLES)
+    assert night.mean() < 0.7 * day.mean() < day.mean() < watercolor.mean()
+    # The paper is left white at the rim.
+    assert watercolor[:4].min() > 200 > watercolor[12:18, 12:18].min()
 
 
 def test_what_is_hidden_is_not_mentioned():

@@ -126,7 +126,7 @@ def test_a_run_from_training_to_a_report(make_depth_config, small, world, tmp_pa
     trainer.resume_or_load(resume=False)
     trainer.train()
     results = json.loads((run / "results.json").read_text())
-    assert set(results["metrics"]) == {"nyu_depth_v2_test", "rooms_night_test"}
+    assert set(results["metrics"]) == set(cfg.DATASETS.TEST)
     scores = results["metrics"]["nyu_depth_v2_test"]["depth"]
     assert list(scores)[-1] == "RMSE" and len(scores) == 9
     assert 0 <= scores["d1"] <= scores["d2"] <= scores["d3"] <= 1

@@ -1,4 +1,4 @@
-"""Operations on pixels that several styles share: noise, blur, blending and what a camera adds.
+"""Operations on pixels that several styles share: noise, blur, blending, a camera, paper.
 
 A canvas is H x W x 3 float32, 0 to 1, and a mask H x W float32, 0 to 1.
 """
@@ -80,3 +80,30 @@ def photographed(
     soft = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.6)))
     noise = rng.standard_normal((height, width, 1), dtype=np.float32)
     return to_image(np.asarray(soft, dtype=np.float32) / 255 + grain * noise)
+
+
+def paper_grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """H x W: how high the grain of watercolor paper stands, around 0."""
+    return 0.6 * smooth_noise(rng, height, width, 1.6) + 0.4 * smooth_noise(rng, height, width, 4)
+
+
+def painted_part(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """H x W, 0 to 1: where washes reach, an irregular patch within the sheet of paper."""
+    y, x = np.arange(height)[:, None], np.arange(width)[None]
+    rim = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
+    ragged = (
+        rim + 7 * smooth_noise(rng, height, width, 30) + 2.5 * smooth_noise(rng, height, width, 6)
+    )
+    return smoothstep(8, 11, ragged).astype(np.float32)
+
+
+def on_paper(canvas: np.ndarray, grain: np.ndarray) -> np.ndarray:
+    """Washes on watercolor paper instead of on white.
+
+    Args:
+        grain: as `paper_grain` gives it.
+    """
+    paper = np.asarray((0.985, 0.97, 0.94), dtype=np.float32)
+    # Pigment settles in the hollows of the paper, so grain shows most where color is.
+    color = 1 - canvas.mean(axis=2, keepdims=True)
+    return canvas * paper * (1 + grain[..., None] * (0.018 + 0.1 * color))

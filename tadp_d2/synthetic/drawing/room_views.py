@@ -1,4 +1,4 @@
-"""A room as a camera sees it, by day and by night, and the exact depth of every pixel.
+"""A room by day, by night and as a watercolor, and the exact depth of every pixel.
 
 Depth is what NYUv2's is: the distance along the camera's axis. The image is lit and grained; the
 depth is that of the faces, and nothing that a style adds changes it.
@@ -11,7 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tadp_d2.synthetic.drawing.pixels import photographed, smooth_noise
+from tadp_d2.synthetic.drawing.pixels import (
+    blurred,
+    on_paper,
+    painted_part,
+    paper_grain,
+    photographed,
+    smooth_noise,
+    to_image,
+)
 from tadp_d2.synthetic.drawing.rooms import Room
 
 # Nothing nearer is seen, meters.
@@ -217,7 +225,34 @@ def _night(canvas: np.ndarray, rng: np.random.Generator) -> Image.Image:
     return photographed(gray + (canvas - gray) * 0.7, (1.0, 1.0, 1.0), 0.035, rng)
 
 
+def _watercolor(canvas: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """Pale uneven washes, darker along their borders, on grainy paper that is white at the rim."""
+    height, width = canvas.shape[:2]
+    grain, sheet = paper_grain(rng, height, width), painted_part(rng, height, width)
+    washes = _wobbled(canvas.clip(0.05, 1), rng)
+    gray = washes.mean(axis=2)
+    borders = np.abs(gray - blurred(gray, 2.0))
+    patches = 0.26 * smooth_noise(rng, height, width, 26) + 0.14 * smooth_noise(
+        rng, height, width, 9
+    )
+    # A wash as dense as this lets through a power of what its color lets through.
+    density = sheet * np.clip(0.6 + patches + 4 * borders, 0.2, 1.4)
+    return to_image(on_paper(washes ** density[..., None], grain))
+
+
+def _wobbled(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As drawn by an unsteady hand: pixels are moved by up to 1.5, neighbors together."""
+    height, width = canvas.shape[:2]
+    y, x = (
+        (place + 1.5 * smooth_noise(rng, height, width, 24)).round().astype(int).clip(0, side - 1)
+        for place, side in zip(np.mgrid[:height, :width], (height, width), strict=True)
+    )
+    return canvas[y, x]
+
+
 STYLES = {
     "day": _Style({"ambient": (0.5, 0.5, 0.5), "lamp": (0.75, 0.72, 0.66)}, _day),
     "night": _Style({"ambient": (0.09, 0.11, 0.16), "lamp": (0.85, 0.66, 0.42)}, _night),
+    # Even light: painters leave the paper bright.
+    "watercolor": _Style({"ambient": (0.8, 0.8, 0.8), "lamp": (0.3, 0.3, 0.28)}, _watercolor),
 }

@@ -18,6 +18,9 @@ from tadp_d2.synthetic.drawing.pixels import (
     blend,
     blurred,
     gradient,
+    on_paper,
+    painted_part,
+    paper_grain,
     photographed,
     smooth_noise,
     smoothstep,
@@ -282,7 +285,7 @@ def _watercolor(scene: Scene, rng: np.random.Generator) -> Painting:
     """Pale, uneven, translucent washes on grainy white paper that shows at the margins."""
     rng, object_rngs = _rngs(scene, rng)
     height, width = scene.height, scene.width
-    grain = 0.6 * smooth_noise(rng, height, width, 1.6) + 0.4 * smooth_noise(rng, height, width, 4)
+    grain = paper_grain(rng, height, width)
     canvas = _wet_backdrop(scene, rng)
     alphas = []
     for item, item_rng in zip(scene.objects, object_rngs, strict=True):
@@ -293,11 +296,7 @@ def _watercolor(scene: Scene, rng: np.random.Generator) -> Painting:
         blend(canvas, layer, np.float32(1), 0.9 * alpha)
         _lay_wash(canvas, layer, alpha, _pigment(layer.alpha, item_rng, strength=1.0))
         alphas.append(_in_image(layer, alpha, scene))
-    paper = np.asarray((0.985, 0.97, 0.94), dtype=np.float32)
-    # Pigment settles in the hollows of the paper, so grain shows most where color is.
-    color = 1 - canvas.mean(axis=2, keepdims=True)
-    canvas = canvas * paper * (1 + grain[..., None] * (0.018 + 0.1 * color))
-    return Painting(to_image(canvas), tuple(alphas))
+    return Painting(to_image(on_paper(canvas, grain)), tuple(alphas))
 
 
 def _bled(alpha: np.ndarray, rng: np.random.Generator, uneven: float) -> np.ndarray:
@@ -324,7 +323,7 @@ def _wet_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     drawn = _backdrop(scene)
     height, width = scene.height, scene.width
     canvas = np.ones((height, width, 3), dtype=np.float32)
-    sheet = _sheet(rng, height, width)
+    sheet = painted_part(rng, height, width)
     sky, ground = (
         np.broadcast_to(unit_rgb(c), canvas.shape) for c in (drawn.sky[0], drawn.ground[1])
     )
@@ -349,16 +348,6 @@ def _wet_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     blend(canvas, layer, np.float32(1), 0.85 * alpha)
     _lay_wash(canvas, layer, alpha, _pigment(alpha, rng, strength=0.6))
     return canvas
-
-
-def _sheet(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Where the washes reach: an irregular patch within the sheet."""
-    y, x = np.arange(height)[:, None], np.arange(width)[None]
-    rim = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
-    ragged = (
-        rim + 7 * smooth_noise(rng, height, width, 30) + 2.5 * smooth_noise(rng, height, width, 6)
-    )
-    return smoothstep(8, 11, ragged).astype(np.float32)
 
 
 # --- comic --------------------------------------------------------------------------------------
