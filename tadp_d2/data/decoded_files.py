@@ -13,7 +13,7 @@ from PIL import Image
 
 from tadp_d2.data.images import decode, read_label_map
 
-_IMAGE, _LABEL_MAP = "tadp_d2-image://", "tadp_d2-label-map://"
+_IMAGE, _LABEL_MAP, _BLANK = "tadp_d2-image://", "tadp_d2-label-map://", "tadp_d2-blank://"
 
 
 def as_image(path: str | os.PathLike) -> str:
@@ -32,13 +32,21 @@ def as_label_map(path: str | os.PathLike) -> str:
     return f"{_LABEL_MAP}{path}"
 
 
+def as_blank(width: int, height: int) -> str:
+    """A path under which Detectron2 finds a black image of that size, pixels."""
+    return f"{_BLANK}{width} {height}"
+
+
 class _DecodedFiles(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
-        return [_IMAGE, _LABEL_MAP]
+        return [_IMAGE, _LABEL_MAP, _BLANK]
 
     def _open(self, path: str, mode: str = "r", **_: Any) -> IO[bytes]:
         if path.startswith(_IMAGE):
             image = decode(path.removeprefix(_IMAGE))
+        elif path.startswith(_BLANK):
+            width, height = map(int, path.removeprefix(_BLANK).split())
+            image = Image.new("L", (width, height))
         else:
             image = Image.fromarray(read_label_map(path.removeprefix(_LABEL_MAP)))
         file = io.BytesIO()

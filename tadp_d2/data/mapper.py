@@ -1,6 +1,5 @@
 """Detectron2's dataset mapper with the paper's augmentations and our reading of files."""
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 from torch import Tensor
 
 from tadp_d2.data.augmentation import build_augmentations
-from tadp_d2.data.decoded_files import as_image, as_label_map
+from tadp_d2.data.decoded_files import as_blank, as_image, as_label_map
 from tadp_d2.data.images import UnreadableImage, read_size
 from tadp_d2.data.views import make_views
 from tadp_d2.diffusion.latent_cache import LatentCache
@@ -100,7 +99,7 @@ class ConditionedMapper(DatasetMapper):
         known_size = {"width", "height"} <= entry.keys()
         truth_to_read = self.is_train and not entry.keys().isdisjoint(_TRUTHS)
         if self.cache is not None and known_size and not truth_to_read:
-            inputs = self._map_with_cache(copy.deepcopy(entry))
+            inputs = self._map_with_cache(entry)
         else:
             inputs = self._map_decoded(entry)
         return self._add_truth(entry, inputs) if self.is_train else inputs
@@ -125,31 +124,23 @@ class ConditionedMapper(DatasetMapper):
         return {**size, **inputs, "views": self.views(pixels)}
 
     def _map_with_cache(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """As `DatasetMapper` maps boxes, but the picture may stay closed."""
-        black = T.AugInput(np.broadcast_to(np.uint8(0), (entry["height"], entry["width"], 3)))
-        transforms = self.augmentations(black)
-        height, width = black.image.shape[:2]
+        """As `_map_decoded`, but the image may stay closed; truth is moved as on a black one."""
+        name, size = entry["file_name"], (entry["width"], entry["height"])
+        # Of a label map, which only evaluators read, nothing would be used.
+        blank = {key: value for key, value in entry.items() if key != "sem_seg_file_name"}
+        inputs = {**super().__call__({**blank, "file_name": as_blank(*size)}), "file_name": name}
+        transforms = self.augmentations.transforms
+        height, width = inputs["image"].shape[1:]
         mirrored = any(isinstance(step, T.HFlipTransform) for step in transforms.transforms)
-        picture = Path(entry["file_name"]).read_bytes()
-        latents = self.cache.look_up(picture, (width, height), mirrored)
+        latents = self.cache.look_up(Path(name).read_bytes(), (width, height), mirrored)
         image = latents.placeholder(height, width)
         if latents.value is None:
-            image = utils.read_image(as_image(entry["file_name"]), format=self.image_format)
+            image = utils.read_image(as_image(name), format=self.image_format)
             utils.check_image_size(entry, image)
             image = transforms.apply_image(image)
-        entry["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        entry["latents"] = latents.of(entry["image"])
-        entry.pop("sem_seg_file_name", None)
-        boxes = entry.pop("annotations", None)
-        if self.is_train and boxes is not None:
-            moved = [
-                utils.transform_instance_annotations(box, transforms, (height, width))
-                for box in boxes
-                if not box.get("iscrowd", 0)
-            ]
-            instances = utils.annotations_to_instances(moved, (height, width))
-            entry["instances"] = utils.filter_empty_instances(instances)
-        return entry
+        inputs["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        inputs["latents"] = latents.of(inputs["image"])
+        return inputs
 
 
 def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:

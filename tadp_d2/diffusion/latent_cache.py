@@ -24,7 +24,8 @@ from tadp_d2.diffusion.model_folder import find_weights
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing, sha256
 
-_FORMAT = "tadp_d2 latents, version 2"
+# Also of how a file becomes pixels.
+_FORMAT = "tadp_d2 latents, version 3"
 # Files are spread over as many folders, by the first byte of their names.
 _FOLDERS = 256
 # Bytes of a file besides its numbers.

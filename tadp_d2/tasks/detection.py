@@ -95,6 +95,15 @@ class Detection(Task):
                         f"MODEL.{key} is True, but data set {dataset!r} has an object without "
                         f"{field!r}: {entry['file_name']}"
                     )
+        if self.cfg.MODEL.MASK_ON and self.cfg.INPUT.MASK_FORMAT == "polygon":
+            for entry in entries:
+                for obj in entry["annotations"]:
+                    # Objects of crowds are not trained on.
+                    if isinstance(obj["segmentation"], dict) and not obj.get("iscrowd", 0):
+                        raise UserError(
+                            f"data set {dataset!r} has a run-length encoded mask, in "
+                            f"{entry['file_name']}: set INPUT.MASK_FORMAT bitmask"
+                        )
         if self.cfg.MODEL.KEYPOINT_ON and not MetadataCatalog.get(dataset).get("keypoint_names"):
             raise UserError(
                 f"MODEL.KEYPOINT_ON is True, but the metadata of data set {dataset!r} does not say "

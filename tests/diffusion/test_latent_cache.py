@@ -1,3 +1,5 @@
+import copy
+import itertools
 import shutil
 
 import numpy as np
@@ -6,7 +8,9 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from PIL import Image
+from pycocotools.mask import encode
 
+from tadp_d2.data import decoded_files
 from tadp_d2.data.loader import load_dataset
 from tadp_d2.data.mapper import ConditionedMapper, is_cacheable
 from tadp_d2.diffusion.latent_cache import LatentCache
@@ -51,14 +55,14 @@ def files(folder):
     return sorted(folder.rglob("*.npy"))
 
 
-def test_the_second_look_gives_the_same_bits_and_opens_no_picture(
+def test_the_second_look_gives_the_same_bits_and_decodes_no_image(
     cfg, entries, folder, monkeypatch
 ):
     model = Trainer.build_model(cfg)
     cold = map_all(cfg, entries)
     assert all(inputs["latents"].value is None for inputs in cold)
     first = features(model, cold)
-    monkeypatch.setattr(utils, "read_image", lambda *_, **__: pytest.fail("a picture was decoded"))
+    monkeypatch.setattr(decoded_files, "decode", lambda _: pytest.fail("an image was decoded"))
     monkeypatch.setattr(
         model.backbone.bottom_up.latent_encoder.module.vae,
         "encode",
@@ -74,23 +78,62 @@ def test_the_second_look_gives_the_same_bits_and_opens_no_picture(
     assert len(files(folder)) == len(entries)
 
 
-def test_boxes_are_those_of_the_stock_mapper(cfg, entries):
-    stock = ConditionedMapper(cfg.clone(), is_train=True)
+POLYGONS = [[3.0, 4.0, 60.5, 7.0, 40.0, 52.0], [70.0, 60.0, 90.0, 60.0, 90.0, 80.5]]
+# Of a left eye, a right eye and a nose that is not there.
+KEYPOINTS = [20.0, 30.0, 2.0, 50.0, 10.5, 1.0, 0.0, 0.0, 0.0]
+
+
+def run_lengths(entry):
+    mask = np.zeros((entry["height"], entry["width"]), np.uint8, order="F")
+    mask[5:41, 7:73] = 1
+    return encode(mask)
+
+
+@pytest.mark.parametrize(
+    "masks, mask_format",
+    [(False, "polygon"), (True, "polygon"), (True, "bitmask"), (run_lengths, "bitmask")],
+)
+def test_objects_are_those_of_the_stock_mapper(cfg, entries, masks, mask_format):
+    """Boxes, masks, and keypoints, whose sides mirroring swaps; of known images and others."""
+    entries = copy.deepcopy(entries)
+    for entry in entries:
+        for obj in entry["annotations"]:
+            obj["segmentation"] = masks(entry) if callable(masks) else POLYGONS
+            obj["keypoints"] = KEYPOINTS
+        entry["annotations"].append({**obj, "iscrowd": 1})
+    mapper = ConditionedMapper(cfg, is_train=True)
+    mapper.use_instance_mask, mapper.instance_mask_format = bool(masks), mask_format
+    mapper.use_keypoint, mapper.keypoint_hflip_indices = True, [1, 0, 2]
+    stock = copy.copy(mapper)
     stock.cache = None
-    model = Trainer.build_model(cfg)
-    features(model, map_all(cfg, entries))
+    shape = mapper.cache._shape((128, 128))
     flips = 0
-    for number, (entry, hit) in enumerate(zip(entries, map_all(cfg, entries), strict=True)):
-        with seeded("test", number):
+    for number, (entry, known) in enumerate(itertools.product(entries, (False, True))):
+        with seeded("test", number // 2):
+            inputs = mapper(entry)
+        with seeded("test", number // 2):
             plain = DatasetMapper.__call__(stock, entry)
-        assert plain["image"].shape == hit["image"].shape
-        assert torch.equal(plain["instances"].gt_boxes.tensor, hit["instances"].gt_boxes.tensor)
-        assert torch.equal(plain["instances"].gt_classes, hit["instances"].gt_classes)
-        assert plain.keys() | {"latents"} == hit.keys()
+        assert (inputs["latents"].value is not None) == known
+        inputs["latents"].keep(torch.zeros(shape, dtype=torch.float16))
+        assert plain["image"].shape == inputs["image"].shape
+        assert plain.keys() | {"latents"} == inputs.keys()
+        expected, found = plain["instances"].get_fields(), inputs["instances"].get_fields()
+        assert expected.keys() == found.keys() >= {"gt_boxes", "gt_classes", "gt_keypoints"}
+        assert ("gt_masks" in expected) == bool(masks)
+        for name in expected:
+            assert values(expected[name]) == values(found[name])
         original = utils.read_image(entry["file_name"], format="RGB")
         resized = np.asarray(Image.fromarray(original).resize((128, 128), Image.BILINEAR))
         flips += not np.array_equal(plain["image"].permute(1, 2, 0), resized)
-    assert 0 < flips < len(entries)
+    assert 0 < flips < 2 * len(entries)
+
+
+def values(field):
+    """The numbers of a field of instances, as lists."""
+    numbers = getattr(field, "polygons", getattr(field, "tensor", field))
+    if isinstance(numbers, list):
+        return [[part.tolist() for part in polygons] for polygons in numbers]
+    return numbers.tolist()
 
 
 def test_half_precision_costs_at_most_half_a_unit_in_the_last_place(cfg, entries, folder):

@@ -62,6 +62,25 @@ def test_heads_without_annotations_to_train_on_are_refused(make_config, world, k
         check_inputs(cfg, evaluation=False, resume=False)
 
 
+def test_run_lengths_are_no_polygons(make_config, register, entry):
+    folder = register(MetadataCatalog.get("voc_2007_trainval").thing_classes)
+    obj = entry["annotations"][0]
+    obj["segmentation"] = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
+    crowd = {**obj, "segmentation": {"size": [8, 8], "counts": "0"}, "iscrowd": 1}
+    entry["annotations"].append(crowd)
+    cfg = make_config(
+        *("DATASETS.TRAIN", ("own",), "DATASETS.TEST", ("own",), "TEXT.CAPTION_DIR", folder),
+        *("MODEL.MASK_ON", True),
+    )
+    check_inputs(cfg, evaluation=False, resume=False)
+    entry["annotations"].append({**crowd, "iscrowd": 0})
+    with pytest.raises(UserError, match="run-length .*set INPUT.MASK_FORMAT bitmask"):
+        check_inputs(cfg, evaluation=False, resume=False)
+    cfg.defrost()
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    check_inputs(cfg, evaluation=False, resume=False)
+
+
 def test_keypoints_without_names_are_refused(make_config, register, entry):
     folder = register(MetadataCatalog.get("voc_2007_trainval").thing_classes)
     entry["annotations"][0]["keypoints"] = [1, 1, 2]
