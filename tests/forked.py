@@ -58,7 +58,9 @@ class ForkedCommands:
         self._process.stdin.write(json.dumps(arguments) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
-        assert code == 0, f"killed: {commands} took longer than {self._limit} s" if code < 0 else code
+        assert code == 0, (
+            f"killed: {commands} took longer than {self._limit} s" if code < 0 else code
+        )
         codes = json.loads((self._folder / "codes").read_text())
         return [
             Result(code, *(path.read_text() for path in _outputs(self._folder, number)))

@@ -78,6 +78,7 @@ def test_hours_are_products_traffic_and_exchange_over_their_rates(scripts):
     assert Work("", 3600, 6e12, fp32=1e12).hours(card, 0.5) == pytest.approx(0.1 + 0.2)
 
 
+@pytest.mark.exhaustive
 def test_inference_is_measured_on_the_first_pictures(scripts, world):
     script = str(ROOT / "benchmarks" / "inference.py")
     command = [sys.executable, script, "--world", str(world), "--tasks", "detection"]

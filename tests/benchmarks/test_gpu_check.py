@@ -87,6 +87,7 @@ def test_the_wrapper_in_the_place_of_our_features_computes_the_same(model_folder
         assert torch.allclose(found[level], maps, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_script_runs_on_a_cpu(tmp_path, world):
     file = tmp_path / "cpu.json"
     command = [sys.executable, SCRIPT, "--size", "tiny", "--device", "cpu", "--output", file]

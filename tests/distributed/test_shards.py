@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tadp_d2.cli import main
 from tadp_d2.data.texts import read_captions
 
@@ -16,6 +18,7 @@ def commands(folder, target, *options):
     return caption, ("clean", str(folder / f"{target}.jsonl"), *CLEAN)
 
 
+@pytest.mark.exhaustive
 def test_two_parts_captioned_and_cleaned_at_once_are_the_whole(world, tmp_path):
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     script = "import json, sys; from tadp_d2.cli import main\n"

@@ -221,6 +221,7 @@ def test_a_stopped_run_of_two_processes_saves_once_and_is_continued_by_one(alone
     assert losses(folder) == pytest.approx(losses(alone)[iteration:], rel=5e-4)
 
 
+@pytest.mark.exhaustive
 def test_one_process_that_fails_ends_all_with_its_message(
     start, labelled_world, make_segmentation_config, tmp_path
 ):

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 # The lengths that the page sets, shortened.
 SHORT = {"STEPS": 1, "ITERATIONS": 1}
 
+pytestmark = pytest.mark.exhaustive
+
 
 def commands(page: Path) -> str:
     """The page's bash blocks as one script."""

@@ -133,7 +133,10 @@ def test_killed_at_random_moments(start, undisturbed, tmp_path, seed):
     assert_same(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("moment", ["Starting training", "Start inference"])
+MOMENTS = ("Starting training", pytest.param("Start inference", marks=pytest.mark.exhaustive))
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_sigterm_to_all_processes_saves_and_ends_cleanly(start, undisturbed, tmp_path, moment):
     process = start(tmp_path / "run")
     wait_for(process, moment)
@@ -148,6 +151,7 @@ def test_sigterm_to_all_processes_saves_and_ends_cleanly(start, undisturbed, tmp
     assert_same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.exhaustive
 def test_killed_before_the_last_evaluation(start, undisturbed, tmp_path):
     """All iterations are done; the final checkpoint, or the evaluation after it, is not."""
     folder = tmp_path / "run"

@@ -195,7 +195,13 @@ def test_what_a_checkpoint_was_trained_with_is_said_for_each_prompt(
     assert "trained with other captions for 'watercolor_test'" in caplog.text
 
 
-@pytest.mark.parametrize("moment", ["forward", "process", "evaluate", "write"])
+MOMENTS = (
+    "forward",
+    *(pytest.param(m, marks=pytest.mark.exhaustive) for m in ("process", "evaluate", "write")),
+)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_model_that_fails_leaves_the_others_their_results(cfgs, monkeypatch, moment):
     def fail(*_, **__):
         raise UserError("out of luck")

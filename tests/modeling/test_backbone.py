@@ -165,6 +165,7 @@ def test_the_precision_of_testing_is_not_that_of_training(make_config):
         assert torch.equal(maps, expected[level].float())
 
 
+@pytest.mark.exhaustive
 def test_is_one_graph_for_any_length_of_text(backbone):
     compiled = torch.compile(backbone, fullgraph=True, backend="eager")
     picture, texts = images(1, 3, 64, 64), context(1)
