@@ -55,6 +55,11 @@ class DiffusionModel(ABC):
         self.folder = folder
         self.unet_folder = unet_folder or folder / "unet"
 
+    @classmethod
+    @abstractmethod
+    def opens(cls, folder: Path) -> bool:
+        """Whether the model in a folder is of this family; a family that was asked before is not."""
+
     @property
     @abstractmethod
     def text_length(self) -> int:

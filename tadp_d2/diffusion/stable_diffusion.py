@@ -23,6 +23,11 @@ from tadp_d2.errors import UserError
 class StableDiffusion(DiffusionModel):
     """A folder with `tokenizer/`, `text_encoder/`, `vae/` and `unet/`."""
 
+    @classmethod
+    def opens(cls, folder: Path) -> bool:
+        # What `find_weights` returns has its parts, and each part is checked when it is loaded.
+        return True
+
     @cached_property
     def _text(self) -> CLIPTextConfig:
         with loading(self.folder / "text_encoder"):

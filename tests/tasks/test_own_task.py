@@ -1,83 +1,27 @@
-"""A task that the package does not know, from training to a report, without any change to it."""
+"""The task of docs/architecture.md, from training to a report, without a change to the package."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
-from PIL import Image, ImageDraw
-from torch import nn
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from tadp_d2.cli import main
+from tadp_d2.data.catalog import read_known
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.modeling.conditioned import register_conditioned
-from tadp_d2.tasks.metrics import Metric, MetricSet
-from tadp_d2.tasks.task import TASK_REGISTRY, Task
+from tadp_d2.tasks.task import TASK_REGISTRY
 
-
-@META_ARCH_REGISTRY.register()
-class Counter(nn.Module):
-    def __init__(self, cfg):
-        super().__init__()
-        self.backbone = build_backbone(cfg)
-        self.head = nn.Linear(sum(s.channels for s in self.backbone.output_shape().values()), 1)
-
-    device = property(lambda self: self.head.weight.device)
-
-    def forward(self, inputs):
-        images = torch.stack([i["image"].to(self.device) / 127.5 - 1 for i in inputs])
-        maps = self.backbone(images).values()
-        counts = self.head(torch.cat([m.mean(dim=(2, 3)) for m in maps], dim=1))[:, 0].exp()
-        if not self.training:
-            return [{"count": count} for count in counts]
-        truth = torch.tensor([float(len(i["instances"])) for i in inputs], device=self.device)
-        return {"loss_count": (counts - truth).abs().mean()}
-
-
-class CountEvaluator(DatasetEvaluator):
-    def __init__(self, dataset):
-        self.truth = {e["image_id"]: len(e["annotations"]) for e in Counting.entries(dataset)}
-
-    def reset(self):
-        self.errors = []
-
-    def process(self, inputs, outputs):
-        for image, output in zip(inputs, outputs, strict=True):
-            self.errors.append(abs(float(output["count"]) - self.truth[image["image_id"]]))
-
-    def evaluate(self):
-        return {"counting": {"error": float(np.mean(self.errors))}}
-
-
-@TASK_REGISTRY.register()
-class Counting(Task):
-    name, needs, architectures = "counting", "instances", frozenset({"Counter"})
-    metric_sets = (
-        MetricSet("counting", (Metric("error", "objects", False, top=None, decimals=2),)),
-    )
-
-    def evaluators(self, dataset):
-        return [CountEvaluator(dataset)]
-
-    def draw_prediction(self, dataset, pixels, output):
-        image = Image.fromarray(pixels)
-        ImageDraw.Draw(image).text((5, 5), f"{float(output['count']):.1f} objects")
-        return image
-
-    def write(self, output, file):
-        return {"count": float(output["count"])}
-
-    @staticmethod
-    def entries(dataset):
-        from tadp_d2.data.catalog import read_known
-
-        return read_known(dataset)
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
+    section = PAGE.read_text().partition("## A new task")[2]
+    exec(re.search(r"^```python\n(.*?)^```$", section, re.M | re.S)[1], {"__name__": __name__})
     register_conditioned()
     yield
     for name in ("Counter", "ConditionedCounter"):
@@ -104,7 +48,7 @@ def test_it_is_trained_evaluated_predicted_and_reported(make_config, world, tmp_
 
     results = json.loads((run / "results.json").read_text())
     error = results["metrics"]["watercolor_test"]["counting"]["error"]
-    truth = [len(entry["annotations"]) for entry in Counting.entries("watercolor_test")]
+    truth = [len(entry["annotations"]) for entry in read_known("watercolor_test")]
     counts = _predict(run, world, tmp_path / "predictions", trainer)
     assert error == pytest.approx(np.abs(np.subtract(counts, truth)).mean(), rel=1e-4)
     assert (run / "gallery" / "watercolor_test.png").is_file()
