@@ -89,10 +89,44 @@ def test_every_file_that_bridges_versions_of_detectron2_is_on_their_page():
     assert [f for f in files if f"(../{f.relative_to(ROOT)})" not in page] == []
 
 
-def test_the_example_of_the_backbone_runs(world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["backbone.md", "quick_start.md"])
+def test_the_example_in_python_runs(page, world, tmp_path, monkeypatch):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "world").symlink_to(world)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"^```python\n(.*?)^```$", (DOCS / "backbone.md").read_text(), re.M | re.S)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S)
     exec(code, {})
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_code():
+    """Each is part of a text in the package, between two values that a message is filled with."""
+    texts = set()
+    for file in ROOT.glob("tadp_d2/**/*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.add(node.value)
+    page = (DOCS / "troubleshooting.md").read_text()
+    messages = re.findall(r"^\| `(.+?)`(?: \(warning\))? \|", page, re.M)
+    assert len(messages) > 30
+    assert [m for m in messages if not any(m in text for text in texts)] == []
+
+
+def test_every_page_is_in_the_index():
+    index = (DOCS / "README.md").read_text()
+    names = {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+    assert {name for name in names if f"]({name})" not in index} == set()
+
+
+@each_page
+def test_anchors_are_titles(page):
+    """A link within the documents leads to a title that is there."""
+    for target, anchor in re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", page.read_text()):
+        text = (page.parent / target if target else page).read_text()
+        titles = re.findall(r"^#+ (.+)$", text, re.M)
+        assert anchor in {_anchor(title) for title in titles}, f"{target}#{anchor}"
+
+
+def _anchor(title: str) -> str:
+    """As GitHub makes it of a title."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
