@@ -58,7 +58,7 @@ class DiffusionModel(ABC):
     @classmethod
     @abstractmethod
     def opens(cls, folder: Path) -> bool:
-        """Whether the model in a folder is of this family; a family that was asked before is not."""
+        """Whether the model in a folder is of this family, if it is of none that is asked first."""
 
     @property
     @abstractmethod
