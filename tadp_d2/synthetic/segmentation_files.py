@@ -6,7 +6,8 @@ Below the folder of a year, for every image:
   the XML, in VOC's palette. VOC's void border, which hides uncertain outlines, does not occur: here
   the class of every pixel is known.
 * `coco/panoptic_<split>/<id>.png`: segment ids R + 256 G + 65536 B.
-* `coco/panoptic_stuff_<split>/<id>.png`: 0 for things, else stuff from 1, as PanopticFPN reads it.
+* `coco/panoptic_stuff_<split>/<id>.png`: 0 for things, else stuff from 1, as PanopticFPN reads it;
+  255 where an image is bare.
 
 `coco/annotations/` holds `instances_<split>.json` and `panoptic_<split>.json`.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
 
-from tadp_d2.data.datasets.voc_categories import COLORMAP, COLORS, STUFF_IDS, THING_IDS
+from tadp_d2.data.datasets.voc_categories import COLORMAP, COLORS, STUFF_IDS, THING_IDS, VOID
 
 # What PanopticFPN's label maps subtract from a category of stuff.
 _STUFF_OFFSET = min(STUFF_IDS.values()) - 1
@@ -65,7 +66,7 @@ def write_label_maps(
         root: folder of the year, with the split's folders.
         names: classes of the objects, in the order of the XML.
         masks: H x W bool, one per object; none is empty, and they share no pixel.
-        stuff: H x W uint8, category ids of what stands behind the objects.
+        stuff: H x W uint8, category ids of what stands behind the objects; 0 for nothing.
     """
     objects = np.zeros_like(stuff)
     for number, mask in enumerate(masks, start=1):
@@ -82,7 +83,8 @@ def write_label_maps(
     _save(Image.fromarray(classes), root / "SegmentationClass", image_id, COLORMAP)
     _save(Image.fromarray(objects), root / "SegmentationObject", image_id, COLORMAP)
     _save(Image.fromarray(COLORMAP[segments]), root / "coco" / f"panoptic_{split}", image_id)
-    semantic = np.where(objects, 0, behind - np.uint8(_STUFF_OFFSET))
+    semantic = np.where(behind, behind - np.uint8(_STUFF_OFFSET), VOID)
+    semantic = np.where(objects, 0, semantic).astype(np.uint8)
     _save(Image.fromarray(semantic), root / "coco" / f"panoptic_stuff_{split}", image_id)
 
     encoded = [_encoded(segments == number) for number in range(1, 1 + len(categories))]

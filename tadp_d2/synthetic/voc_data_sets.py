@@ -1,6 +1,6 @@
 """Writes the synthetic data sets for detection: four in Pascal VOC layout, with captions.
 
-Those of VOC itself also have the masks that VOC and COCO define.
+Those of VOC itself and the targets' test images also have the masks that VOC and COCO define.
 
 The trees have the folders, splits, ids and XML of VOC 2007, VOC 2012, Watercolor2k and Comic2k,
 so that the loaders, mappers and evaluators of the real sets read them. What the images show and
@@ -20,7 +20,7 @@ from tadp_d2.data.datasets.voc_categories import KINDS
 from tadp_d2.data.texts import write_captions
 from tadp_d2.synthetic.drawing.class_figures import CLASSES
 from tadp_d2.synthetic.drawing.scenes import Scene, describe, sample_scene
-from tadp_d2.synthetic.drawing.styles import Box, behind_objects, render
+from tadp_d2.synthetic.drawing.styles import Box, render
 from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.segmentation_files import (
     SegmentedImage,
@@ -60,7 +60,7 @@ class _VocTree:
         folder: below the root.
         style: one of `styles.STYLES`.
         id_format: how its ids are written.
-        is_voc: whether it is VOC itself, whose XML states more, and which has masks.
+        is_voc: whether it is VOC itself, whose XML states more.
     """
 
     folder: str
@@ -84,8 +84,8 @@ _PARTS = {
     "comic_train": _COMIC,
     "comic_test": _COMIC,
 }
-# Those with masks.
-_SEGMENTED = tuple(part for part, tree in _PARTS.items() if tree.is_voc)
+# Those with masks: VOC's, and what is tested of the targets.
+_SEGMENTED = tuple(part for part, tree in _PARTS.items() if tree.is_voc or part.endswith("_test"))
 
 
 def write_voc_data_sets(
@@ -96,7 +96,8 @@ def write_voc_data_sets(
 ) -> None:
     """Writes VOC2007, VOC2012, watercolor, comic and captions below a folder.
 
-    The two of VOC have masks (`segmentation_files`), and captions for each way to read them.
+    The two of VOC and the targets' test images have masks (`segmentation_files`), and captions for
+    each way to read them.
 
     Each image depends on the seed, its split and its place in the split alone: the same seed
     gives the same bytes, and a larger split begins with the images of the smaller one. Every
@@ -156,8 +157,9 @@ def _write_scene(root: Path, seed: int, part: str, index: int) -> _Written:
     segmented = None
     if part in _SEGMENTED:
         names = [item.name for item in scene.objects]
-        stuff = behind_objects(scene)
-        segmented = write_label_maps(folder, _split(part), image_id, names, rendering.masks, stuff)
+        segmented = write_label_maps(
+            folder, _split(part), image_id, names, rendering.masks, rendering.behind
+        )
     return _Written(image_id, describe(scene), segmented)
 
 

@@ -23,7 +23,10 @@ from tadp_d2.data.readers.pascal_voc import load_voc_segmentation
 from tadp_d2.data.texts import read_captions
 from tadp_d2.errors import UserError
 
-SPLITS = ("voc_2007_trainval", "voc_2007_test", "voc_2012_trainval")
+SPLITS = (
+    *("voc_2007_trainval", "voc_2007_test", "voc_2012_trainval"),
+    *("watercolor_test", "comic_test"),
+)
 
 
 def xml_objects(entry: dict) -> list[tuple[str, list[int]]]:

@@ -267,3 +267,24 @@ def test_stuff_is_where_it_is_drawn(setting):
             pure += alone.sum()
         assert pure > 0.7 * (layer.alpha > 0).sum()
         assert (labels[: int(drawn.skyline) - 1] != 21 + STUFF.index(ground)).all()
+
+
+@pytest.mark.parametrize("style, least", [("watercolor", 0.05), ("comic", 0.05)])
+def test_where_a_target_is_bare_no_segment_is(root, style, least):
+    """The margin of a watercolor is paper, the frame of a comic black and white."""
+    folder = root / style
+    panoptic = read_json(folder, "panoptic", "test")
+    for image, row in zip(panoptic["images"], panoptic["annotations"], strict=True):
+        rgb = read_map(folder / "coco" / "panoptic_test" / row["file_name"], "RGB").astype(int)
+        segments = rgb @ (1, 256, 65536)
+        void = segments == 0
+        assert set(np.unique(segments)) - {0} == {info["id"] for info in row["segments_info"]}
+        assert sum(info["area"] for info in row["segments_info"]) == (~void).sum()
+        stuff = read_map(folder / "coco" / "panoptic_stuff_test" / row["file_name"], "L")
+        assert np.array_equal(stuff == 255, void)
+        assert least < void.mean() < 0.35
+        # All around, up to objects that stand there.
+        assert np.concatenate([void[0], void[-1], void[:, 0], void[:, -1]]).mean() > 0.7
+        pixels = np.asarray(Image.open(folder / "JPEGImages" / image["file_name"]).convert("L"))
+        if style == "watercolor":
+            assert np.median(pixels[void]) > 215 > np.median(pixels[~void])

@@ -43,7 +43,10 @@ DATASETS = {
 }
 SINGULAR = {"people": "person"} | {f"{name}s": name for name in CLASSES}
 # Those with masks, and how the names of the data sets end that hold them.
-SEGMENTED = ("voc_2007_trainval", "voc_2007_test", "voc_2012_trainval")
+SEGMENTED = (
+    *("voc_2007_trainval", "voc_2007_test", "voc_2012_trainval"),
+    *("watercolor_test", "comic_test"),
+)
 KINDS = ("instances", "semantic", "panoptic", "panoptic_separated")
 NUMBERS = {"a": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 SEEDS = range(6)
@@ -126,7 +129,7 @@ def test_there_are_no_other_files(world):
     expected |= {f"{folder}/ImageSets/Main/{split}.txt" for folder, split, _ in DATASETS.values()}
     expected |= {f"captions/{dataset}.jsonl" for dataset in DATASETS}
     for dataset, (folder, split, _) in DATASETS.items():
-        if folder.startswith("VOC"):
+        if folder.startswith("VOC") or split == "test":
             expected.add(f"{folder}/ImageSets/Segmentation/{split}.txt")
         if dataset in SEGMENTED:
             png = {f"{image_id}.png" for image_id in split_ids(world, dataset)}
@@ -239,7 +242,7 @@ def test_boxes_are_the_tight_bounds_of_the_visible_masks(style):
 def test_masks_have_the_boxes_as_their_bounds_and_share_no_pixel(style):
     for seed in range(40):
         scene = sample_scene(np.random.default_rng(seed))
-        _, boxes, masks = render(scene, style, np.random.default_rng(seed))
+        _, boxes, masks, _ = render(scene, style, np.random.default_rng(seed))
         assert len(masks) == len(boxes) == len(scene.objects)
         assert np.sum(masks, axis=0).max() == 1, f"seed {seed}"
         for box, mask in zip(boxes, masks, strict=True):

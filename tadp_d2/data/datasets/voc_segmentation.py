@@ -1,7 +1,7 @@
 """The masks of Pascal VOC's images as Detectron2 data sets: instances, classes, panoptic segments.
 
 For each `<split>` of `voc_2007_trainval`, `voc_2007_test` and `voc_2012_trainval`, importing this
-module registers
+module registers these, and for the synthetic `watercolor_test` and `comic_test`, too:
 
 * `<split>_instances`: COCO's format with the 20 classes. Masks are run lengths, for
   `INPUT.MASK_FORMAT` "bitmask".
@@ -147,5 +147,8 @@ def _register(
     MetadataCatalog.get(name).set(location=location, **metadata)
 
 
+# Of the targets only the synthetic images have masks.
+for _target in ("watercolor", "comic"):
+    register_voc_segmentation(f"{_target}_test", datasets_root() / _target, "test")
 for _year, _split in (("2007", "trainval"), ("2007", "test"), ("2012", "trainval")):
     register_voc_segmentation(f"voc_{_year}_{_split}", datasets_root() / f"VOC{_year}", _split)

@@ -63,10 +63,13 @@ class Painting:
         image: RGB.
         alphas: one H x W float32 mask per object of the scene, coverage 0 to 1, as if nothing
             stood before it. Shadows do not count.
+        bare: H x W bool, where neither objects nor what is behind them are drawn: the margin of a
+            watercolor, the frame of a comic.
     """
 
     image: Image.Image
     alphas: tuple[np.ndarray, ...]
+    bare: np.ndarray
 
     def visible(self) -> list[np.ndarray]:
         """One H x W mask per object: what nearer objects leave of its alpha."""
@@ -88,11 +91,14 @@ class Rendering(NamedTuple):
         boxes: the tight bounds of the masks.
         masks: H x W bool, the pixels of which the object covers at least half and nearer ones
             leave it so much. They share no pixel.
+        behind: H x W uint8, category ids of the stuff behind the objects; 0 where the style leaves
+            the image bare.
     """
 
     image: Image.Image
     boxes: list[Box]
     masks: list[np.ndarray]
+    behind: np.ndarray
 
 
 def render(scene: Scene, style: str, rng: np.random.Generator) -> Rendering:
@@ -105,8 +111,9 @@ def render(scene: Scene, style: str, rng: np.random.Generator) -> Rendering:
     """
     painting = STYLES[style](scene, rng)
     masks = [visible >= 0.5 for visible in painting.visible()]
-    pairs = zip(masks, painting.alphas, strict=True)
-    return Rendering(painting.image, [_box(mask, alpha) for mask, alpha in pairs], masks)
+    boxes = [_box(mask, alpha) for mask, alpha in zip(masks, painting.alphas, strict=True)]
+    stuff = region_map(_backdrop(scene), (scene.width, scene.height))
+    return Rendering(painting.image, boxes, masks, np.where(painting.bare, 0, stuff))
 
 
 def _box(mask: np.ndarray, alpha: np.ndarray) -> Box:
@@ -118,14 +125,6 @@ def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
     """First and last column and row of a mask, from 1."""
     columns, rows = (np.flatnonzero(mask.any(axis=axis)) + 1 for axis in (0, 1))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
-
-
-def behind_objects(scene: Scene) -> np.ndarray:
-    """What the pixels of a photo show behind its objects: H x W uint8 category ids of stuff.
-
-    The margin of a watercolor and the frame of a comic are not in it.
-    """
-    return region_map(_backdrop(scene), (scene.width, scene.height))
 
 
 # --- pixels -------------------------------------------------------------------------------------
@@ -177,7 +176,8 @@ def _photo(scene: Scene, rng: np.random.Generator) -> Painting:
         rgb = layer.rgb * _photo_shading(layer, item, item_rng)[..., None]
         blend(canvas, layer, rgb, layer.alpha)
         alphas.append(_in_image(layer, layer.alpha, scene))
-    return Painting(photographed(canvas, LIGHTS[scene.light], 0.014, rng), tuple(alphas))
+    image = photographed(canvas, LIGHTS[scene.light], 0.014, rng)
+    return Painting(image, tuple(alphas), np.zeros(canvas.shape[:2], bool))
 
 
 def _photo_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -286,7 +286,7 @@ def _watercolor(scene: Scene, rng: np.random.Generator) -> Painting:
     rng, object_rngs = _rngs(scene, rng)
     height, width = scene.height, scene.width
     grain = paper_grain(rng, height, width)
-    canvas = _wet_backdrop(scene, rng)
+    canvas, sheet = _wet_backdrop(scene, rng)
     alphas = []
     for item, item_rng in zip(scene.objects, object_rngs, strict=True):
         shapes = _wobbled(item.shapes(), item_rng, amount=1.5)
@@ -296,7 +296,7 @@ def _watercolor(scene: Scene, rng: np.random.Generator) -> Painting:
         blend(canvas, layer, np.float32(1), 0.9 * alpha)
         _lay_wash(canvas, layer, alpha, _pigment(layer.alpha, item_rng, strength=1.0))
         alphas.append(_in_image(layer, alpha, scene))
-    return Painting(to_image(on_paper(canvas, grain)), tuple(alphas))
+    return Painting(to_image(on_paper(canvas, grain)), tuple(alphas), sheet < 0.5)
 
 
 def _bled(alpha: np.ndarray, rng: np.random.Generator, uneven: float) -> np.ndarray:
@@ -319,7 +319,8 @@ def _lay_wash(canvas: np.ndarray, layer: Layer, alpha: np.ndarray, pigment: np.n
     canvas[layer.window] *= 1 - alpha[..., None] * (1 - through)
 
 
-def _wet_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def _wet_backdrop(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The canvas, and where the washes reach."""
     drawn = _backdrop(scene)
     height, width = scene.height, scene.width
     canvas = np.ones((height, width, 3), dtype=np.float32)
@@ -347,7 +348,7 @@ def _wet_backdrop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     alpha = _bled(layer.alpha, rng, uneven=0.3) * sheet[layer.window]
     blend(canvas, layer, np.float32(1), 0.85 * alpha)
     _lay_wash(canvas, layer, alpha, _pigment(alpha, rng, strength=0.6))
-    return canvas
+    return canvas, sheet
 
 
 # --- comic --------------------------------------------------------------------------------------
@@ -378,7 +379,7 @@ def _comic(scene: Scene, rng: np.random.Generator) -> Painting:
     rng, _ = _rngs(scene, rng)
     dots = _dots(scene, pitch=rng.uniform(3.6, 4.6), angle=rng.uniform(0.4, 0.7))
     canvas = _printed_backdrop(scene, dots)
-    _draw_panel(canvas)
+    bare = _draw_panel(canvas)
     alphas = []
     for item in scene.objects:
         layer = rasterize(item.shapes(), (scene.width, scene.height), _ink_pen)
@@ -389,7 +390,7 @@ def _comic(scene: Scene, rng: np.random.Generator) -> Painting:
         blend(canvas, layer, unit_rgb(INK), contour)
         blend(canvas, layer, rgb, layer.alpha)
         alphas.append(_in_image(layer, np.maximum(contour, layer.alpha), scene))
-    return Painting(to_image(canvas), tuple(alphas))
+    return Painting(to_image(canvas), tuple(alphas), bare)
 
 
 def _contour(item: SceneObject, layer: Layer, scene: Scene) -> np.ndarray:
@@ -441,13 +442,16 @@ def _printed_backdrop(scene: Scene, dots: np.ndarray) -> np.ndarray:
     return canvas
 
 
-def _draw_panel(canvas: np.ndarray) -> None:
-    """A white gutter and a black frame around the image, in place."""
+def _draw_panel(canvas: np.ndarray) -> np.ndarray:
+    """A white gutter and a black frame around the image, in place; returns where: H x W bool."""
     gutter, frame = 3, 2
     for depth, value in ((gutter + frame, unit_rgb(INK)), (gutter, unit_rgb((255, 255, 255)))):
         inside = canvas[depth:-depth, depth:-depth].copy()
         canvas[:] = value
         canvas[depth:-depth, depth:-depth] = inside
+    drawn_over = np.ones(canvas.shape[:2], bool)
+    drawn_over[gutter + frame : -gutter - frame, gutter + frame : -gutter - frame] = False
+    return drawn_over
 
 
 STYLES: dict[str, Renderer] = {
