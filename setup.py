@@ -32,6 +32,8 @@ setup(
         "tokenizers",
         "huggingface_hub",
         "safetensors",
+        # The matcher of transformers' Mask2Former.
+        "scipy",
         "fvcore",
         "matplotlib",
         "numpy",

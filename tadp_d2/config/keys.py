@@ -346,8 +346,8 @@ ADDED = (
     Key(
         "MODEL.TASK",
         "",
-        'The task: "detection", "semantic", "depth", "referring", or one that is registered in '
-        "TASK_REGISTRY; empty for that of META_ARCHITECTURE.",
+        'The task: "detection", "semantic", "depth", "referring", "panoptic", or one that is '
+        "registered in TASK_REGISTRY; empty for that of META_ARCHITECTURE.",
     ),
     Key(
         "MODEL.DEPTH_HEAD.IN_FEATURES",
@@ -382,6 +382,81 @@ ADDED = (
         "Depth: the largest that the model can return, meters.",
         "VPD, for NYUv2",
         Allowed("above 0, at most 1000", lambda value: 0 < value <= 1000),
+    ),
+    Key(
+        "MODEL.MASK_FORMER.IN_FEATURES",
+        ("s3", "s4", "s5", "s6"),
+        "Mask2Former: the four levels that its pixel decoder reads. The finest gives the masks "
+        "their stride.",
+        allowed=NAMES,
+    ),
+    Key("MODEL.MASK_FORMER.NUM_CLASSES", 133, "Mask2Former: classes, things and stuff together."),
+    Key(
+        "MODEL.MASK_FORMER.WEIGHTS",
+        "",
+        "Mask2Former: folder or hub id of one that transformers has saved, with which the decoders "
+        "begin; what depends on its backbone or on other classes begins at random. Empty for all "
+        "at random.",
+    ),
+    Key(
+        "MODEL.MASK_FORMER.QUERIES",
+        100,
+        "Mask2Former: queries, the most segments that an image can have.",
+        "Mask2Former; tagging adapter, section 4",
+        at_least(1),
+    ),
+    Key(
+        "MODEL.MASK_FORMER.WIDTH",
+        256,
+        "Mask2Former: channels of both decoders, a multiple of 32.",
+        "Mask2Former",
+        Allowed("a multiple of 32", lambda value: value > 0 and value % 32 == 0),
+    ),
+    Key(
+        "MODEL.MASK_FORMER.ENCODER_LAYERS",
+        6,
+        "Mask2Former: layers of deformable attention in the pixel decoder.",
+        "Mask2Former",
+        at_least(1),
+    ),
+    Key(
+        "MODEL.MASK_FORMER.DECODER_LAYERS",
+        9,
+        "Mask2Former: layers of masked attention in the transformer decoder.",
+        "Mask2Former",
+        at_least(1),
+    ),
+    Key(
+        "MODEL.MASK_FORMER.POINTS",
+        12_544,
+        "Mask2Former: points at which masks are compared in training.",
+        "Mask2Former, section 3.3: 112 x 112",
+        at_least(1),
+    ),
+    *(
+        Key(f"MODEL.MASK_FORMER.{name}", weight, f"Mask2Former: {what}", "Mask2Former", at_least(0))
+        for name, weight, what in (
+            ("CLASS_WEIGHT", 2.0, "weight of the classes, in the loss and in the matching."),
+            ("MASK_WEIGHT", 5.0, "weight of the masks' cross-entropy, in both."),
+            ("DICE_WEIGHT", 5.0, "weight of the masks' dice loss, in both."),
+            ("NO_OBJECT_WEIGHT", 0.1, "weight of queries without a segment, in the first."),
+        )
+    ),
+    Key(
+        "MODEL.MASK_FORMER.OBJECT_SCORE",
+        0.8,
+        "Mask2Former: least score of a query's class for a panoptic segment.",
+        "Mask2Former, released code",
+        between(0, 1),
+        Changes.TESTING,
+    ),
+    Key(
+        "MODEL.MASK_FORMER.OVERLAP",
+        0.8,
+        "Mask2Former: share of a query's mask that must not be another's for a panoptic segment.",
+        "Mask2Former, released code",
+        between(0, 1),
+        Changes.TESTING,
     ),
     Key(
         "TEXT.DOMAIN",

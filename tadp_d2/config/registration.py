@@ -30,6 +30,7 @@ import tadp_d2.data.datasets.refcoco
 import tadp_d2.data.datasets.room_styles
 import tadp_d2.data.datasets.voc_segmentation
 import tadp_d2.modeling.heads.refer_head
+import tadp_d2.modeling.mask2former
 import tadp_d2.modeling.referring_segmentor
 import tadp_d2.tasks.depth
 import tadp_d2.tasks.detection

@@ -16,6 +16,7 @@ from tadp_d2.data.own_data_sets import register_own_sets
 from tadp_d2.data.readers.coco_instances import read_coco
 from tadp_d2.data.readers.depth_maps import read_depth_maps
 from tadp_d2.data.readers.label_maps import read_label_maps
+from tadp_d2.data.readers.panoptic_sets import read_panoptic_set
 from tadp_d2.data.readers.pascal_voc import read_voc, voc_folder
 from tadp_d2.data.readers.refer import read_refer
 from tadp_d2.errors import Report, UserError, stop
@@ -28,6 +29,7 @@ _OFFERS = {
     "sem_seg": {"semantic"},
     "depth": {"depth"},
     "coco_panoptic_seg": {"panoptic"},
+    "cityscapes_panoptic_seg": {"panoptic"},
     "refcoco": {"referring"},
 }
 # Layout -> its strict reader.
@@ -37,6 +39,8 @@ _READERS: dict[str, Callable[[str, Report], list[dict[str, Any]]]] = {
     "sem_seg": read_label_maps,
     "depth": read_depth_maps,
     "refcoco": read_refer,
+    "coco_panoptic_seg": read_panoptic_set,
+    "cityscapes_panoptic_seg": read_panoptic_set,
 }
 
 

@@ -27,7 +27,9 @@ class NamedCOCOEvaluator(COCOEvaluator):
         if comm.is_main_process() and converted:
             Path(output_dir, f"{dataset}_coco_format.json").unlink(missing_ok=True)
         comm.synchronize()
-        with _strictly_read(dataset) if converted else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if converted:
+                stack.enter_context(strictly_read(dataset, read_known(dataset)))
             super().__init__(
                 dataset,
                 tasks=("bbox", "segm") if masks else ("bbox",),
@@ -58,12 +60,12 @@ class NamedCOCOEvaluator(COCOEvaluator):
 
 
 @contextlib.contextmanager
-def _strictly_read(dataset: str) -> Iterator[None]:
-    """Detectron2's catalog returns what `read_known` does, as it is evaluated on.
+def strictly_read(dataset: str, entries: list[dict]) -> Iterator[None]:
+    """Detectron2's catalog returns these entries, such as those of `read_known`.
 
-    Detectron2's reader of VOC fails where this one does not: on a split of one image, below "~".
+    Detectron2's reader of VOC fails where ours does not: on a split of one image, below "~".
     """
-    entries, original = read_known(dataset), DatasetCatalog[dataset]
+    original = DatasetCatalog[dataset]
     DatasetCatalog[dataset] = lambda: entries
     try:
         yield

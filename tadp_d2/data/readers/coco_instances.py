@@ -49,6 +49,17 @@ def read_coco(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
     except (OSError, json.JSONDecodeError, AssertionError) as error:
         file = MetadataCatalog.get(dataset).get("json_file", dataset)
         raise UserError(f"data set {dataset!r} cannot be read from {file} ({error})") from None
+    return leave_out_missing(dataset, entries, report)
+
+
+def leave_out_missing(
+    dataset: str, entries: list[dict[str, Any]], report: Report
+) -> list[dict[str, Any]]:
+    """The entries whose images are there.
+
+    Args:
+        report: gets the others.
+    """
     folders = {os.path.dirname(entry["file_name"]) for entry in entries}
     here = {
         os.path.join(folder, name)
