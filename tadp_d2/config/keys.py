@@ -157,6 +157,14 @@ ADDED = (
         changes=Changes.NOTHING,
     ),
     Key(
+        "MODEL.DIFFUSION.LORA_RANK",
+        0,
+        "Rank of updates that are trained and saved instead of the UNet's weights (LoRA), which "
+        "come with the base model; 0 trains all weights. The updates start at zero and want a "
+        "higher SOLVER.UNET_LR_FACTOR.",
+        allowed=at_least(0),
+    ),
+    Key(
         "MODEL.DIFFUSION.LATENT_CACHE.FOLDER",
         "",
         "Keep the VAE's latents in this folder, rounded to half precision, so that each image is "

@@ -14,6 +14,7 @@ from tadp_d2.diffusion.diffusion_model import Context, MapOptions
 from tadp_d2.diffusion.latent_cache import CachedLatents
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen
+from tadp_d2.modeling.low_rank import train_low_rank
 from tadp_d2.precision import autocast
 
 # Images as the backbone gets them, and their latents -> the condition of the pass.
@@ -180,6 +181,8 @@ def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionB
         gradient=options.ATTENTION_MAPS.GRADIENT,
     )
     features = model.load_features(latent_encoder, maps, options.GRADIENT_CHECKPOINTING)
+    if options.LORA_RANK:
+        train_low_rank(features, options.LORA_RANK)
     return DiffusionBackbone(latent_encoder, features, options.TIMESTEP, cfg.TEST.PRECISION)
 
 
