@@ -264,7 +264,7 @@ def captioning(name: str, pictures: int) -> Work:
 
 
 def parts_table(models: dict[str, Model]) -> list[str]:
-    lines = ["| part, one picture of 512 x 512 | forward, TFLOP | forward and backward, TFLOP |"]
+    lines = ["| part, one image of 512 x 512 | forward, TFLOP | forward and backward, TFLOP |"]
     lines += ["| --- | --- | --- |"]
     first = next(iter(models.values()))
     lines.append(f"| VAE encoder, frozen | {first.vae() / 1e12:.3f} | - |")

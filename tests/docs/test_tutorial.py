@@ -1,4 +1,4 @@
-"""The tutorial: every command of it, in order, in an empty folder with a small world."""
+"""The tutorial: every command of it, in order, in an empty folder with small data sets."""
 
 import csv
 import os
@@ -49,10 +49,10 @@ def folder(world, tmp_path_factory):
     return folder
 
 
-def test_every_picture_has_a_caption_and_two_drawings(folder):
-    names = sorted(path.stem for path in (folder / "my_pictures").iterdir())
+def test_every_image_has_a_caption_and_two_drawings(folder):
+    names = sorted(path.stem for path in (folder / "my_images").iterdir())
     assert names
-    assert len((folder / "my_pictures.jsonl").read_text().splitlines()) == 1 + 2 * len(names)
+    assert len((folder / "my_images.jsonl").read_text().splitlines()) == 1 + 2 * len(names)
     for run in ("my_null", "my_token"):
         drawings = (folder / "predictions" / run).glob("*.jpg")
         assert sorted(path.stem for path in drawings) == names
