@@ -50,6 +50,7 @@ setup(
     extras_require={
         "dev": ["pytest", "ruff"],
         "nouns": ["textblob"],
+        "nyu": ["h5py", "scipy"],
         "clip-templates": ["open_clip_torch"],
         "lora": ["peft"],
         "normalization": ["ftfy"],

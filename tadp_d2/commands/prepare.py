@@ -2,33 +2,57 @@
 
 import argparse
 
-FOLDERS = ("refcoco", "refcoco+", "refcocog")
+NYU = "nyu"
+REFERENCES = ("refcoco", "refcoco+", "refcocog")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "prepare",
-        help="turn the published pickles of RefCOCO, RefCOCO+ or RefCOCOg into JSON, once",
-        description="Turns $DETECTRON2_DATASETS/<data set>/refs(*).p and instances.json into "
-        "<split by>_<split>.json beside them. A pickle that holds anything but plain data is "
-        "refused, and nothing of it is run.",
+        help="turn the published files of RefCOCO, RefCOCO+, RefCOCOg or NYU Depth V2 into what is "
+        "read, once",
+        description="Of RefCOCO and the like: turns $DETECTRON2_DATASETS/<data set>/refs(*).p and "
+        "instances.json into <split by>_<split>.json beside them. A pickle that holds anything but "
+        "plain data is refused, and nothing of it is run. Of nyu: turns $DETECTRON2_DATASETS/"
+        "nyu_depth_v2/nyu_depth_v2_labeled.mat and splits.mat into official_splits/ beside them; "
+        "stopped, the same command goes on.",
     )
-    parser.add_argument("dataset", choices=FOLDERS)
+    parser.add_argument("dataset", choices=(*REFERENCES, NYU))
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.dataset == NYU:
+        _prepare_rooms()
+    else:
+        _prepare_references(args.dataset)
+
+
+def _prepare_rooms() -> None:
+    from tadp_d2.data.readers.nyu_release import prepare_rooms
+    from tadp_d2.data.root import datasets_root
+    from tadp_d2.progress import progress_line
+
+    folder = datasets_root() / "nyu_depth_v2"
+    published = {"train": 795, "test": 654}
+    for split, number in prepare_rooms(folder, progress_line("images")).items():
+        print(f"{folder / 'official_splits' / split}: {number} images")
+        if number != published[split]:
+            print(f"  note: as published, there are {published[split]} images")
+
+
+def _prepare_references(dataset: str) -> None:
     from tadp_d2.data.datasets.refcoco import EXPRESSIONS
     from tadp_d2.data.readers.refer_release import prepare_references
     from tadp_d2.data.root import datasets_root
 
-    folder = datasets_root() / args.dataset
+    folder = datasets_root() / dataset
     for file, references in prepare_references(folder).items():
         found = sum(len(reference.expressions) for reference in references)
         images = len({reference.image_id for reference in references})
         print(
             f"{folder / file}: {len(references)} references, {found} expressions, {images} images"
         )
-        published = EXPRESSIONS.get(f"{args.dataset}_{file.removesuffix('.json')}", found)
+        published = EXPRESSIONS.get(f"{dataset}_{file.removesuffix('.json')}", found)
         if found != published:
             print(f"  note: as published, there are {published} expressions")
