@@ -9,6 +9,8 @@
       classes: [soil, crop, weed]
       captions: fields/captions.jsonl
 
+    barn_test: {layout: depth, images: barn/rgb, depths: barn/depth, unit: 0.001, range: [0.1, 20]}
+
 Paths are relative to that folder. All that reads data sets knows them then, under their names.
 `datasets/README.md` describes every key.
 """
@@ -89,6 +91,39 @@ class _Label:
         return value
 
 
+class _Length:
+    expected = "a number above 0, in meters"
+
+    @staticmethod
+    def read(value: Any, folder: Path) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e6:
+            raise ValueError
+        return float(value)
+
+
+class _Range:
+    expected = "two numbers, the nearest and the farthest depth that count, in meters"
+
+    @staticmethod
+    def read(value: Any, folder: Path) -> tuple[float, float]:
+        near, far = value
+        # Both limits are left out, so 0 takes every depth.
+        near, far = 0.0 if near == 0 else _Length.read(near, folder), _Length.read(far, folder)
+        if not near < far:
+            raise ValueError
+        return near, far
+
+
+class _Flag:
+    expected = "true or false"
+
+    @staticmethod
+    def read(value: Any, folder: Path) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+
 class _Colors:
     expected = "a list of colors, each three whole numbers of 0 to 255"
 
@@ -124,6 +159,17 @@ _KEYS: dict[str, dict[str, tuple[Any, bool]]] = {
         "ignore_label": (_Label, False),
         "image_suffix": (_Text, False),
         "label_suffix": (_Text, False),
+        "captions": (_Place, False),
+    },
+    "depth": {
+        "images": (_Place, True),
+        "depths": (_Place, True),
+        "unit": (_Length, True),
+        "range": (_Range, True),
+        "crop": (_Text, False),
+        "image_suffix": (_Text, False),
+        "depth_suffix": (_Text, False),
+        "room_folders": (_Flag, False),
         "captions": (_Place, False),
     },
     "references": {
@@ -279,4 +325,34 @@ def _semantic(own: OwnSet) -> Registered:
     }
 
 
-_LAYOUTS = {"voc": _voc, "coco": _coco, "semantic": _semantic, "references": _references}
+def _depth(own: OwnSet) -> Registered:
+    from tadp_d2.data.readers.depth_maps import CROPS, DepthFolders, load_depth_folders
+
+    values = own.values
+    crop = values.get("crop", "none")
+    if crop not in CROPS:
+        raise UserError(f"{own.where}: crop is {crop!r}; expected one of {', '.join(CROPS)}")
+    folders = DepthFolders(
+        images=values["images"],
+        depths=values["depths"],
+        image_suffix=values.get("image_suffix", ".jpg"),
+        depth_suffix=values.get("depth_suffix", ".png"),
+        room_folders=values.get("room_folders", False),
+    )
+    return lambda: load_depth_folders(folders, own.name, values["unit"]), {
+        "evaluator_type": "depth",
+        "depth_folders": folders,
+        "depth_unit": values["unit"],
+        "depth_range": values["range"],
+        "depth_crop": crop,
+        "location": folders.images,
+    }
+
+
+_LAYOUTS = {
+    "voc": _voc,
+    "coco": _coco,
+    "semantic": _semantic,
+    "depth": _depth,
+    "references": _references,
+}

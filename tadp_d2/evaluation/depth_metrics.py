@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,34 +10,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from tadp_d2.data.readers.depth_maps import read_depth
+from tadp_d2.data.readers.depth_maps import CROPS, read_depth
 from tadp_d2.errors import UserError
 
 _logger = logging.getLogger(__name__)
-
-Window = tuple[slice, slice]
-
-
-def _shares(top: float, bottom: float, left: float, right: float) -> Callable[[int, int], Window]:
-    return lambda height, width: (
-        slice(int(top * height), int(bottom * height)),
-        slice(int(left * width), int(right * width)),
-    )
-
-
-# Name -> from height and width to the part of the image that counts.
-CROPS: dict[str, Callable[[int, int], Window]] = {
-    "none": lambda height, width: (slice(height), slice(width)),
-    # Eigen's of NYUv2: rows 45 to 470 and columns 41 to 600 of 480 x 640, in other sizes the same
-    # shares.
-    "eigen": lambda height, width: (
-        slice(45 * height // 480, 471 * height // 480),
-        slice(41 * width // 640, 601 * width // 640),
-    ),
-    # Garg's and Eigen's of KITTI.
-    "garg": _shares(0.40810811, 0.99189189, 0.03594771, 0.96405229),
-    "eigen_kitti": _shares(0.3324324, 0.91351351, 0.0359477, 0.96405229),
-}
 
 
 def valid_pixels(truth: np.ndarray, nearest: float, farthest: float, crop: str) -> np.ndarray:

@@ -3,8 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from tadp_d2.captioning.sets import caption_path, find_images
 from tadp_d2.cli import main
@@ -12,8 +15,10 @@ from tadp_d2.data import catalog, own_data_sets
 from tadp_d2.data.catalog import check_registered, is_labelled, offers, read_known
 from tadp_d2.data.loader import load_dataset
 from tadp_d2.errors import UserError
+from tadp_d2.evaluation.depth_metrics import DepthEvaluator
 from tadp_d2.tasks.task import class_names
 
+DEPTH = "{layout: depth, images: rgb, depths: depth, unit: 0.001"
 VOC = "{layout: voc, root: voc, split: test, classes: [bicycle, bird, car, cat, dog, person]}"
 SEMANTIC = "{layout: semantic, images: x"
 SETS = f"""
@@ -107,6 +112,13 @@ def test_training_and_the_commands_know_them(sets, make_config, tmp_path, capsys
         (f"a: {SEMANTIC}, classes: [x], ignore_label: 256}}", "ignore_label is 256"),
         (f"a: {SEMANTIC}, classes: [x], colors: [[1, 2]]}}", "colors is"),
         (f"a: {SEMANTIC}, classes: [x, y], colors: [[1, 2, 3]]}}", "as many colors"),
+        ("a: {layout: depth, images: x, depths: y, unit: 0.001}", "a: lacks 'range', two numbers"),
+        (f"a: {DEPTH[:-5]}mm, range: [0, 9]}}", "a: unit is 'mm'; expected a number above 0, in m"),
+        (f"a: {DEPTH}, range: 10}}", "a: range is 10; expected two numbers, the nearest and the"),
+        (f"a: {DEPTH}, range: [9, 1]}}", r"a: range is \[9, 1\]"),
+        (f"a: {DEPTH}, range: [-1, 9]}}", r"a: range is \[-1, 9\]"),
+        (f"a: {DEPTH}, range: [0, 9], crop: eigne}}", "crop is 'eigne'; expected one of none, eig"),
+        (f"a: {DEPTH}, range: [0, 9], room_folders: 1}}", "room_folders is 1; expected true or f"),
         (f"watercolor_test: {VOC}", "watercolor_test: this name is another data set's already"),
     ],
 )
@@ -138,3 +150,77 @@ def test_an_image_that_is_not_there_is_named(sets, tmp_path):
     (tmp_path / "coco.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"absent\.jpg: named by data set 'my_coco', and not there"):
         read_known("my_coco")
+
+
+@pytest.fixture
+def barn(tmp_path):
+    """Images of 6 x 4 pixels in two rooms, and depth maps in halves of a meter."""
+    for room, value in (("hay_loft", 6), ("cow_shed_0002", 4)):
+        for folder, name, array in (
+            ("rgb", "1.jpg", np.full((4, 6, 3), 99, np.uint8)),
+            ("depth", "1_d.png", np.full((4, 6), value, np.uint16)),
+        ):
+            path = tmp_path / "barn" / folder / room / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    return tmp_path / "barn"
+
+
+BARN = """
+my_barn:
+  layout: depth
+  images: barn/rgb
+  depths: barn/depth
+  depth_suffix: _d.png
+  unit: 0.5
+  range: [0, 20]
+  crop: none
+"""
+
+
+def test_depth_of_ones_own(write_sets, barn, tmp_path):
+    write_sets(BARN + BARN.replace("my_barn", "with_rooms") + "  room_folders: true\n")
+    check_registered("my_barn")
+    assert offers("my_barn") == {"depth"}
+    entries = read_known("my_barn")
+    assert [entry["image_id"] for entry in entries] == ["cow_shed_0002/1.jpg", "hay_loft/1.jpg"]
+    assert not any("room" in entry for entry in entries)
+    assert [e["room"] for e in read_known("with_rooms")] == ["cow shed", "hay loft"]
+    # The truth is 2 m and 3 m; a depth of 2.5 m is half a meter off in each.
+    evaluator = DepthEvaluator("my_barn")
+    outputs = [{"depth": torch.full((4, 6), 2.5)} for _ in entries]
+    evaluator.process(entries, outputs)
+    scores = evaluator.evaluate()["depth"]
+    assert (scores["RMSE"], scores["AbsRel"]) == pytest.approx((0.5, (0.25 + 0.5 / 3) / 2))
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda depth: depth.unlink(), r"hay_loft/1.jpg: has no depth map, expected .*1_d.png"),
+        (
+            lambda depth: depth.with_name("2_d.png").write_bytes(depth.read_bytes()),
+            "2_d.png: a depth map without its image",
+        ),
+        (
+            lambda depth: Image.fromarray(np.full((3, 6), 9, np.uint16)).save(depth),
+            "hay_loft/1.* 6 x 3",
+        ),
+        (
+            lambda depth: Image.fromarray(np.full((4, 6), 60000, np.uint16)).save(depth),
+            r"1_d.png: 3e\+04 m deep on average, with 0.5 m for the value 1",
+        ),
+    ],
+)
+def test_wrong_depth_of_ones_own(write_sets, barn, spoil, message):
+    write_sets(BARN)
+    spoil(barn / "depth" / "hay_loft" / "1_d.png")
+    with pytest.raises(UserError, match=message):
+        read_known("my_barn")
+
+
+def test_a_conditioner_that_needs_rooms_refuses_a_set_without(write_sets, barn, make_depth_config):
+    write_sets(BARN)
+    cfg = make_depth_config("MODEL.CONDITIONER.NAME", "SceneEmbedding")
+    with pytest.raises(UserError, match="'my_barn': its entries have no 'room', which the cond"):
+        load_dataset(cfg, "my_barn")

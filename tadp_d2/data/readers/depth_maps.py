@@ -5,7 +5,7 @@ written, and nothing is known of models.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tadp_d2.data.images import check_each, read_size, read_stored
+from tadp_d2.data.readers.label_maps import Folders, read_pairs
 from tadp_d2.data.root import not_found
 from tadp_d2.errors import Report, UserError, reason, reporting, stop
 
@@ -21,6 +22,31 @@ from tadp_d2.errors import Report, UserError, reason, reporting, stop
 _LEAST_MEAN, _LARGEST_MEAN = 0.05, 500.0
 # Of a folder's name, what is not the kind of its room: "kitchen_0028b", "nyu_office_0".
 _SCENE = re.compile(r"(?:nyu_)?(?P<room>.+?)(?:_\d+[a-z]?)?")
+
+
+Window = tuple[slice, slice]
+
+
+def _shares(top: float, bottom: float, left: float, right: float) -> Callable[[int, int], Window]:
+    return lambda height, width: (
+        slice(int(top * height), int(bottom * height)),
+        slice(int(left * width), int(right * width)),
+    )
+
+
+# Name -> from height and width to the part of the image that counts.
+CROPS: dict[str, Callable[[int, int], Window]] = {
+    "none": lambda height, width: (slice(height), slice(width)),
+    # Eigen's of NYUv2: rows 45 to 470 and columns 41 to 600 of 480 x 640, in other sizes the same
+    # shares.
+    "eigen": lambda height, width: (
+        slice(45 * height // 480, 471 * height // 480),
+        slice(41 * width // 640, 601 * width // 640),
+    ),
+    # Garg's and Eigen's of KITTI.
+    "garg": _shares(0.40810811, 0.99189189, 0.03594771, 0.96405229),
+    "eigen_kitti": _shares(0.3324324, 0.91351351, 0.0359477, 0.96405229),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +63,23 @@ class SceneFolders:
     root: Path
     listing: Path | None = None
     if_no_listing: str = ""
+
+
+@dataclass(frozen=True)
+class DepthFolders:
+    """Images and depth maps that are paired by their names below two folders.
+
+    Attributes:
+        images, depths: the folders.
+        image_suffix, depth_suffix: how the names end.
+        room_folders: whether the folder in which an image lies names its room.
+    """
+
+    images: Path
+    depths: Path
+    image_suffix: str = ".jpg"
+    depth_suffix: str = ".png"
+    room_folders: bool = False
 
 
 def room_of(scene: str) -> str:
@@ -68,6 +111,41 @@ def load_scenes(
         with reporting(report):
             entries.append(_entry(folders.root, image_id, depth_id, unit))
     return entries
+
+
+def load_depth_folders(
+    folders: DepthFolders, dataset: str, unit: float, report: Report = stop
+) -> list[dict[str, Any]]:
+    """As `load_scenes`, for folders of one's own; "room" only where folders name it.
+
+    Raises:
+        UserError: a folder is absent or holds no image, an image is unreadable, without its depth
+            map or of another size, or a depth map without its image.
+    """
+    pairs = read_pairs(
+        Folders(
+            images=folders.images,
+            nesting="**",
+            image_suffix=folders.image_suffix,
+            labels=folders.depths,
+            label_suffix=folders.depth_suffix,
+            label_kind="depth map",
+        ),
+        dataset,
+        report,
+    )
+    return [
+        {
+            "file_name": str(pair.image),
+            "image_id": pair.image_id,
+            "height": pair.height,
+            "width": pair.width,
+            "depth_file_name": str(pair.label),
+            "depth_unit": unit,
+            **({"room": room_of(pair.image.parent.name)} if folders.room_folders else {}),
+        }
+        for pair in pairs
+    ]
 
 
 def _found(root: Path, dataset: str) -> list[tuple[str, str]]:
@@ -135,16 +213,17 @@ def _entry(root: Path, image_id: str, depth_id: str, unit: float) -> dict[str, A
 def read_depth_maps(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
     """Reads a registered data set with depth strictly, all depth maps completely.
 
-    A data set that has no "scenes" in its metadata is read by its own function, whose dicts have
-    "depth_file_name" and no "depth_unit"; the unit is in the metadata.
+    A data set that has neither "scenes" nor "depth_folders" in its metadata is read by its own
+    function, whose dicts have "depth_file_name" and no "depth_unit"; the unit is in the metadata.
 
     Raises:
         UserError: as `load_scenes`, or a depth map is not as `check_depth_map` wants it.
     """
     meta = MetadataCatalog.get(dataset)
-    folders = meta.get("scenes")
-    if folders:
-        entries = load_scenes(folders, dataset, meta.depth_unit, report)
+    if meta.get("scenes"):
+        entries = load_scenes(meta.scenes, dataset, meta.depth_unit, report)
+    elif meta.get("depth_folders"):
+        entries = load_depth_folders(meta.depth_folders, dataset, meta.depth_unit, report)
     else:
         entries = [{**e, "depth_unit": meta.depth_unit} for e in DatasetCatalog.get(dataset)]
     _check_all(entries, report)

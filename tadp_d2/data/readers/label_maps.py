@@ -30,6 +30,7 @@ class Folders:
         labels: folder of the split's label maps; None for a split without labels.
         label_suffix: what stands there in the name of a label map.
         if_no_labels: what to do about absent label maps, for the message.
+        label_kind: what messages call a label map.
     """
 
     images: Path
@@ -38,6 +39,7 @@ class Folders:
     labels: Path | None = None
     label_suffix: str = ""
     if_no_labels: str = "complete the download"
+    label_kind: str = "label map"
 
 
 @dataclass(frozen=True)
@@ -143,16 +145,16 @@ def _check_counterparts(
     for image, label in unlabelled:
         report(
             UserError(
-                f"{image}: has no label map, expected {label} ({len(unlabelled)} such of "
-                f"{len(images)}); {folders.if_no_labels}"
+                f"{image}: has no {folders.label_kind}, expected {label} ({len(unlabelled)} such "
+                f"of {len(images)}); {folders.if_no_labels}"
             )
         )
     orphans = sorted(present - set(labels))
     for orphan in orphans:
         report(
             UserError(
-                f"{orphan}: a label map without its image ({len(orphans)} such); complete the "
-                f"images in {folders.images}, or remove it"
+                f"{orphan}: a {folders.label_kind} without its image ({len(orphans)} such); "
+                f"complete the images in {folders.images}, or remove it"
             )
         )
     return set(labels) - present
