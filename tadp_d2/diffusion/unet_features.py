@@ -54,6 +54,8 @@ class UNetFeatures(nn.Module):
         # No parameters either: one without a gradient stops distributed training.
         for name in _OUTPUT_LAYERS:
             setattr(unet, name, None)
+        # Nor what a model distilled for few steps (LCM) is told of guidance: here it is told none.
+        unet.time_embedding.cond_proj = None
         self.unet = unet
         self.maps = maps
         finest = int(math.log2(latent_stride))

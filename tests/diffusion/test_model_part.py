@@ -93,6 +93,9 @@ def test_features_are_those_of_diffusers_own_forward_pass(option):
     assert found.keys() == expected.keys()
     for level, maps in expected.items():
         torch.testing.assert_close(found[level], maps, rtol=1e-5, atol=1e-5)
+    # One without stops distributed training.
+    sum(maps.sum() for maps in features(latents, Context(context), 3).values()).backward()
+    assert [name for name, p in features.named_parameters() if p.grad is None] == []
 
 
 @pytest.fixture
