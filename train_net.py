@@ -10,15 +10,17 @@ import argparse
 import os
 from typing import Any
 
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
-
-from tadp_d2.engine.checkpoint import RunCheckpointer
-from tadp_d2.engine.launch import launch
-from tadp_d2.engine.setup import setup
-from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import exit_on_user_error
-from tadp_d2.records.provenance import Provenance
+
+with exit_on_user_error():  # Detectron2 may be missing
+    from detectron2.config import CfgNode
+    from detectron2.engine import default_argument_parser
+
+    from tadp_d2.engine.checkpoint import RunCheckpointer
+    from tadp_d2.engine.launch import launch
+    from tadp_d2.engine.setup import setup
+    from tadp_d2.engine.trainer import Trainer
+    from tadp_d2.records.provenance import Provenance
 
 
 def main(args: argparse.Namespace) -> Any:
