@@ -100,6 +100,14 @@ def read_size(path: str | os.PathLike) -> Size:
         return Size(height, width) if orientation(image) in LYING else Size(width, height)
 
 
+def other_size(
+    path: str | os.PathLike, found: tuple[int, int], annotated: tuple[int, int]
+) -> UserError:
+    """The error that an image has another width and height than annotated."""
+    sizes = " x ".join(map(str, found)), " x ".join(map(str, annotated))
+    return UserError(f"{path}: {sizes[0]} pixels, but its annotation says {sizes[1]}")
+
+
 def read_stored(path: str | os.PathLike) -> np.ndarray:
     """The numbers of a map of values, such as a label map, as they are stored in 1 to 16 bits.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tadp_d2.data.augmentation import build_augmentations
 from tadp_d2.data.decoded_files import as_blank, as_image, as_label_map
-from tadp_d2.data.images import UnreadableImage, read_size
+from tadp_d2.data.images import UnreadableImage, other_size, read_size
 from tadp_d2.data.views import make_views
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.errors import UserError, reason
@@ -81,11 +81,9 @@ class ConditionedMapper(DatasetMapper):
         try:
             return self._map(dataset_dict)
         except SizeMismatchError:
-            width, height = read_size(dataset_dict["file_name"])
-            raise UserError(
-                f"{dataset_dict['file_name']}: {width} x {height} pixels, but its annotation says "
-                f"{dataset_dict.get('width')} x {dataset_dict.get('height')}"
-            ) from None
+            name = dataset_dict["file_name"]
+            annotated = dataset_dict.get("width"), dataset_dict.get("height")
+            raise other_size(name, read_size(name), annotated) from None
         except OSError as error:  # the file is gone
             raise UserError(f"{dataset_dict['file_name']}: {reason(error)}") from None
         except UnreadableImage as error:

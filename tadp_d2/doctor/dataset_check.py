@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 
 from tadp_d2.data.catalog import location, read_entries
 from tadp_d2.data.datasets.refcoco import EXPRESSIONS
-from tadp_d2.data.images import check_each, decode
+from tadp_d2.data.images import check_each, decode, other_size
 from tadp_d2.data.loader import add_texts
 from tadp_d2.data.texts import NoCaptions
 from tadp_d2.doctor.findings import Finding, Kind, problems
@@ -65,8 +65,14 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
         with reporting(report):
             get_task(cfg).select_for_training(dataset, entries)
     # An image may have several expressions, and an entry for each.
-    pictures = [Path(name) for name in dict.fromkeys(entry["file_name"] for entry in entries)]
-    check_each(decode, pictures, f"pictures of {dataset} decoded", report)
+    sizes = {Path(e["file_name"]): (e.get("width"), e.get("height")) for e in entries}
+
+    def check_image(path: Path) -> None:
+        size = decode(path).size
+        if None not in sizes[path] and sizes[path] != size:
+            raise other_size(path, size, sizes[path])
+
+    check_each(check_image, list(sizes), f"images of {dataset} decoded", report)
     published = PUBLISHED.get(dataset, len(entries))
     if entries and len(entries) != published:
         notes.append(f"{len(entries)} pictures; the published set has {published}")

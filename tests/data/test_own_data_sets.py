@@ -1,6 +1,7 @@
 """Data sets that `datasets.yaml` names: known to training, captions, doctor; clear errors."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -142,6 +143,53 @@ def test_damaged_files_are_named(sets, tmp_path, name, damage, message):
     damage(tmp_path)
     with pytest.raises(UserError, match=message):
         read_known(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [0.1, 0.2, 0.5, 0.6]}, "0.1 0.2 0.5 0.6, of .*jpg, lies within a pixel"),
+        ({"bbox": [1, 1, 1, 1]}, "it is a dummy"),
+        ({"bbox": [0, 0, 0, 0]}, "it is a dummy"),
+        ({"bbox": [60, 50, 140, 90]}, "2 of 2 boxes reach out .* and not two corners"),
+        ({"bbox": [160, 5, 20, 20]}, "lies outside of the image of 150 x 100 pixels"),
+        ({"bbox": [60, 50, -10, 20]}, "has a negative size"),
+        ({"bbox": [60, 50, 10]}, "has no four numbers"),
+        ({"bbox": ["6", 5, 10, 9]}, "has no four numbers"),
+        ({"bbox": [float("nan"), 5, 10, 9]}, "has no four numbers"),
+        ({"iscrowd": "0"}, "has iscrowd '0': expected 0 or 1"),
+        ({"iscrowd": "False"}, "has iscrowd 'False'"),
+    ],
+)
+def test_values_of_coco_that_cannot_be_meant(sets, tmp_path, change, message):
+    content = json.loads((tmp_path / "coco.json").read_text())
+    content["images"][0] |= {"width": 150, "height": 100}
+    (first,) = content["annotations"]
+    content["annotations"] = [first | change, first | change | {"id": 2}]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"coco\.json: .*{message}"):
+        read_known("my_coco")
+
+
+def test_boxes_of_coco_that_are_meant(sets, tmp_path):
+    """Empty ones are COCO's own, some reach out of their images in other sets."""
+    content = json.loads((tmp_path / "coco.json").read_text())
+    content["images"][0] |= {"width": 150, "height": 100}
+    (first,) = content["annotations"]
+    boxes = [[5, 5, 100, 50]] * 10 + [[-40, 20, 130, 90], [10.5, 20, 0, 30], [30, 30, 30, 30]]
+    content["annotations"] = [
+        first | {"id": number, "bbox": box} for number, box in enumerate(boxes, start=1)
+    ]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    (entry,) = read_known("my_coco")
+    assert [obj["bbox"] for obj in entry["annotations"]] == boxes
+
+
+def test_the_doctor_finds_another_size_than_annotated(sets, capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", "my_coco"])
+    (problem,) = [line for line in capsys.readouterr().out.splitlines() if ".jpg" in line]
+    assert re.search(r"\.jpg: \d+ x \d+ pixels, but its annotation says 10 x 10", problem)
 
 
 def test_an_image_that_is_not_there_is_named(sets, tmp_path):

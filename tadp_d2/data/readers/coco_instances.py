@@ -1,17 +1,23 @@
-"""COCO's JSON of instances, by Detectron2's reader, with errors that name the file."""
+"""COCO's JSON of instances, by Detectron2's reader, with checks of what that takes as it comes."""
 
 import contextlib
 import io
 import json
+import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 
 from tadp_d2.data.root import not_found
 from tadp_d2.errors import Report, UserError, reason, stop
+
+# Of all boxes of a file, how many may reach out of their images.
+_OVERHANGING = 0.1
 
 
 def load_coco(annotations: Path, images: Path, dataset: str) -> list[dict[str, Any]]:
@@ -39,15 +45,16 @@ def read_coco(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
     """Reads a registered COCO-style data set; of its images only the names are looked at.
 
     Args:
-        report: gets the images that are not there, which are left out.
+        report: gets the images that are not there, which are left out, and the objects whose values
+            cannot be meant.
 
     Raises:
         UserError: as `load_coco`.
     """
+    file = MetadataCatalog.get(dataset).get("json_file", dataset)
     try:
         entries = DatasetCatalog.get(dataset)
     except (OSError, json.JSONDecodeError, AssertionError) as error:
-        file = MetadataCatalog.get(dataset).get("json_file", dataset)
         raise UserError(f"data set {dataset!r} cannot be read from {file} ({error})") from None
     return leave_out_missing(dataset, entries, report)
 
@@ -75,5 +82,61 @@ def leave_out_missing(
                 f"{len(entries)}); complete the download"
             )
         )
+    _check_objects(entries, file, report)
     absent = set(missing)
     return [entry for entry in entries if entry["file_name"] not in absent]
+
+
+def _check_objects(entries: Sequence[Mapping[str, Any]], file: str, report: Report) -> None:
+    """Reports objects whose values cannot be meant.
+
+    A box may reach out of its image, as those of people do that are hidden in part. Many that do
+    are no such boxes.
+    """
+    overhanging, count = [], 0
+    for entry in entries:
+        width, height = (entry.get(side, math.inf) for side in ("width", "height"))
+        for obj in entry.get("annotations", ()):
+            if obj.get("bbox_mode") not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+                continue
+            told = f"{' '.join(map(str, obj.get('bbox', ())))[:80]}, of {entry['file_name']}"
+            why = _misread(obj, width, height)
+            if why:
+                report(UserError(f"{file}: the object with the box {told}, {why}"))
+                continue
+            left, top, right, bottom = _corners(obj)
+            count += 1
+            if min(left, top) < -1 or right > width + 1 or bottom > height + 1:
+                overhanging.append(told)
+    if len(overhanging) > _OVERHANGING * count:
+        report(
+            UserError(
+                f"{file}: {len(overhanging)} of {count} boxes reach out of their images, such as "
+                f"{overhanging[0]}: a box is x, y, width and height in pixels, and not two corners"
+            )
+        )
+
+
+def _misread(obj: Mapping[str, Any], width: float, height: float) -> str:
+    """Why an object cannot be meant as it is written; empty if it can."""
+    box = obj.get("bbox", ())
+    if len(box) != 4 or not all(isinstance(n, int | float) and math.isfinite(n) for n in box):
+        return "has no four numbers"
+    if obj.get("iscrowd", 0) not in (0, 1):
+        return f"has iscrowd {obj['iscrowd']!r}: expected 0 or 1"
+    left, top, right, bottom = _corners(obj)
+    if right < left or bottom < top:
+        return "has a negative size"
+    if left > width or top > height or right < 0 or bottom < 0:
+        return f"lies outside of the image of {width} x {height} pixels"
+    # No object is so small. Boxes of four zeros or ones stand for images that nobody labelled.
+    if (right <= 1 and bottom <= 1) or all(number == 1 for number in box):
+        return "lies within a pixel: it is a dummy, or in shares of the image's size; use pixels"
+    return ""
+
+
+def _corners(obj: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = obj["bbox"]
+    if obj["bbox_mode"] == BoxMode.XYWH_ABS:
+        return left, top, left + right, top + bottom
+    return left, top, right, bottom
