@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "predict",
-        help="detect, segment or find what an expression says in pictures",
+        help="detect, segment, measure depth or find what an expression says in pictures",
         description="Runs a trained model on pictures. Writes a drawing and a "
         "JSON file for each. It may be stopped at any moment: the same command goes on where it "
         "was.",
@@ -39,6 +39,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         type=Path,
         help='JSON file, {"picture.jpg": ["the left dog", ...], ...}',
+    )
+    caption.add_argument(
+        "--room", metavar="NAME", help="the room that all pictures show, such as kitchen"
+    )
+    caption.add_argument(
+        "--rooms", metavar="FILE", type=Path, help='JSON file, {"picture.jpg": "kitchen", ...}'
     )
     parser.add_argument(
         "--output", type=Path, default=Path("predictions"), help="folder (default: predictions)"
@@ -83,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
 _OPTIONS = {
     "caption": ("caption", "captions", "captioner"),
     "expression": ("expression", "expressions"),
+    "room": ("room", "rooms"),
 }
 
 
@@ -109,7 +116,7 @@ def _jobs(
     args: argparse.Namespace, cfg: "CfgNode", pictures: dict[Path, str]
 ) -> tuple[list["PredictionJob"], dict[Path, str]]:
     """The predictions, and for each picture that cannot be read the reason."""
-    from tadp_d2.inference.image_captions import look_up_expressions
+    from tadp_d2.inference.image_captions import look_up_expressions, look_up_rooms
     from tadp_d2.inference.predictions import PredictionJob, check_names
 
     if args.expressions:
@@ -120,8 +127,12 @@ def _jobs(
         ]
         check_names((job.path, job.name) for job in jobs)
         return jobs, {}
-    if args.expression is not None:
-        return [PredictionJob(path, name, args.expression) for path, name in pictures.items()], {}
+    if args.rooms:
+        rooms = look_up_rooms(pictures, args.rooms)
+        return [PredictionJob(path, pictures[path], room) for path, room in rooms.items()], {}
+    same = args.expression if args.expression is not None else args.room
+    if same is not None:
+        return [PredictionJob(path, name, same) for path, name in pictures.items()], {}
     captions, unreadable = _captions(args, cfg, pictures)
     return [
         PredictionJob(path, pictures[path], text) for path, text in captions.items()

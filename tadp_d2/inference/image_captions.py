@@ -46,6 +46,19 @@ def look_up_expressions(pictures: Mapping[Path, str], file: Path) -> dict[Path, 
     return {path: content[image_id] for path, image_id in found.items()}
 
 
+def look_up_rooms(pictures: Mapping[Path, str], file: Path) -> dict[Path, str]:
+    """Picture -> its room in a JSON file, `{image id: room}`; image ids as those of `look_up`.
+
+    Raises:
+        UserError: the file is damaged or another one, or has none for a picture.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict) or not all(isinstance(room, str) for room in content.values()):
+        raise UserError(f'{file}: expected {{"image id": "kitchen", ...}}, a room for each image')
+    found = _find_all(pictures, content, file, "room")
+    return {path: content[image_id] for path, image_id in found.items()}
+
+
 def _are_expressions(value: Any) -> bool:
     return (
         isinstance(value, list)

@@ -28,7 +28,7 @@ FORMAT = "tadp_d2 prediction"
 VERSION = 1
 CAPTIONS = "captions.jsonl"
 # What must be equal for a picture to count as done.
-_IDENTITY = ("format", "version", "sha256", "caption", "expression", "prompt")
+_IDENTITY = ("format", "version", "sha256", "caption", "expression", "room", "prompt")
 
 
 class PredictionJob(NamedTuple):
@@ -37,7 +37,7 @@ class PredictionJob(NamedTuple):
     Attributes:
         path: of the picture.
         name: a path that the names of its files are made of.
-        text: caption or expression, before the modifier.
+        text: caption or expression, before the modifier, or the name of a room.
     """
 
     path: Path

@@ -26,7 +26,7 @@ class Predictor:
     Attributes:
         task: of the model.
         classes: the names of the model's class indices.
-        reads: what the text is: "expression" for a model that needs one, else "caption".
+        reads: what the text is: "expression" or "room" for a model that needs one, else "caption".
     """
 
     def __init__(self, cfg: CfgNode):
@@ -40,7 +40,8 @@ class Predictor:
         self.model = load_model(cfg)
         self.task = get_task(cfg)
         self.classes = self.task.classes()
-        self.reads = "expression" if "expression" in needed_texts(cfg) else "caption"
+        needed = needed_texts(cfg)
+        self.reads = next((text for text in ("expression", "room") if text in needed), "caption")
         self._cfg = cfg
 
     def prompt(self, text: str) -> str:
@@ -51,7 +52,7 @@ class Predictor:
         """
         Args:
             pixels: H x W x 3, uint8 RGB.
-            text: caption or expression, before the modifier.
+            text: caption or expression, before the modifier, or the name of a room.
 
         Returns:
             The model's output for one image, such as "instances" in its pixels, or "sem_seg",

@@ -20,6 +20,7 @@ from tadp_d2.engine.trainer import Trainer
 from tadp_d2.evaluation.depth_metrics import DepthEvaluator, compare_depth, valid_pixels
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+SCENE = ("MODEL.CONDITIONER.NAME", "SceneEmbedding")
 ROWS = sorted((CONFIGS / "nyu_depth").glob("[!B]*.yaml"))
 
 
@@ -130,7 +131,7 @@ def test_a_run_from_training_to_a_report(make_depth_config, small, world, tmp_pa
     scores = results["metrics"]["nyu_depth_v2_test"]["depth"]
     assert list(scores)[-1] == "RMSE" and len(scores) == 9
     assert 0 <= scores["d1"] <= scores["d2"] <= scores["d3"] <= 1
-    for title in ("image", "truth", "prediction"):
+    for title in ("image", "truth", "prediction", "error"):
         folder = run / "gallery" / "nyu_depth_v2_test" / "bathroom%2Frgb_00000.jpg"
         assert (folder / f"{title}.jpg").is_file()
 
@@ -147,3 +148,43 @@ def test_a_run_from_training_to_a_report(make_depth_config, small, world, tmp_pa
     page = (tmp_path / "report" / "report.html").read_text()
     assert "RMSE (m) (lower is better)" in page
     assert f"{scores['RMSE']:.3f}" in page
+
+
+def test_a_room_is_told_to_predict(make_depth_config, small, world, tmp_path, capsys):
+    run, cfg = tmp_path / "run", make_depth_config(*small, *SCENE, "SOLVER.MAX_ITER", 0)
+    run.mkdir()
+    (run / "config.yaml").write_text(cfg.dump())
+    trainer = Trainer(cfg)
+    # As it begins the head returns the middle of its range everywhere.
+    for parameter in trainer.model.depth_head.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    trainer.checkpointer.save("model_final")
+    image = read_known("nyu_depth_v2_test")[0]["file_name"]
+    words = ["predict", image, "--weights", str(run / "model_final.pth"), "--output"]
+
+    def record(name):
+        return json.loads((tmp_path / name / "rgb_00000.json").read_text())
+
+    main([*words, str(tmp_path / "one"), "--room", "bathroom"])
+    assert record("one")["room"] == "bathroom"
+    assert record("one")["prompt"] == "averaged embedding of bathroom"
+    file = tmp_path / "rooms.json"
+    file.write_text(json.dumps({"rgb_00000.jpg": "study_room"}))
+    main([*words, str(tmp_path / "file"), "--rooms", str(file)])
+    assert record("file")["prompt"] == "averaged embedding of study room"
+    # Another room is another input: the depth is not the same.
+    depths = [np.array(Image.open(tmp_path / name / "rgb_00000.png")) for name in ("one", "file")]
+    assert depths[0].dtype == np.uint16 and not np.array_equal(*depths)
+    file.write_text('{"rgb_00000.jpg": ["kitchen"]}')
+    for given, message in (
+        ([], "this model reads a room: --room or --rooms"),
+        (["--caption", "a bathroom"], "--caption: this model reads no caption"),
+        (["--room", "castle"], "its room is 'castle'; expected one of printer room"),
+        (["--rooms", str(file)], "rooms.json: expected {"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, str(tmp_path / "none"), *given])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "none").exists() or not [*(tmp_path / "none").glob("rgb*")]
