@@ -17,11 +17,13 @@ from tadp_d2.evaluation.depth_metrics import DepthEvaluator
 from tadp_d2.files import replacing
 from tadp_d2.tasks.metrics import DEPTH
 from tadp_d2.tasks.task import TASK_REGISTRY, Task
-from tadp_d2.visualization.depth_colors import draw_depth, with_scale
+from tadp_d2.visualization.depth_colors import ERROR_COLORS, draw_depth, draw_error, with_scale
 
 # Of a strip of CutDepth, the largest share of what is to the right of its left edge (VPD).
 _WIDEST_STRIP = 0.75
 _MILLIMETER = 0.001
+# Of the depth at the end of the colors, the error at the end of theirs.
+_LARGE_ERROR = 0.1
 
 
 @TASK_REGISTRY.register()
@@ -32,6 +34,7 @@ class Depth(Task):
     architectures: ClassVar[frozenset[str]] = frozenset({"DepthEstimator"})
     needs = "depth"
     metric_sets = (DEPTH,)
+    titles = ("image", "truth", "prediction", "error")
     own_keys: ClassVar[frozenset[str]] = frozenset({"INPUT.CUT_DEPTH", "TEST.MIRROR"})
 
     @property
@@ -81,12 +84,20 @@ class Depth(Task):
         self, dataset: str, pixels: np.ndarray, entry: Mapping[str, Any]
     ) -> Image.Image | None:
         depth = read_depth(entry["depth_file_name"], entry["depth_unit"])
-        return draw_depth(depth, self._scale(dataset))
+        return with_scale(draw_depth(depth, self._scale(dataset)), self._scale(dataset))
 
     def draw_prediction(
         self, dataset: str, pixels: np.ndarray, output: Mapping[str, Any]
     ) -> Image.Image:
         return with_scale(draw_depth(_to_array(output), self._scale(dataset)), self._scale(dataset))
+
+    def draw_error(
+        self, dataset: str, entry: Mapping[str, Any], output: Mapping[str, Any]
+    ) -> Image.Image | None:
+        """Absolute, from 0 to a tenth of the depth at the end of the colors."""
+        truth = read_depth(entry["depth_file_name"], entry["depth_unit"])
+        largest = _LARGE_ERROR * self._scale(dataset)
+        return with_scale(draw_error(_to_array(output), truth, largest), largest, ERROR_COLORS)
 
     def _scale(self, dataset: str) -> float:
         """The depth at the end of the colors, the same for truth and prediction."""

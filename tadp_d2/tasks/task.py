@@ -37,7 +37,7 @@ class Task(ABC):
         needs: what a data set must offer: "instances", "semantic" (`catalog.offers`).
         metric_sets: that its evaluators return, the most telling first.
         columns: images in a row of the gallery's sheet.
-        titles: of the images on the sheet: "image", "truth", "prediction".
+        titles: of the images on the sheet: "image", "truth", "prediction", "error".
         own_keys: of the config, which other tasks do not act on.
     """
 
@@ -135,6 +135,12 @@ class Task(ABC):
         self, dataset: str, pixels: np.ndarray, output: Mapping[str, Any]
     ) -> Image.Image:
         """What the model returned for an image, H x W x 3 RGB, as a gallery shows it."""
+
+    def draw_error(
+        self, dataset: str, entry: Mapping[str, Any], output: Mapping[str, Any]
+    ) -> Image.Image | None:
+        """Where the model is wrong about an image, and how much; None for a task without it."""
+        return None
 
     def draw_large(self, pixels: np.ndarray, output: Mapping[str, Any]) -> Image.Image:
         """The same for an image that is looked at alone; classes are named in it."""

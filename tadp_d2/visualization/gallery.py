@@ -27,8 +27,8 @@ class Gallery(DatasetEvaluator):
 
     It measures nothing; it sits among the evaluators because they see every output. In
     `<OUTPUT_DIR>/gallery` it leaves the sheet `<dataset>.png` and the single images
-    `<dataset>/<entry id>/{image,truth,prediction}.jpg`, the id quoted as in a URL; the truth where
-    there is one.
+    `<dataset>/<entry id>/{image,truth,prediction,error}.jpg`, the id quoted as in a URL; the truth
+    where there is one, the error where the task draws it.
     """
 
     def __init__(self, task: Task, dataset: str):
@@ -50,10 +50,14 @@ class Gallery(DatasetEvaluator):
         image, _ = read_rgb(Path(inputs["file_name"]))
         pixels = np.asarray(image)
         drawn = {"image": image}
-        truth = self._task.draw_truth(self._dataset, pixels, self._entries[entry_id(inputs)])
+        entry = self._entries[entry_id(inputs)]
+        truth = self._task.draw_truth(self._dataset, pixels, entry)
         if truth is not None:
             drawn["truth"] = truth
         drawn["prediction"] = self._task.draw_prediction(self._dataset, pixels, output)
+        error = self._task.draw_error(self._dataset, entry, output)
+        if error is not None:
+            drawn["error"] = error
         return drawn
 
     def evaluate(self) -> None:

@@ -12,7 +12,7 @@ from tadp_d2.engine.optimizer import RiseAndFall, build_optimizer, build_schedul
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.depth_estimator import DepthEstimator
 from tadp_d2.tasks.task import get_task
-from tadp_d2.visualization.depth_colors import HOLE, draw_depth, with_scale
+from tadp_d2.visualization.depth_colors import HOLE, draw_depth, draw_error, with_scale
 
 
 def image(caption="a bedroom", height=64, width=96, seed=0, output=None):
@@ -165,6 +165,19 @@ def test_near_is_light_and_holes_are_told_apart():
     assert (np.diff(lightness) <= 1).all() and lightness[0] > 200 > 30 > lightness[-1]
     assert tuple(drawn[0, 0]) == HOLE
     assert np.array_equal(draw_depth(depth + 20, 10.0), draw_depth(np.full_like(depth, 10), 10.0))
+
+
+def test_an_error_is_lighter_the_larger_it_is_and_none_in_a_hole():
+    truth = np.full((3, 101), 5.0)
+    truth[0, 0] = 0
+    off = np.linspace(-1, 1, 101)[None].repeat(3, axis=0)
+    drawn = np.asarray(draw_error(truth + off, truth, 0.5))
+    lightness = np.asarray(Image.fromarray(drawn).convert("L"), int)[1]
+    # Too near and too far alike; light steadily up to the largest, and level beyond.
+    assert np.array_equal(lightness, lightness[::-1])
+    assert (np.diff(lightness[50:]) >= -1).all() and lightness[50] < 50 < 190 < lightness[75]
+    assert len(set(lightness[75:])) == 1
+    assert tuple(drawn[0, 0]) == HOLE
 
 
 @pytest.mark.parametrize("size", [(1, 1), (640, 480), (20, 300)])
