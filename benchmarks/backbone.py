@@ -2,7 +2,7 @@
 
 Both sides hold the same weights and see the same inputs; before they are timed, features and
 gradients must agree. `--size full` is Stable Diffusion 1.5 (860 M random weights) on a 512 x 512
-picture; the default is small, for a look.
+image; the default is small, for a look.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/full_size.py /tmp/sd15-random
 
-Times and memory are those of the real model; what it sees in a picture is not. The tokenizer is
-that of the built-in world.
+Times and memory are those of the real model; what it sees in an image is not. The tokenizer is
+that of the synthetic data sets.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Pictures a second of `--eval-only`, for detection and for segmentation.
+"""Images a second of `--eval-only`, for detection and for segmentation.
 
-The sides of a task are one model: with and without cached prompts and latents, whole pictures and
+The sides of a task are one model: with and without cached prompts and latents, whole images and
 windows, full and mixed precision. Nothing is trained, so the metrics say only how far the sides are
 apart.
 

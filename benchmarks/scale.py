@@ -31,7 +31,7 @@ from tadp_d2.personalization.settings import resolve
 GIB = 2**30
 # Data sheets: peaks in bf16 without sparsity and in fp32, memory, NVLink in one direction.
 CARDS = (("A100 80 GB", 312.0, 19.5, 2039.0, 300.0), ("H100 SXM", 989.0, 67.0, 3350.0, 450.0))
-# Pictures: VOC 2007 and 2012 trainval, VOC 2007 test, a target; Cityscapes train, val, night val.
+# Images: VOC 2007 and 2012 trainval, VOC 2007 test, a target; Cityscapes train, val, night val.
 VOC, VOC_TEST, TARGET = 16_551, 4_952, 1_000
 CITY, CITY_TEST, NIGHT = 2_975, 500, 50
 # Tokens of a caption: between the 20 and the 77 that TADP allows.
@@ -57,7 +57,7 @@ class Work:
     """A stage of an experiment.
 
     Attributes:
-        count: pictures or steps.
+        count: images or steps.
         operations: floating-point operations of each.
         traffic: bytes of memory that each moves besides, where that is what takes the time.
         gradients: bytes that processes exchange after each.
@@ -105,7 +105,7 @@ class NoLatentEncoder(nn.Module):
 class Model:
     """The model of a config in the shapes of Stable Diffusion 1.5, and what its parts cost.
 
-    Methods take `forward` or `both` and return operations for one picture of 512 x 512.
+    Methods take `forward` or `both` and return operations for one image of 512 x 512.
     """
 
     def __init__(self, cfg: CfgNode):

@@ -1,8 +1,8 @@
-"""A training epoch from picture files to updated weights, with and without the latent cache.
+"""A training epoch from image files to updated weights, with and without the latent cache.
 
-The real mapper, model, batch and optimizer on pictures of the built-in world. In the cached epoch,
-any but the first, no VAE runs and no picture is decoded. Both sides see the same pictures, mirrored
-alike; how far half precision moves their features is said first.
+It runs the real mapper, model, batch and optimizer on images of the synthetic data sets. In the
+cached epoch, any but the first, no VAE runs and no image is decoded. Both sides get the same
+images, mirrored alike. How far half precision moves their features is printed first.
 
     tadp-d2 synth world
     python benchmarks/full_size.py /tmp/sd15-random

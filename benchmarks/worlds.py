@@ -7,7 +7,7 @@ CAPTIONS = "captions"
 
 
 def first_pictures(world: Path, folder: Path, pictures: int) -> None:
-    """Copies the targets of a world with the first pictures of their test sets.
+    """Copies the targets of a world with the first images of their test sets.
 
     Args:
         world: as `tadp-d2 synth` writes it.

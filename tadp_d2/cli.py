@@ -37,7 +37,7 @@ COMMANDS = (
     study,
     report,
 )
-# Those that go on where they were stopped, and do not say so themselves.
+# Those that continue where they were stopped, and do not print that themselves.
 _CONTINUED = (caption.run, predict.run, study.run)
 
 

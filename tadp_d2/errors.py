@@ -36,7 +36,7 @@ def reporting(report: Report) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what a library says, or the kind of its error if it says nothing."""
+    """The first line of a library's message, or the kind of its error if it has none."""
     said = str(error)
     # Of torch's long advice to load the file unsafely, what is in the file.
     refused = re.search(r"Unsupported global: GLOBAL (\S+)", said)

@@ -51,7 +51,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def saving(path: str | os.PathLike) -> Iterator[None]:
-    """As `writing`, for what goes on with --resume, and says so.
+    """As `writing`, for what continues with --resume; the message adds that.
 
     Raises:
         UserError: the block could not write.

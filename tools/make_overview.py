@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes the README's picture: what looks at the caption, before and after training, and detections.
+"""Makes the README's image: what looks at the caption, before and after training, and detections.
 
 After `make demo`, with DETECTRON2_DATASETS=demo/world:
 

@@ -1,7 +1,7 @@
-"""Captions by BLIP-2, or by another checkpoint of transformers that describes a picture unasked.
+"""Captions by BLIP-2, or by another checkpoint of transformers that describes an image unasked.
 
-A caption depends on its picture and the settings alone, not on its neighbours in a batch: nothing
-is sampled, every picture is prepared by itself, and no row of a batch needs padding because there
+A caption depends on its image and the settings alone, not on its neighbors in a batch: nothing
+is sampled, every image is prepared by itself, and no row of a batch needs padding because there
 is no prompt. What remains is rounding, which a GPU or a reduced precision may do differently for
 batches of different sizes.
 """
@@ -173,10 +173,10 @@ class Captioner:
     def captions(
         self, pictures: Sequence[Image.Image], min_new_tokens: int = 0, max_new_tokens: int = 77
     ) -> list[str]:
-        """The captions of RGB pictures of any sizes, each on one line; a caption may be empty.
+        """The captions of RGB images of any sizes, each on one line; a caption may be empty.
 
         Raises:
-            UserError: the pictures do not fit into the device's memory together.
+            UserError: the images do not fit into the device's memory together.
         """
         try:
             tokens = self._generate(pictures, min_new_tokens, max_new_tokens)
@@ -192,7 +192,7 @@ class Captioner:
     def _generate(
         self, pictures: Sequence[Image.Image], min_new_tokens: int, max_new_tokens: int
     ) -> torch.Tensor:
-        # One by one: prepared together, pictures of different sizes may be padded to the largest.
+        # One by one: prepared together, images of different sizes may be padded to the largest.
         prepare = self.processor.image_processor
         pixels = [prepare(images=p, return_tensors="pt").pixel_values for p in pictures]
         return self.model.generate(

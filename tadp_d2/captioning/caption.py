@@ -28,7 +28,7 @@ class Report:
         present: number of images that had a caption before.
         made: number of captions that were made.
         empty: ids of the images whose new caption is empty.
-        skipped: image id -> why its picture could not be read.
+        skipped: image id -> why its image could not be read.
     """
 
     present: int = 0
@@ -62,12 +62,12 @@ def caption_images(
         path: the caption file, ends in `.jsonl`; it is begun when the first captions are there.
         dataset: the name that the file states.
         batch_size: how many images are captioned, and written, together.
-        skip_unreadable: leave out pictures that cannot be read.
+        skip_unreadable: leave out images that cannot be read.
         progress: called with the number of captions made and to be made.
 
     Raises:
         UserError: the file is malformed, was made with other settings or is open in another
-            process, or a picture cannot be read. Captions made until then are kept.
+            process, or an image cannot be read. Captions made until then are kept.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected 1 or more")

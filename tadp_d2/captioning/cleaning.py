@@ -1,7 +1,7 @@
 """Cleaning a caption file: which captions, by what, and what came of it.
 
 How a text is cleaned is in `rules` and in `llm`. A caption on which the language model fails is
-cleaned by the rules, and its provenance says so.
+cleaned by the rules, and its provenance records that.
 """
 
 from collections import Counter

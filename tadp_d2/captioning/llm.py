@@ -5,7 +5,7 @@ The papers asked GPT-3.5. Any server with chat completions will do: `OPENAI_BASE
 
 * Captions go out several at a time, as JSON in the user's message, each with an id of its own; an
   answer counts for the caption whose id it carries, wherever it stands. They are data: the system's
-  message says so, and an answer that is no cleaned version of its caption is not taken.
+  message reports that, and an answer that is no cleaned version of its caption is not taken.
 * What was not answered, or not well, is asked again in smaller requests, `ROUNDS` times in all.
 * A request that fails for a passing reason is repeated here and nowhere else (`Settings.attempts`);
   the client's own repetition is switched off.
@@ -286,7 +286,7 @@ class Server:
             self.usage.completion_tokens += _count_of(usage, "completion_tokens")
 
     def _weakened(self, failure: "_Failure", used: dict[str, Any]) -> bool:
-        """Gives up an option that the server says it doesn't know; True if there is one less."""
+        """Gives up an option that the server reports as unknown; True if there is one less."""
         if failure.status not in (400, 422):
             return False
         said = failure.said.lower()
@@ -323,7 +323,7 @@ class Server:
             raise UserError(f"the server asks to wait {failure.wait:.0f} s: {said}. {kept}")
 
     def _short(self, said: str) -> str:
-        """What was said, short, on one line and without the key."""
+        """The server's message, short, on one line and without the key."""
         text = " ".join(said.replace(self._key, "***").split())
         text = re.sub(r"\b(sk-|Bearer )[\w*.-]{6,}", r"\1***", text)
         return text if len(text) <= 300 else text[:297] + "..."
@@ -394,7 +394,7 @@ def messages(captions: Sequence[str], domain: str) -> list[dict[str, str]]:
 
 
 def instruction_version(domain: str) -> str:
-    """Changes with what the model is told."""
+    """Changes with the instructions of the model."""
     return hashlib.sha256(_instruction(domain).encode()).hexdigest()[:12]
 
 
@@ -573,7 +573,7 @@ def _instruction(domain: str) -> str:
 
 
 def _id(caption: str) -> str:
-    """An id that says nothing of the caption's place, so that none can be made up by counting."""
+    """An id that does not reveal the caption's place, so none can be made up by counting."""
     return hashlib.sha256(caption.encode()).hexdigest()[:8]
 
 
@@ -581,7 +581,7 @@ def _completion(body: str) -> dict[str, Any]:
     """A completion with a message; a server, or what stands before it, may answer with anything.
 
     Raises:
-        _Failure: says what the body says.
+        _Failure: with the message of the body.
     """
     try:
         completion = json.loads(body)

@@ -1,8 +1,8 @@
 """Removing a target domain's words from a caption by rules: offline, the same result every time.
 
 The tables of a domain (`conditioning.style_words`) are its words, grouped by what they do in a
-sentence, and an ordered list of `Rule`s that say what becomes of them. Three decisions stand behind
-the rules:
+sentence, and an ordered list of `Rule`s that define what becomes of them. Three decisions stand
+behind the rules:
 
 * At the head of a caption the name of a work is a frame, and goes: "a painting of a dog" is "a
   dog". So do a medium ("in watercolor"), a style ("in the style of ..."), an artist ("illustration
@@ -26,7 +26,7 @@ from tadp_d2.conditioning.domains import DOMAINS
 from tadp_d2.conditioning.style_words import Grammar, Rule
 from tadp_d2.errors import UserError
 
-# What is left of a caption that says nothing but its style. The paper's cleaned captions use the
+# What is left of a caption that names nothing but its style. The paper's cleaned captions use the
 # same neutral word ("an image of a bird and a dog").
 NEUTRAL = "an image"
 

@@ -1,6 +1,6 @@
-"""What a caption command is about: a registered data set, or a folder of pictures.
+"""What a caption command is about: a registered data set, or a folder of images.
 
-Making captions is not done here, and no picture is opened.
+Making captions is not done here, and no image is opened.
 """
 
 import os
@@ -18,7 +18,7 @@ from tadp_d2.errors import UserError
 
 @dataclass(frozen=True)
 class CaptionImage:
-    """A picture that may get a caption.
+    """An image that may get a caption.
 
     Attributes:
         image_id: as in Detectron2's dicts; in a folder, the path below it.
@@ -52,7 +52,7 @@ def caption_path(dataset: str, folder: Path | None = None) -> Path:
     """The caption file of a data set, in our format; it need not exist.
 
     Args:
-        dataset: a registered name, a folder of pictures (`pictures/` has `pictures.jsonl`), or the
+        dataset: a registered name, a folder of images (`pictures/` has `pictures.jsonl`), or the
             caption file itself.
         folder: of caption files; None for that of a user's own data set, for
             `$DETECTRON2_DATASETS/captions`, or for the folder in which a folder of images lies.
@@ -76,13 +76,13 @@ def dataset_name(dataset: str) -> str:
 
 
 def find_images(dataset: str) -> list[CaptionImage]:
-    """The pictures of a registered data set, in its order, or those in a folder, sorted.
+    """The images of a registered data set, in its order, or those in a folder, sorted.
 
     Args:
-        dataset: a registered name, or a folder, in which pictures are looked for at any depth.
+        dataset: a registered name, or a folder, in which images are looked for at any depth.
 
     Raises:
-        UserError: it is neither, it is absent or malformed, or it holds no picture.
+        UserError: it is neither, it is absent or malformed, or it holds no image.
     """
     if Path(dataset).is_dir():
         return [CaptionImage(name, path) for path, name in find_image_files([dataset]).items()]

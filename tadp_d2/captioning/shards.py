@@ -36,10 +36,10 @@ class Shard:
         return whole.with_name(f"{whole.stem}.shard-{self.index}-of-{self.count}.jsonl")
 
     def take(self, images: Sequence[CaptionImage]) -> list[CaptionImage]:
-        """This part of a data set: every `count`-th picture in the order of their ids.
+        """This part of a data set: every `count`-th image in the order of their ids.
 
         Raises:
-            UserError: there are fewer pictures than parts.
+            UserError: there are fewer images than parts.
         """
         if self.count > len(images):
             raise UserError(f"--shard {self.index}/{self.count}: there are {len(images)} pictures")
@@ -59,7 +59,7 @@ def merge(dataset: str, images: Sequence[CaptionImage], whole: Path) -> list[Pat
 
     Args:
         dataset: the name that the file states.
-        images: all pictures of the data set.
+        images: all images of the data set.
         whole: the file to write; the parts lie beside it.
 
     Returns:

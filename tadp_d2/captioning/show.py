@@ -16,7 +16,7 @@ from tadp_d2.conditioning.domains import DOMAINS, PLACEHOLDER, SLOT
 from tadp_d2.data.texts import CaptionFile, find_caption_file
 from tadp_d2.errors import UserError
 
-# A phrase that is said so often in a row is a loop of the captioner.
+# A phrase that occurs so often in a row is a loop of the captioner.
 REPEATS = 3
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
@@ -47,7 +47,7 @@ def coverage(image_ids: Sequence[str], captions: CaptionFile) -> Coverage:
 
 
 def find_loop(text: str) -> str:
-    """The first phrase that is said three times in a row or more; empty if there is none.
+    """The first phrase that occurs three times in a row or more; empty if there is none.
 
     A phrase is one word or more; case and punctuation do not count: "a dog, a dog and a dog" has
     none, "a dog, a dog, a dog" has "a dog".
@@ -68,7 +68,7 @@ def find_loops(captions: Mapping[str, str]) -> dict[str, str]:
 
 
 def style_words(captions: Mapping[str, str], domain: str) -> dict[str, list[str]]:
-    """Image id -> the words in its caption that tell of a target domain, for those with some."""
+    """Image id -> the words in its caption that name a target domain, for those with some."""
     from tadp_d2.captioning.rules import style_words_left
 
     found = {image_id: style_words_left(text, domain) for image_id, text in captions.items()}

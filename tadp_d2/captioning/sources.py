@@ -23,8 +23,8 @@ class Source:
 
     Attributes:
         made_by: provenance: all that decides on the texts.
-        texts: some images and their pictures (RGB; none if they are not needed) -> their texts.
-        needs_pictures: whether it looks at the pictures.
+        texts: some images and their pixels (RGB; none if they are not needed) -> their texts.
+        needs_pictures: whether it looks at the images.
     """
 
     made_by: Mapping[str, Any]
@@ -33,7 +33,7 @@ class Source:
 
 
 def provenance(source: str, **settings: Any) -> dict[str, Any]:
-    """What a caption file says of how it was made."""
+    """What a caption file records of how it was made."""
     version = tadp_d2.__version__
     return {"tool": "tadp_d2 caption", "version": version, "source": source, **settings}
 

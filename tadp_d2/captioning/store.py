@@ -23,7 +23,7 @@ class CaptionStore:
     the file for appending.
 
     Attributes:
-        records: image id -> what the file says of it, kept up to date.
+        records: image id -> what the file holds of it, kept up to date.
     """
 
     def __init__(self, path: Path, dataset: str, made_by: Mapping[str, Any]):

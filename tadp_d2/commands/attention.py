@@ -65,6 +65,6 @@ def run(args: argparse.Namespace) -> None:
 def _overrides(args: argparse.Namespace) -> list[str]:
     pairs = ["MODEL.DIFFUSION.WEIGHTS", args.diffusion] if args.diffusion else []
     if not config_file(args):
-        # The diffusion model alone; the data sets only say what the classes are.
+        # The diffusion model alone; the data sets only name the classes.
         pairs += ["DATASETS.TRAIN", "('voc_2007_trainval',)", "DATASETS.TEST", "('voc_2007_test',)"]
     return pairs

@@ -27,7 +27,7 @@ def asymmetric_loss(
         detach_focus: take the weights (...)^gamma as constants for the gradient.
 
     Returns:
-        B x K, the terms of the loss; what they are reduced by is for the caller to say.
+        B x K, the terms of the loss; the caller reduces them.
     """
     present = targets.bool()
     probabilities = logits.float().sigmoid()

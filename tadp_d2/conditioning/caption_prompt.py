@@ -74,7 +74,7 @@ class CaptionPrompt(Conditioner):
 
 
 def load_text(cfg: CfgNode, model: DiffusionModel) -> TextEncoder:
-    """The text encoder with what the config says of texts.
+    """The text encoder with the config's settings of texts.
 
     Raises:
         UserError: a file is absent or damaged.

@@ -1,9 +1,9 @@
-"""Target domains: what is said of them around a caption, and what is removed from one.
+"""Target domains: what a modifier writes around a caption, and what is removed from one.
 
 A domain is a row of `DOMAINS`: its caption modifiers M(P), its words that are removed from captions
-by rules, and what a language model is told to remove. A modifier is data: a template, and for two
-of them an artifact that makes its words mean something. Adding a domain is adding a row; a template
-may also be written into a config. Filling templates in and cleaning is not done here.
+by rules, and what a language model is instructed to remove. A modifier is data: a template, and for
+two of them an artifact that makes its words mean something. Adding a domain is adding a row; a
+template may also be written into a config. Filling templates in and cleaning is not done here.
 """
 
 import re
@@ -61,7 +61,7 @@ def _art(style: str) -> dict[str, Modifier]:
 
 @dataclass(frozen=True)
 class Instruction:
-    """What a language model that cleans captions is told of a domain.
+    """The instructions of a domain to a language model that cleans captions.
 
     Attributes:
         what: is to be removed.

@@ -1,7 +1,7 @@
 """The tagging adapter: learned queries read tags and the image, and are what the UNet reads.
 
 Written from the description in "Harnessing text-to-image diffusion for dense prediction tasks",
-sections 3.2 and 3.3; where it is silent, `docs/differences.md` says what is done here.
+sections 3.2 and 3.3; where it is silent, `docs/differences.md` lists what is done here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -137,7 +137,7 @@ class TaggingAdapter(Conditioner):
         return Condition(Context(tokens), losses)
 
     def tags(self, inputs: Mapping[str, Any]) -> list[str]:
-        """The tags of an input, without the modifier; none for an image of which nothing is said.
+        """The tags of an input, without the modifier; none for an image without any.
 
         Raises:
             UserError: the input lacks what they are made of.

@@ -862,7 +862,7 @@ KEYS: Mapping[str, Key] = {key.name: key for key in (*ADDED, *CHANGED, *IDLE)}
 
 
 def find_key(name: str) -> Key:
-    """The row of a key; for one of Detectron2's that has none, what its name tells.
+    """The row of a key; for one of Detectron2's that has none, what its name reveals.
 
     Detectron2 names the keys of testing TEST.* and *_TEST.
     """

@@ -34,7 +34,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
 
 def photometric_distortion() -> list[T.Augmentation]:
-    """Brightness, contrast, saturation and hue, each changed for half of the pictures.
+    """Brightness, contrast, saturation and hue, each changed for half of the images.
 
     The ranges are those of SSD; a brightness of up to 32 of 256 levels is a factor here.
     """

@@ -62,7 +62,7 @@ def _watched(batches: Iterator) -> Iterator[list[dict[str, Any]]]:
         except StopIteration:
             return
         except RuntimeError as error:
-            # So torch begins what it says of the processes themselves.
+            # So torch begins its messages about the processes themselves.
             if not str(error).startswith("DataLoader "):
                 raise
             end_workers()

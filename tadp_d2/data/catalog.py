@@ -1,8 +1,8 @@
 """THE way from a data set's name to its entries, its classes and what it offers.
 
-Whoever registers a data set in Detectron2's catalogs makes it known here, too: its layout is told
+Whoever registers a data set in Detectron2's catalogs makes it known here, too: its layout follows
 from its `evaluator_type`, and layouts that are read strictly have a reader. A data set's own
-`offers` in its metadata says what else it holds.
+`offers` in its metadata lists what else it holds.
 """
 
 import functools
@@ -74,7 +74,7 @@ def is_voc(dataset: str) -> bool:
 def offers(dataset: str) -> frozenset[str]:
     """What the entries of a registered data set hold: "instances", "semantic", ...
 
-    Of a layout that is not known its metadata tells, by the kinds of classes.
+    For an unknown layout the kinds of classes in its metadata decide.
     """
     meta = MetadataCatalog.get(dataset)
     kinds = {"instances": "thing_classes", "semantic": "stuff_classes"}

@@ -67,7 +67,7 @@ def set_pixel_limit(pixels: int) -> None:
 
 
 def pixel_limit() -> int:
-    """What a process that is started anew has to be told."""
+    """What a process that is started anew has to be given."""
     return Image.MAX_IMAGE_PIXELS
 
 

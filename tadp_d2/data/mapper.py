@@ -37,7 +37,7 @@ class _Recorded(T.AugmentationList):
 class ConditionedMapper(DatasetMapper):
     """Maps a data set's dict to the model's input, which keeps what the conditioner needs.
 
-    With a cache, the input also has "latents" (`CachedLatents`). Where the cache knows the picture,
+    With a cache, the input also has "latents" (`CachedLatents`). Where the cache knows the image,
     its file is not decoded, and "image" is noise that stands in for it, of the right size.
     """
 
@@ -76,7 +76,7 @@ class ConditionedMapper(DatasetMapper):
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """
         Raises:
-            UserError: the picture is unreadable, or of another size than annotated.
+            UserError: the image is unreadable, or of another size than annotated.
         """
         try:
             return self._map(dataset_dict)

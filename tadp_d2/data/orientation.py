@@ -1,4 +1,4 @@
-"""How an image file says that its pixels lie, wherever in the file it says so."""
+"""The orientation of the pixels of an image file, wherever in the file it is noted."""
 
 import contextlib
 import io
@@ -28,9 +28,9 @@ _HEAD, _METADATA, _END = 33, (b"eXIf", b"iTXt", b"tEXt", b"zTXt"), b"\0\0\0\0IEN
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's number for how an opened image, not yet decoded, lies; 1 if nothing says so.
+    """EXIF's number for how an opened image, not yet decoded, lies; 1 if it is not noted.
 
-    EXIF counts before XMP. What is damaged says nothing, as for any viewer. Of a TIFF the tag
+    EXIF counts before XMP. What is damaged does not count, as for any viewer. Of a TIFF the tag
     alone counts, and Pillow obeys it already.
     """
     if image.format == "TIFF":

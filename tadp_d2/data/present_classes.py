@@ -85,7 +85,7 @@ def name_classes(
     probability 1 - recall, and to k names that are left, names of absent classes are added, in
     the mean k (1 - precision) / precision of them. Both then hold in expectation over images,
     precision in every image that keeps a name, unless there are fewer absent classes than that.
-    The paper adds and removes classes at random and does not say more. "background" is never left
+    The paper adds and removes classes at random and specifies no more. "background" is never left
     out and never added, as in the released code.
 
     An image's names depend on its id and the seed alone, and of two recalls the lower keeps a

@@ -1,4 +1,4 @@
-"""Where the data sets lie, and what to say where one does not."""
+"""Where the data sets lie, and the message if one is not there."""
 
 import os
 from pathlib import Path

@@ -4,7 +4,7 @@ Two formats are read:
 
 * `<dataset>.jsonl`, ours, to which lines are only ever appended. The first line is a header with
   provenance, `{"format": "tadp_d2 captions", "version": 1, "dataset": ..., "made_by": {...}}`. Each
-  further line says something of one image: `{"image_id": ..., "raw": ...}` its caption, once, and
+  further line is about one image: `{"image_id": ..., "raw": ...}` its caption, once, and
   `{"image_id": ..., "clean": ..., "cleaned_by": {...}}` its cleaned text, on the same line or a
   later one; the last cleaned text counts. `"image_sha256"` and `"date"` may stand beside a caption.
 * `<dataset>.json`, as published with TADP: `{image id: {"captions": [text, ...]}}`. The first
@@ -33,7 +33,7 @@ class NoCaptions(UserError):
 
 @dataclass(frozen=True)
 class Caption:
-    """What a file says of one image.
+    """What a file holds of one image.
 
     Attributes:
         raw: the caption as it was made.
@@ -60,7 +60,7 @@ class CaptionFile:
 
     Attributes:
         path: the file that they were read from.
-        records: image id -> what the file says of it.
+        records: image id -> what the file holds of it.
         made_by: provenance as the file states it (model, revision, settings); empty for the
             published format, which has none.
         kind: which text of a record counts as its caption.
@@ -180,7 +180,7 @@ def _read_jsonl(path: Path, text: str, kind: Kind, report: Report) -> CaptionFil
 
 
 def _add(records: dict[str, Caption], row: dict[str, Any], where: str) -> None:
-    """Adds what a line says to the records, in place."""
+    """Adds what a line holds to the records, in place."""
     image_id = row.get("image_id")
     texts = {key: row[key] for key in ("raw", "clean", "image_sha256", "date") if key in row}
     known = all(_is_text(text) for text in (image_id, *texts.values()))

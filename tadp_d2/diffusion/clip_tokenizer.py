@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: loading it, whether it goes with a text encoder, and what tells two apart."""
+"""CLIP's tokenizer: loading it, whether it goes with a text encoder, and what distinguishes two."""
 
 import hashlib
 import html
@@ -17,7 +17,7 @@ END = "</w>"
 _NO_LENGTH = 10**6
 # Embeddings are padded to a multiple of at most this.
 _PADDING = 128
-# What a tokenizer makes of them tells how it changes and divides a text.
+# What a tokenizer makes of them shows how it changes and divides a text.
 _PROBES = (
     *("", "a Dog", "ÉCOLE İstanbul straße", "cafe\u0301 caf\u00e9", "“curly” — dash… it’s"),
     *(
@@ -120,7 +120,7 @@ def tokenizer_fingerprint(tokenizer: CLIPTokenizer) -> str:
     made_of = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "merges": _merges(tokenizer),
-        # How special tokens are matched is written in several ways; the probes tell.
+        # How special tokens are matched is written in several ways; the probes show which.
         "added": sorted(
             (number, token.content)
             + (() if token.special else (token.lstrip, token.rstrip, token.single_word))

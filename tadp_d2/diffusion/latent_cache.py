@@ -81,7 +81,7 @@ class LatentCache:
 
     Attributes:
         limit: GiB that the folder may take.
-        made_of: what decides on latents besides the picture, its size and whether it is mirrored,
+        made_of: what decides on latents besides the image, its size and whether it is mirrored,
             as JSON.
     """
 
@@ -141,7 +141,7 @@ class LatentCache:
         return made_of["channels"], height, width
 
     def look_up(self, picture: bytes, size: tuple[int, int], mirrored: bool) -> CachedLatents:
-        """What is kept of a picture, or where it is to be kept.
+        """What is kept of an image, or where it is to be kept.
 
         Args:
             picture: the content of its file.

@@ -1,6 +1,6 @@
 """Loading one part of a model, and what its folder may hold.
 
-Every option of its config is either computed as it says, or changes no feature, or must have its
+Every option of its config is either computed as set, or changes no feature, or must have its
 usual value; every weight has a place. What is not understood is an error: a part that is taken for
 another gives features, too, and nobody sees that they are wrong.
 """
@@ -203,7 +203,7 @@ _ADAPTER = (
     "an adapter (LoRA) beside the weights is not applied: merge it in diffusers "
     "(load_lora_weights, fuse_lora, unload_lora_weights) and save the merged part, or take it away"
 )
-# What names of weights tell, of those that have no place.
+# What the names of weights reveal, of those that have no place.
 _FOREIGN = {
     r"lora|adapter|processor\.": _ADAPTER,
     r"\.base_layer\.": "PEFT's layers around the weights: merge the adapter (merge_and_unload) and "
@@ -220,7 +220,7 @@ _OTHER_HALF = re.compile(
 def _check_weights(folder: Path, what: str, report: Mapping[str, Any]) -> None:
     """
     Args:
-        report: what `from_pretrained` of diffusers and transformers says of a model with
+        report: what `from_pretrained` of diffusers and transformers reports of a model with
             `output_loading_info=True`. They only warn of what has no place.
 
     Raises:

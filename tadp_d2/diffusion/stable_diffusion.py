@@ -82,7 +82,7 @@ class LatentEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """
         Args:
-            images: B x 3 x H x W, in [-1, 1] with Stable Diffusion's normalisation.
+            images: B x 3 x H x W, in [-1, 1] with Stable Diffusion's normalization.
 
         Returns:
             B x 4 x H/stride x W/stride.

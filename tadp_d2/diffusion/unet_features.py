@@ -78,7 +78,8 @@ class UNetFeatures(nn.Module):
         Args:
             latents: B x 4 x h x w.
             context: B x N x D.
-            timestep: the noise level that the UNet is told; TADP adds no noise and writes t = 0.
+            timestep: the noise level that the UNet is conditioned on; TADP adds no noise and writes
+                t = 0.
 
         Returns:
             level -> B x channels[level] x h/2^i x w/2^i, i = 0 for the first level.
@@ -90,7 +91,7 @@ class UNetFeatures(nn.Module):
             "encoder_attention_mask": _bias(context.mask, latents.dtype),
             "cross_attention_kwargs": {"attention_maps": recorder},
         }
-        # In fp32, whatever the latents are: bf16 cannot tell neighbouring time steps apart.
+        # In fp32, whatever the latents are: bf16 cannot distinguish neighboring time steps.
         steps = torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
         time = unet.time_embedding(unet.time_proj(steps))
 

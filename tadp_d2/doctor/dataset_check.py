@@ -14,7 +14,7 @@ from tadp_d2.doctor.findings import Finding, Kind, problems
 from tadp_d2.errors import UserError, reporting
 from tadp_d2.tasks.task import get_task
 
-# Pictures of the published sets; of those for referring segmentation, expressions.
+# Images of the published sets; of those for referring segmentation, expressions.
 PUBLISHED = {
     "voc_2007_trainval": 5011,
     "voc_2007_test": 4952,

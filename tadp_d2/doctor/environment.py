@@ -24,7 +24,7 @@ _FROZEN = 4
 _GIB = 2**30
 # Batches that torch lets a loading worker make ahead.
 _PREFETCHED = 2
-# Linux has it; other systems do not tell how much memory programs can have.
+# Linux has it; other systems do not report how much memory programs can have.
 _MEMORY = Path("/proc/meminfo")
 
 
@@ -44,7 +44,7 @@ def check_environment() -> Iterator[Finding]:
 
 
 def _free_memory() -> int | None:
-    """Bytes, with those of the page cache, which gives way; None if the system does not tell."""
+    """Bytes, with those of the page cache, which gives way; None if the system reports none."""
     try:
         available = re.search(r"^MemAvailable: +(\d+) kB", _MEMORY.read_text(), re.MULTILINE)
     except OSError:
@@ -68,7 +68,7 @@ def _detectron2() -> Finding:
         kind = f"without its compiled part ({reason(error)}), which is not needed"
     folder = Path(detectron2.__file__).parent
     try:
-        version = importlib.metadata.version("detectron2")  # says more than its own
+        version = importlib.metadata.version("detectron2")  # more exact than its own
     except importlib.metadata.PackageNotFoundError:
         version = detectron2.__version__
     return Finding(Kind.GOOD, f"Detectron2 {version} in {folder}, {kind}")

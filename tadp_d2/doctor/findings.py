@@ -1,4 +1,4 @@
-"""What the doctor found, and how it is told."""
+"""What the doctor found, and how it is reported."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

@@ -132,7 +132,7 @@ class CatchUpEvaluation(HookBase):
 
 
 class ResumableWriter(PeriodicWriter):
-    """Detectron2's writing of metrics; a full disk is a message that says how to go on."""
+    """Detectron2's writing of metrics; a full disk is a message with the way to continue."""
 
     def after_step(self) -> None:
         with saving(self.trainer.cfg.OUTPUT_DIR):

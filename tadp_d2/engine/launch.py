@@ -36,7 +36,8 @@ def launch(main: Main, args: argparse.Namespace) -> None:
     """Runs `main(args)` in this process: alone, or as one of those that torchrun started.
 
     With `--num-gpus` or `--num-machines` above one, starts that many processes of this script
-    instead and waits for them. Whichever process fails, all end, and the first one alone says why.
+    instead and waits for them. Whichever process fails, all end, and the first one alone reports
+    why.
 
     Raises:
         UserError: `main` raised it and no other process failed before, or the processes cannot be
@@ -97,7 +98,7 @@ def _join() -> None:
 
 
 def _make_local_group(size: int) -> None:
-    """Tells Detectron2 which processes share a machine; before its main only its launcher did."""
+    """Sets which processes share a machine; before its main only Detectron2's launcher did."""
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(size)
         return
@@ -123,7 +124,7 @@ def _start_processes(args: argparse.Namespace) -> None:
             )
         options = [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
         options += [f"--master-addr={meeting.hostname}", f"--master-port={meeting.port}"]
-    # The processes say themselves what is wrong.
+    # The processes report themselves what is wrong.
     logging.disable()
     try:
         run(parse_args([*options, f"--nproc-per-node={args.num_gpus}", *sys.argv]))

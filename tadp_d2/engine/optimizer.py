@@ -23,7 +23,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
 
     The UNet's learning rate is `SOLVER.BASE_LR * SOLVER.UNET_LR_FACTOR` (TADP, section C), that of
     the conditioner `SOLVER.BASE_LR * SOLVER.CONDITIONER_LR_FACTOR`; norm layers decay by
-    `SOLVER.WEIGHT_DECAY_NORM`. Each group says its "part": "unet", "conditioner" or "head".
+    `SOLVER.WEIGHT_DECAY_NORM`. Each group has its "part": "unet", "conditioner" or "head".
     """
     parts = {
         id(parameter): part
@@ -66,9 +66,9 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """`SOLVER.LR_SCHEDULER_NAME`, per iteration: "PolyLR", "RiseAndFall" or one of Detectron2's.
 
     "PolyLR" multiplies every rate by `(1 - iteration / MAX_ITER) ^ POLY_POWER`, after a
-    warm-up over `WARMUP_ITERS` from `WARMUP_FACTOR` of the first rate, as `WARMUP_METHOD` says. In
-    a run that is cut short, for a trial, the warm-up is at most half of it. "RiseAndFall" has no
-    warm-up.
+    warm-up over `WARMUP_ITERS` from `WARMUP_FACTOR` of the first learning rate, as `WARMUP_METHOD`
+    sets. In a run that is cut short, for a trial, the warm-up is at most half of it. "RiseAndFall"
+    has no warm-up.
 
     Raises:
         UserError: Detectron2 knows no schedule of that name, or something in it is wrong.

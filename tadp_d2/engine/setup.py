@@ -59,7 +59,7 @@ def _set_up_loggers(cfg: CfgNode) -> None:
     if torch.device(cfg.MODEL.DEVICE).type == "cpu":
         logging.getLogger(__name__).warning("Running on the CPU")
     # Its training loop prints the traceback of every error; a user's error is one message, and
-    # another process's is that one's to tell.
+    # another process reports its own.
     logging.getLogger("detectron2.engine.train_loop").addFilter(
         lambda record: (
             not record.exc_info

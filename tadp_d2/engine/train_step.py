@@ -16,7 +16,7 @@ from tadp_d2.randomness import derive_seed
 
 
 class NonFiniteLoss(Exception):
-    """A loss or a gradient is infinite or not a number; the weights are as before the iteration.
+    """A loss or a gradient is infinite or NaN; the weights are those before the iteration.
 
     Attributes:
         inputs: of the iteration, as the model got them.
@@ -31,12 +31,12 @@ class AccumulatingTrainer(SimpleTrainer):
     """Detectron2's `SimpleTrainer` over several batches per iteration, in mixed precision.
 
     What an iteration draws at random depends on the seed, its number and the process alone. So
-    pictures and their augmentation are the same for any number of processes, and the anchors and
+    images and their augmentation are the same for any number of processes; the anchors and
     proposals that a detector samples are not.
 
-    Batches of an iteration and processes are averaged as equal parts. That is the mean over one
-    large batch where each part's loss is a mean over as many things: images in an RPN, sampled
-    proposals in a box head, labelled pixels in segmentation.
+    The losses of the batches of an iteration, and of the processes, are averaged with equal
+    weights. That equals the loss of one large batch only if each loss is a mean over equally many
+    things: images in an RPN, sampled proposals in a box head, labeled pixels in segmentation.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ def compare_depth(depth: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 class DepthEvaluator(DatasetEvaluator):
     """The mean over a data set's images of `compare_depth`, each image once.
 
-    The data set's metadata says what counts: "depth_range" (nearest and farthest, meters) and
+    The data set's metadata sets what counts: "depth_range" (nearest and farthest, meters) and
     "depth_crop" (a key of `CROPS`). `evaluate` returns "depth". An image without a pixel that
     counts is left out of the means and named in the log.
     """

@@ -1,4 +1,4 @@
-"""What the panoptic truth of a data set also says: objects with masks, and a class for each pixel.
+"""What the panoptic truth of a data set also holds: objects with masks, and a class for each pixel.
 
 For data sets in which things and stuff share one range of class indices.
 """

@@ -16,25 +16,25 @@ from tadp_d2.progress import progress_line
 
 
 def look_up(pictures: Mapping[Path, str], captions: CaptionFile) -> dict[Path, str]:
-    """Picture -> its caption in a file.
+    """Image -> its caption in a file.
 
-    An image id is the end of a picture's path, with or without the file's ending: "5001" for
+    An image id is the end of an image's path, with or without the file's ending: "5001" for
     JPEGImages/5001.jpg, "night/a/b.png" for rgb_anon/val/night/a/b.png. The longest end counts.
 
     Raises:
-        UserError: the file has none for a picture.
+        UserError: the file has none for an image.
     """
     found = _find_all(pictures, captions.records, captions.path, "caption")
     return {path: captions[image_id] for path, image_id in found.items()}
 
 
 def look_up_expressions(pictures: Mapping[Path, str], file: Path) -> dict[Path, list[str]]:
-    """Picture -> its expressions in a JSON file, `{image id: [expression, ...]}`.
+    """Image -> its expressions in a JSON file, `{image id: [expression, ...]}`.
 
     Image ids are those of `look_up`.
 
     Raises:
-        UserError: the file is damaged or another one, or has none for a picture.
+        UserError: the file is damaged or another one, or has none for an image.
     """
     content = read_json(file)
     if not isinstance(content, dict) or not all(map(_are_expressions, content.values())):
@@ -99,14 +99,14 @@ def make(
     """Captions by a model; those that an earlier, stopped run made are taken from the file.
 
     Args:
-        pictures: picture -> its name, which becomes its image id.
+        pictures: image -> its name, which becomes its image id.
         model: "blip2" for the paper's, or a hub id or folder as `tadp-d2 caption --model`.
         file: the caption file that is begun or continued, ends in `.jsonl`.
         domain: whose words the rules remove from the captions; empty for none.
         kind: "raw" leaves them in.
 
     Returns:
-        Picture -> caption, and for each picture that cannot be read the reason.
+        Image -> caption, and for each image that cannot be read the reason.
 
     Raises:
         UserError: as `blip2` and `caption_images`.

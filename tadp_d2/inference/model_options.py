@@ -35,7 +35,7 @@ def add_opts(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(args: argparse.Namespace, *overrides: str) -> "CfgNode":
-    """The config of a command with `add_model_options`; its limit on pictures holds from now on.
+    """The config of a command with `add_model_options`; its limit on images holds from now on.
 
     Args:
         overrides: KEY VALUE pairs of the command's own.

@@ -1,13 +1,13 @@
-"""Predictions as files, for each picture in a folder of predictions:
+"""Predictions as files, for each image in a folder of predictions:
 
-* `<name>.jpg`: the picture with boxes (of a score of 0.5 or more), segments or a mask drawn on it.
+* `<name>.jpg`: the image with boxes (of a score of 0.5 or more), segments or a mask drawn on it.
 * `<name>.png`, of a segmentor: the class index of every pixel, 8 bits; of a model that reads
   expressions: 255 where the object is.
-* `<name>.json`: the prompt, and what was found. It is written last: where it stands, the picture is
+* `<name>.json`: the prompt, and what was found. It is written last: where it stands, the image is
   finished.
 
-Several expressions of a picture have a folder, `<name>/1.jpg` and so on. The folder's
-`predictions.yaml` says of which model they are.
+Several expressions of an image have a folder, `<name>/1.jpg` and so on. The folder's
+`predictions.yaml` names their model.
 """
 
 import json
@@ -27,7 +27,7 @@ from tadp_d2.inference.predictor import Predictor
 FORMAT = "tadp_d2 prediction"
 VERSION = 1
 CAPTIONS = "captions.jsonl"
-# What must be equal for a picture to count as done.
+# What must be equal for an image to count as done.
 _IDENTITY = ("format", "version", "sha256", "caption", "expression", "room", "prompt")
 
 
@@ -35,7 +35,7 @@ class PredictionJob(NamedTuple):
     """One prediction.
 
     Attributes:
-        path: of the picture.
+        path: of the image.
         name: a path that the names of its files are made of.
         text: caption or expression, before the modifier, or the name of a room.
     """
@@ -105,10 +105,10 @@ class PredictionFolder:
 def check_names(names: Iterable[tuple[Path, str]]) -> None:
     """
     Args:
-        names: pictures with paths that the names of their files are made of.
+        names: images with paths that the names of their files are made of.
 
     Raises:
-        UserError: the files of two pictures would have the same names.
+        UserError: the files of two images would have the same names.
     """
     taken: dict[Path, Path] = {}
     for path, name in names:
@@ -129,15 +129,15 @@ def predict_pictures(
     """Does the predictions that the folder lacks, and prints the prompt of each.
 
     Args:
-        jobs: those of a picture in a row, so that its latents are computed once.
-        origin: what the JSON files say of the model besides.
+        jobs: those of an image in a row, so that its latents are computed once.
+        origin: what else the JSON files record of the model.
 
     Returns:
-        For each picture that cannot be read the reason.
+        For each image that cannot be read the reason.
 
     Raises:
-        UserError: the folder holds a prediction of a picture with another text, or of another
-            picture of that name. Nothing is predicted then.
+        UserError: the folder holds a prediction of an image with another text, or of another
+            image of that name. Nothing is predicted then.
     """
     records = [
         {
@@ -207,7 +207,7 @@ def _is_done(file: Path, record: Mapping[str, Any]) -> bool:
 def _write(
     output: Mapping[str, Any], pixels: np.ndarray, predictor: Predictor, file: Path
 ) -> dict[str, Any]:
-    """Writes the images of a prediction; returns what its JSON file says of it."""
+    """Writes the images of a prediction; returns what its JSON file records of it."""
     result = predictor.task.write(output, file)
     drawing = predictor.task.draw_large(pixels, output)
     with replacing(file.with_suffix(".jpg")) as temporary:

@@ -21,7 +21,7 @@ from tadp_d2.tasks.task import get_task
 
 
 class Predictor:
-    """Picture and text -> what the model finds, as Detectron2's `DefaultPredictor`.
+    """Image and text -> what the model finds, as Detectron2's `DefaultPredictor`.
 
     Attributes:
         task: of the model.
@@ -84,7 +84,7 @@ def load_model(cfg: CfgNode) -> nn.Module:
 
 
 def prepare(pixels: np.ndarray, cfg: CfgNode) -> Tensor:
-    """A picture as an evaluation hands it to the model.
+    """An image as an evaluation hands it to the model.
 
     Args:
         pixels: H x W x 3, uint8 RGB.

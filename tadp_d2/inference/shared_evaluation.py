@@ -218,7 +218,7 @@ def evaluate_together(contestants: Sequence[Contestant]) -> dict[str, dict[str, 
 
     Writes `results.json` and galleries into the `OUTPUT_DIR` of each, after each data set. A model
     that fails leaves the others alone. A latent cache is used where all models would share it by
-    themselves: its entries are of one VAE and one normalisation.
+    themselves: its entries are of one VAE and one normalization.
 
     Returns:
         name -> data set -> metric set -> metric -> value.

@@ -43,7 +43,7 @@ def write_attention(
     with their W words.
 
     Args:
-        origin: what the metadata say of the picture and the model.
+        origin: what the metadata record of the image and the model.
 
     Returns:
         The file of the maps.

@@ -33,7 +33,7 @@ MEAN = "mean"
 
 
 class Prompt(NamedTuple):
-    """What a picture is looked at with.
+    """What an image is looked at with.
 
     Attributes:
         text: the prompt, or a description of what has no text.
@@ -56,7 +56,7 @@ def make_prompts(
 
     Args:
         caption: "caption", under the modifier of testing, as the two next.
-        objects: "oracle": the names of what is in the picture (TADP, equation 5).
+        objects: "oracle": the names of what is in the image (TADP, equation 5).
         classes: "class names": all of them (equation 3); "class embeddings":
             `embed_classes` over this project's sentences.
 
@@ -116,7 +116,7 @@ class AttentionProbe:
 
         Returns:
             level, and "mean" -> W x h x w on the CPU, W words; probabilities, 0 to 1. The mean has
-            the size of the finest level. Where the prepared picture was padded at its right and
+            the size of the finest level. Where the prepared image was padded at its right and
             lower side for the UNet, that part is cut off.
         """
         image = prepare(pixels, self._cfg).to(self._cfg.MODEL.DEVICE)
@@ -134,7 +134,7 @@ class AttentionProbe:
             for level in self.levels
         }
         maps[MEAN] = average(maps.values())
-        # The shares of the padded picture that are picture.
+        # The shares of the padded image that are image.
         rows, columns = (
             own / padded
             for own, padded in zip(image.shape[1:], batch.tensor.shape[2:], strict=True)

@@ -36,7 +36,7 @@ class DiffusionBackbone(Backbone):
     ):
         """
         Args:
-            timestep: that the UNet is told.
+            timestep: that the UNet is conditioned on.
             test_precision: of a pass in eval mode, a key of `precision.DTYPES`; "fp32" leaves that
                 to the caller, as in training.
         """
@@ -79,7 +79,7 @@ class DiffusionBackbone(Backbone):
             images: B x 3 x H x W in [-1, 1]; H and W multiples of `size_divisibility`.
 
         Returns:
-            level -> B x C x H/stride x W/stride, as `output_shape` says.
+            level -> B x C x H/stride x W/stride, as `output_shape` returns.
         """
         if self._condition is None:
             raise RuntimeError(

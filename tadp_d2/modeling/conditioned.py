@@ -2,7 +2,7 @@
 
 For each architecture `X` of Detectron2's registry there is `ConditionedX` in it, a subclass: it
 takes the same YAML, has the same weights under the same names, and what its conditioner trains
-besides. `MODEL.CONDITIONER` says what the backbone is conditioned on.
+besides. `MODEL.CONDITIONER` sets what the backbone is conditioned on.
 """
 
 import contextlib

@@ -13,10 +13,10 @@ Window = tuple[slice, slice]
 
 
 def windows(height: int, width: int, size: int, stride: int) -> list[Window]:
-    """Rows and columns of windows that cover a picture.
+    """Rows and columns of windows that cover an image.
 
-    The last window of a row or column is moved back inside; a picture smaller than a window is one
-    window. All windows of a picture are of one size.
+    The last window of a row or column is moved back inside; an image smaller than a window is one
+    window. All windows of an image are of one size.
 
     Args:
         size: side of a window, pixels.
@@ -35,7 +35,7 @@ class InWindows:
     """Mixed into a meta-architecture that predicts maps: it can test in windows.
 
     In testing, an image is cut into windows that are predicted as images of their own, with all
-    that the input says besides. Each map, h x w or K x h x w, is the mean of the windows where they
+    that the input has besides. Each map, h x w or K x h x w, is the mean of the windows where they
     overlap.
     """
 

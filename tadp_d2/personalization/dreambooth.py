@@ -122,9 +122,9 @@ def make_prior_pictures(
     folder: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Draws the class's pictures with the untouched model into `folder`; those there are stay.
+    """Draws the class's images with the untouched model into `folder`; those there are stay.
 
-    Every picture has a seed of its own, so that it does not matter which were there.
+    Every image has a seed of its own, so that it does not matter which were there.
     """
     for number in range(settings.prior_images):
         path = folder / f"{number:05}.png"

@@ -1,4 +1,4 @@
-"""Pictures as the UNet sees them; what the frozen VAE says of a crop is computed once."""
+"""Latents of the images to learn from; those of a crop are computed once."""
 
 from collections import OrderedDict
 
@@ -15,8 +15,8 @@ class LatentSource:
     def __init__(self, model: TrainableDiffusion, crops: Crops, cache_size: int = 2048):
         """
         Args:
-            cache_size: crops whose latents are kept, 64 KiB each at 512 pixels; square pictures,
-                and pictures whose middle is taken, have two crops each.
+            cache_size: crops whose latents are kept, 64 KiB each at 512 pixels; square images,
+                and images whose middle is taken, have two crops each.
         """
         self.crops = crops
         self.model = model
@@ -25,10 +25,10 @@ class LatentSource:
         self._cache: OrderedDict[Crop, Tensor] = OrderedDict()
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Latents of the next pictures, count x 4 x h x w.
+        """Latents of the next images, count x 4 x h x w.
 
         Args:
-            generator: on the CPU, whatever the model's device, so that the order of pictures does
+            generator: on the CPU, whatever the model's device, so that the order of images does
                 not depend on it.
         """
         self.last = [self.crops.draw(generator) for _ in range(count)]

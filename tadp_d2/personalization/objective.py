@@ -14,7 +14,7 @@ from tadp_d2.personalization.latents import LatentSource
 from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.settings import PersonalizationSettings
 
-# Pictures whose loss is followed.
+# Images whose loss is followed.
 WATCHED = 8
 
 
@@ -62,15 +62,15 @@ def held_out_loss(
 ) -> float:
     """The denoising loss on a fixed set of noises and time steps, in full precision.
 
-    Same pictures, same seed: same noises and time steps, so that two models, or two states of one,
+    Same images, same seed: same noises and time steps, so that two models, or two states of one,
     differ by what they know and not by luck. The time steps are spread evenly over all noise
     levels. Nothing random is drawn from global state.
 
     Args:
-        images: B x 3 x H x W in [-1, 1]; pictures that were trained on or that were not.
+        images: B x 3 x H x W in [-1, 1]; images that were trained on or that were not.
         prompts: one for each; learned tokens of several vectors need not be written out.
         seed: of the set.
-        draws: noises for each picture.
+        draws: noises for each image.
         batch: how many are computed together.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -96,7 +96,7 @@ class Objective(ABC):
     Attributes:
         parameters: what is trained.
         optimizer_type: by what; it takes `lr` and `weight_decay`.
-        sources: where latents come from; the first is that of the pictures to learn from.
+        sources: where latents come from; the first is that of the images to learn from.
         sample_prompts: what the model is asked to draw while it learns.
         needs: of the base model's fingerprints, those that the artifact cannot do without.
     """

@@ -1,6 +1,6 @@
 """The folder of a run: whose it is, whether it is finished, and files that appear whole.
 
-A run that is not finished has `run.json`, which says what it makes of what, and from its first
+A run that is not finished has `run.json`, which records what it makes of what, and from its first
 save on `checkpoint.pt`. A finished one has the artifact and its metadata instead.
 """
 
@@ -135,7 +135,7 @@ def _difference(key: str, held: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     """What differs in one part of two identities, in words; empty if nothing does."""
     mine, yours = held.get(key), wanted[key]
     if key == "images":
-        # A picture may have been renamed.
+        # An image may have been renamed.
         same = [image["sha256"] for image in mine] == [image["sha256"] for image in yours]
         return "" if same else "of other pictures"
     if key == "base":

@@ -44,7 +44,7 @@ class PersonalizationRun:
         device: such as cpu or cuda:1; empty for a GPU if there is one.
         preset: what the settings were derived from, for the metadata.
         resume: continue the run in `output`.
-        skip_unreadable: leave out pictures that cannot be read.
+        skip_unreadable: leave out images that cannot be read.
     """
 
     images: Sequence[str | Path]
@@ -60,7 +60,7 @@ class PersonalizationRun:
 def invert(
     run: PersonalizationRun, settings: InversionSettings, watch: Watch | None = None
 ) -> Path:
-    """Learns a token from pictures (textual inversion).
+    """Learns a token from images (textual inversion).
 
     Returns:
         `learned_embeds.safetensors`, with `learned_embeds.json` beside it.
@@ -77,7 +77,7 @@ def invert(
 def dreambooth(
     run: PersonalizationRun, settings: DreamBoothSettings, watch: Watch | None = None
 ) -> Path:
-    """Fine-tunes a UNet on pictures (DreamBooth).
+    """Fine-tunes a UNet on images (DreamBooth).
 
     Returns:
         `unet/`, with `dreambooth.json` beside it; with a trained text encoder, the folder of a

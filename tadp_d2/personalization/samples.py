@@ -15,7 +15,7 @@ from tadp_d2.personalization.settings import PersonalizationSettings
 from tadp_d2.visualization.sheet import contact_sheet
 
 _GUIDANCE = 7.5
-# Letters that fit above a picture.
+# Letters that fit above an image.
 _TITLE = 40
 
 
@@ -39,9 +39,9 @@ def draw_sample(
 
 
 class SampleSheet:
-    """Rows of pictures, one row for each step at which samples were drawn.
+    """Rows of images, one row for each step at which samples were drawn.
 
-    The pictures are kept as `samples/<step>_<column>_<hash>.png`, the sheet is `samples.png`. The
+    The images are kept as `samples/<step>_<column>_<hash>.png`, the sheet is `samples.png`. The
     hash is of prompt and sampler, so that a sheet shows no rows of others.
     """
 

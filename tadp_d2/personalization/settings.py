@@ -1,4 +1,4 @@
-"""All that decides on a learned token or a fine-tuned UNet besides pictures and base model.
+"""All that decides on a learned token or a fine-tuned UNet besides images and base model.
 
 Nothing here imports torch: a command reads it to show its help.
 """
@@ -14,8 +14,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # What a token stands for, which decides on the templates.
 KINDS = ("style", "object")
 
-# TADP, section C.1: its text, its tables, and its released code. A preset says what its source
-# says; what that leaves open is as in the first, and below.
+# TADP, section C.1: its text, its tables, and its released code. A preset has the settings
+# of its source; what that leaves open is as in the first, and below.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper-text": {
         "invert": {"steps": 1000, "rate": 5e-4},
@@ -39,11 +39,11 @@ class PersonalizationSettings:
     Attributes:
         steps: updates of the weights.
         rate: learning rate, the same in every step.
-        batch: pictures that are computed together.
+        batch: images that are computed together.
         accumulation: batches whose gradients are averaged into one step.
         size: side of the square crops, pixels.
         flip: mirror half of the crops.
-        center_crop: always the middle of a picture instead of a random part.
+        center_crop: always the middle of an image instead of a random part.
         weight_decay: of AdamW.
         clip: greatest norm of a step's gradient; 0 for no limit.
         precision: one of `PRECISIONS`; the weights themselves stay fp32.
@@ -88,7 +88,7 @@ class InversionSettings(PersonalizationSettings):
         vectors: how many vectors the token has.
     """
 
-    # The paper's tables; its text does not say.
+    # The paper's tables; its text does not specify it.
     accumulation: int = 4
     token: str
     init: str
@@ -106,8 +106,8 @@ class DreamBoothSettings(PersonalizationSettings):
     """DreamBooth.
 
     Attributes:
-        prompt: what every picture is trained with; it holds the word to be learned.
-        prior_images: pictures of the class that the base model makes, and must still be able to
+        prompt: what every image is trained with; it holds the word to be learned.
+        prior_images: images of the class that the base model makes, and must still be able to
             make afterwards (prior preservation); 0 for none.
         prior_prompt: what those are made and trained with.
         prior_weight: of their loss.

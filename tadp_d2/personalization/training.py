@@ -23,7 +23,7 @@ class Watch:
 
     Attributes:
         evaluate: measure the loss on the fixed set.
-        sample: draw pictures.
+        sample: draw images.
         save: write the checkpoint.
         sample_steps: of the sampler.
         sample_prompts: what to draw; empty for the method's own.
@@ -62,7 +62,7 @@ class TrainingState:
             objective.parameters, lr=settings.rate, weight_decay=settings.weight_decay
         )
         self.scaler = torch.amp.GradScaler(enabled=settings.precision == "fp16")
-        # On the CPU whatever the device: it decides on pictures, crops, noise and time steps.
+        # On the CPU whatever the device: it decides on images, crops, noise and time steps.
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.step = 0
         self.losses: list[float] = []

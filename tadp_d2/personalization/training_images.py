@@ -16,7 +16,7 @@ from tadp_d2.errors import UserError
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """A picture to learn from.
+    """An image to learn from.
 
     Attributes:
         path: its file.
@@ -35,15 +35,15 @@ def read_pictures(
     skip_unreadable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[TrainingImage], dict[Path, str]]:
-    """Reads pictures of any size and mode; small ones are enlarged.
+    """Reads images of any size and mode; small ones are enlarged.
 
     Args:
         size: the length that the shorter side gets, pixels.
         skip_unreadable: leave out what cannot be read.
-        progress: called with the number of pictures read and to be read.
+        progress: called with the number of images read and to be read.
 
     Returns:
-        The pictures, and for each file that was skipped the reason.
+        The images, and for each file that was skipped the reason.
 
     Raises:
         UserError: a file cannot be read, or none can.
@@ -94,15 +94,15 @@ class Crops:
     ):
         """
         Args:
-            size: side of the crops, pixels, at most the pictures' shorter side.
+            size: side of the crops, pixels, at most the images' shorter side.
             flip: mirror half of them.
-            center: always the middle of a picture.
+            center: always the middle of an image.
         """
         self.pictures = pictures
         self.size = size
         self.flip = flip
         self.center = center
-        # Indices of pictures that are still to come before all were seen again.
+        # Indices of images that are still to come before all were seen again.
         self.order: list[int] = []
 
     def draw(self, generator: torch.Generator) -> Crop:

@@ -64,7 +64,7 @@ def check_base(
 ) -> None:
     """Compares what an artifact needs with the model that is to use it.
 
-    An artifact from elsewhere has no metadata: that is said, and no more.
+    An artifact from elsewhere has no metadata: that is a warning, and no more.
 
     Args:
         artifact: its file or folder, for messages.

@@ -1,4 +1,4 @@
-"""What a trained model rests on but does not contain, so that it is not evaluated on other ground.
+"""What a trained model rests on but does not contain, so that it is not evaluated on anything else.
 
 A checkpoint holds the trained weights only. The frozen base model, the learned tokens, the captions
 and the pixels' scale are recorded beside them, as fingerprints.
@@ -50,7 +50,7 @@ _ESSENTIAL_SINCE = {
 
 
 class Provenance:
-    """Fingerprints of a model's ground; saved in checkpoints, compared when one is loaded."""
+    """Fingerprints of what a model rests on; saved in checkpoints, compared when one is loaded."""
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
         backbone = find_diffusion_backbone(model)
@@ -89,8 +89,8 @@ class Provenance:
     ) -> None:
         """Compares with the record of a checkpoint.
 
-        Another base model is an error. Other tokens and captions are legitimate, and are said, but
-        where the training goes on.
+        Another base model is an error. Other tokens and captions get a warning; where the training
+        goes on, other tokens and other captions of its data are an error.
 
         Args:
             continued: whether the training goes on from the checkpoint.

@@ -118,7 +118,7 @@ def _short(metrics: Mapping[str, float], metric_set: MetricSet | None) -> dict[s
 
 
 def _identity(dataset: str) -> dict[str, Any]:
-    """What tells one data set from another that is registered under the same name."""
+    """What distinguishes a data set from another that is registered under the same name."""
     ids = [entry_id(entry) for entry in read_known(dataset)]
     return {"images": len(ids), "image_ids": image_ids_fingerprint(ids)}
 

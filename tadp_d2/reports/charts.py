@@ -11,7 +11,7 @@ from tadp_d2.reports.spread import Spread
 from tadp_d2.reports.tables import DASH, count_of_seeds
 from tadp_d2.tasks.metrics import Metric
 
-# Modifier -> class of its colour in the page.
+# Modifier -> class of its color in the page.
 Colors = Mapping[str, str]
 
 

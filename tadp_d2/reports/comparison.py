@@ -81,7 +81,7 @@ class Comparison:
 
     Attributes:
         dataset: its registered name.
-        images: number of its images; None where no result tells.
+        images: number of its images; None where no result records it.
         benchmark: the paper's data set that it is; None for all other data, also where it goes by
             the same name.
         settings: letter -> in what it differs from the others.

@@ -21,7 +21,7 @@ class Line:
     Attributes:
         label: shown where the line is pointed at.
         modifier: what a reader may filter by.
-        css: class that gives the colour.
+        css: class that gives the color.
         points: iteration and value, in the order of the iterations.
     """
 

@@ -14,7 +14,7 @@ from tadp_d2.files import sha256
 from tadp_d2.reports.comparison import Comparison, Group
 from tadp_d2.reports.runs import Run
 
-# Images of a data set that a page shows, and the longer side of a picture in pixels: six modifiers
+# Images of a data set that a page shows, and the longer side of an image in pixels: six modifiers
 # on four data sets then take about ten megabytes.
 MAX_IMAGES = 8
 MAX_SIDE = 640
@@ -36,7 +36,7 @@ class Prediction:
 
     Attributes:
         pictures: that it drew.
-        caption: what its caption file says of the image; None where that file is not here.
+        caption: what its caption file holds of the image; None where that file is not here.
     """
 
     group: Group
@@ -78,7 +78,7 @@ def _drawn(gallery: Path) -> dict[str, list[Drawn]]:
 
 
 def find_captions(run: Run, dataset: str) -> Mapping[str, Caption]:
-    """What the caption file that a run read says of its images; nothing if that is not here.
+    """What the caption file that a run read holds of its images; nothing if that is not here.
 
     It is looked for where it was and in `$DETECTRON2_DATASETS/captions`.
     """
@@ -91,10 +91,10 @@ def find_captions(run: Run, dataset: str) -> Mapping[str, Caption]:
 
 
 def data_uri(file: Path, max_side: int = MAX_SIDE) -> str:
-    """A picture file as WebP within a page.
+    """An image file as WebP within a page.
 
     Args:
-        max_side: of the longer side, pixels; a larger picture is reduced.
+        max_side: of the longer side, pixels; a larger image is reduced.
 
     Raises:
         UserError: it is damaged.

@@ -28,9 +28,9 @@ from tadp_d2.reports.tables import (
     paper_tables,
 )
 
-# How many colours `page.html` has; a further modifier begins anew.
+# How many colors `page.html` has; a further modifier begins anew.
 COLORS = 8
-# What is said of a run; the first three as they are, the others by key.
+# What is shown of a run; the first three as they are, the others by key.
 _STATED = ("command", "weights", "revision")
 _DETAILS = ("versions", "provenance", "metrics", "config")
 
@@ -44,7 +44,7 @@ def page(
         attention: sheets of attention maps, as `tadp-d2 attention` draws them.
 
     Raises:
-        UserError: a run's pictures, captions or metrics are damaged.
+        UserError: a run's images, captions or metrics are damaged.
     """
     colors = _colors(runs)
     sections = {
@@ -139,7 +139,7 @@ def _value(cell: Cell) -> str:
 
 
 def _run(run: Run) -> str:
-    """All that a run's result file says."""
+    """All that a run's result file holds."""
     name = modifier_title(run.modifier)
     stated = "".join(
         f"<dt>{key}</dt><dd><code>{escape(str(run.record.get(key) or DASH))}</code></dd>"

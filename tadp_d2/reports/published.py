@@ -117,7 +117,7 @@ BENCHMARKS = (
         metrics=("mIoU",),
         images=50,
         image_ids="59840c55fd9828926828506ac83bf6e4fd7d95b71e7fe82a4d60d471432593b1",
-        # The paper's text once says 60.8 for null; its table says 57.5.
+        # The paper's text once has 60.8 for null; its table has 57.5.
         ours=_ours((57.5,), (56.9,), (60.8,), (60.4,), (56.9,), (55.1,)),
         others={"DAFormer": (54.1,), "Refign-DAFormer": (56.8,)},
     ),

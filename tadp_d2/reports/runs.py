@@ -35,14 +35,14 @@ _STATED_SINCE = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a run says of itself.
+    """What a run records of itself.
 
     Attributes:
         folder: of its files, as it was given.
         record: its `results.json`.
         modifier: the caption modifier in testing.
         seed: of the run.
-        iterations: how many it was trained for; of an evaluation, as its checkpoint's name tells,
+        iterations: how many it was trained for; of an evaluation, as in its checkpoint's name,
             None where it does not.
         results: what it reached, by data set.
         metric_sets: what its numbers are, by name.
@@ -203,7 +203,7 @@ def _result(file: Path, record: Mapping[str, Any], dataset: str, common: dict) -
     if not all(isinstance(s, dict) and all(map(_is_value, s.values())) for s in sets):
         raise UserError(f"{file}: damaged: expected metric sets of numbers at metrics.{dataset}")
     images, image_ids = None, None
-    # Files of earlier versions say nothing of the data.
+    # Files of earlier versions record nothing of the data.
     if "datasets" in record:
         images = _get(file, record, f"datasets.{dataset}.images", int, type(None))
         image_ids = _get(file, record, f"datasets.{dataset}.image_ids", str, type(None))

@@ -1,4 +1,4 @@
-"""What several seeds tell: mean, spread, and whether a difference means anything."""
+"""What several seeds show: mean, spread, and whether a difference means anything."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

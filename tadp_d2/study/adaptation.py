@@ -1,6 +1,6 @@
-"""Trains a model of a study's question and tests it under everything that it is told.
+"""Trains a model of a study's question and tests it under everything that it reads.
 
-What is compared is in `questions`, what it is told in `texts`.
+`questions` has what is compared, `caption_kinds` what it reads.
 """
 
 import functools
@@ -57,7 +57,7 @@ SCHEDULES = {
             "SOLVER.MAX_ITER": 300,  # 4 ep = 300 iters * 8 images/iter / 600 images/ep
             "INPUT.FIXED_SIZE_TRAIN": (128, 128),
             "INPUT.FIXED_SIZE_TEST": (128, 128),
-            # Two thirds of the quick schedule's, as the pictures.
+            # Two thirds of the quick schedule's, as the images.
             "MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32], [53], [85]],
             "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 250,
             "MODEL.RPN.POST_NMS_TOPK_TRAIN": 100,
@@ -170,11 +170,11 @@ def train_and_test(
     """Trains a model and tests it; of the run, all stays but the weights.
 
     Args:
-        tested: data set -> what the model is told there.
+        tested: data set -> what the model reads there.
 
     Returns:
-        "training" and "seed"; "source": metrics on the source's test set, told as in training;
-        "tests": data set -> name of a reading -> metrics.
+        "training" and "seed"; "source": metrics on the source's test set, under the texts of
+        training; "tests": data set -> name of a reading -> metrics.
     """
     run = _Run(world, folder, schedule, training, seed)
     shutil.rmtree(run.folder, ignore_errors=True)

@@ -1,6 +1,6 @@
 """What looks at the words of a caption, in the tiny diffusion model as it comes?
 
-Maps are compared within and without the boxes of a picture's objects: those of the words that name
+Maps are compared within and without the boxes of an image's objects: those of the words that name
 a class with the boxes of that class, those of the tokens behind the words with all boxes.
 """
 
@@ -55,13 +55,13 @@ def jobs(world: Path, folder: Path) -> list[Job]:
 
 
 def look(world: Path, style: str, pictures: int | None = None) -> dict[str, Any]:
-    """Looks at test pictures in a style, under their captions in its words.
+    """Looks at test images in a style, under their captions in its words.
 
     Args:
         pictures: how many of them; None for all.
 
     Returns:
-        "style", and "words" and "end of text": level -> for each word or picture the attention
+        "style", and "words" and "end of text": level -> for each word or image the attention
         within the boxes as a multiple of that without.
     """
     dataset = DATASETS[style]

@@ -1,8 +1,8 @@
-"""What a model is told of the world's pictures, besides the world's own captions.
+"""What a model reads with the synthetic images, besides their own captions.
 
-A kind of captions is made of the world's own and of the classes that its pictures show. Where
-something is drawn at random it is drawn by a hash of a seed, the picture and the word: the same for
-every order of the pictures, and what is damaged at a small rate is damaged at a greater one, too.
+A kind of captions is made of their own captions and of the classes that the images show. Where
+something is drawn at random it is drawn by a hash of a seed, the image and the word: the same for
+every order of the images, and what is damaged at a small rate is damaged at a greater one, too.
 """
 
 import functools
@@ -82,7 +82,7 @@ def _shuffled(items: Iterable[Item], seed: int) -> list[Item]:
 def oracle(
     pictures: Sequence[CaptionedImage], seed: int, precision: float = 1.0, recall: float = 1.0
 ) -> dict[str, str]:
-    """The names of the classes in each picture, some of them lost, others added (TADP, table S2).
+    """The names of the classes in each image, some of them lost, others added (TADP, table S2).
 
     Args:
         precision, recall: as `name_classes`.
@@ -104,7 +104,7 @@ def drop_words(pictures: Sequence[CaptionedImage], seed: int, rate: float) -> di
 
 
 def replace_words(pictures: Sequence[CaptionedImage], seed: int, rate: float) -> dict[str, str]:
-    """Captions in which this share of the things is named as a class that is not in the picture.
+    """Captions in which this share of the things is named as a class that is not in the image.
 
     Such as "a cat and two birds in a park" of "a dog and two birds in a park".
     """
@@ -165,7 +165,7 @@ def _same(pictures: Sequence[CaptionedImage], seed: int, text: str) -> dict[str,
 
 
 _ALL = functools.partial(_same, text=" ".join(SHARED_CLASSES))
-# Name -> pictures and seed -> image id -> caption.
+# Name -> images and seed -> image id -> caption.
 KINDS: Mapping[str, Callable[[Sequence[CaptionedImage], int], dict[str, str]]] = {
     OWN: _own,
     EMPTY: functools.partial(_same, text=""),

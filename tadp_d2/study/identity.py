@@ -1,4 +1,4 @@
-"""What tells one built-in world from another, so that no result of another world is reused."""
+"""What distinguishes folders of synthetic data sets, so that no result of another one is reused."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from pathlib import Path
 from tadp_d2.files import sha256
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
-# They tell of all images. Further caption files, such as those of masks, repeat them.
+# They cover all images. Further caption files, such as those of masks, repeat them.
 _CAPTIONED = (
     *("cityscapes_foggy_val", "cityscapes_train", "cityscapes_val", "comic_test", "comic_train"),
     *("dark_zurich_test", "dark_zurich_train", "dark_zurich_val", "nighttime_driving_test"),
@@ -18,7 +18,7 @@ _CAPTIONED = (
 
 
 def identity(world: Path) -> dict[str, str]:
-    """Fingerprints of a world's captions, which tell of its pictures, and its diffusion model."""
+    """Fingerprints of captions, which stand for the images, and of the diffusion model."""
     captions = [world / "captions" / f"{name}.jsonl" for name in _CAPTIONED]
     model = [f for part in ("unet", "vae", "text_encoder") for f in _weights(world, part)]
     return {"captions": _sha256_of_all(captions), "model": _sha256_of_all(model)}

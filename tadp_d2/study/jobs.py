@@ -71,12 +71,12 @@ def run_jobs(
 def _prepare() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    # What each says of its own progress would be one muddle; errors come back as exceptions.
+    # Their own lines of progress would mix; errors come back as exceptions.
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115, open as long as the process
 
 
 def _end_with_parent() -> None:
-    """A process that is killed says nothing to its children: they would wait for jobs forever."""
+    """A process that is killed sends nothing to its children: they would wait for jobs forever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -1,7 +1,7 @@
 """Does the tiny diffusion model know what its words mean?
 
-It draws pictures of each class in each style. A detector that was trained on the built-in world
-says what they show, without reading their prompts; colours and edges say in which style they are.
+It draws images of each class in each style. A detector that was trained on the synthetic data sets
+detects what they show, without reading their prompts; colors and edges decide their style.
 By chance one in as many is right as there are classes, or styles.
 """
 
@@ -31,7 +31,8 @@ from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES
 from tadp_d2.tasks.task import get_task
 from tadp_d2.visualization.sheet import contact_sheet
 
-# Style -> where its pictures are in the world, and the split that a judge of styles learns from.
+# Style -> where its images are in the data folder, and the split that a judge of styles learns
+# from.
 _FOLDERS = {
     "photo": ("VOC2007", "trainval"),
     "watercolor": ("watercolor", "train"),
@@ -40,9 +41,9 @@ _FOLDERS = {
 _TEST = "test"
 _PLACES = ("in a park", "on a street", "on a beach", "in a meadow")
 _SIZE, _STEPS = 192, 25
-# What the detector reads with every picture: it must not be told the class.
+# What the detector reads with every image: it must not name the class.
 _NO_CAPTION = ""
-# Pictures of a style by which its judges are made, and as many by which they are judged.
+# Images of a style by which its judges are made, and as many by which they are judged.
 _JUDGED = 60
 # What a finished training leaves, of which the detector is made.
 _CONFIG, _CHECKPOINT = "config.yaml", "model_final.pth"
@@ -67,9 +68,9 @@ def jobs(world: Path, folder: Path, seeds: Sequence[int], run: Path) -> list[Job
 
     Args:
         world: as `tadp-d2 synth` writes it.
-        folder: of the results and of the pictures.
-        seeds: one picture of each class for each.
-        run: output folder of a detector's training on the world.
+        folder: of the results and of the images.
+        seeds: one image of each class for each.
+        run: output folder of a detector's training on the synthetic data sets.
     """
     made_of = {
         **identity(world),
@@ -86,12 +87,12 @@ def jobs(world: Path, folder: Path, seeds: Sequence[int], run: Path) -> list[Job
 def draw_and_judge(
     world: Path, folder: Path, seeds: list[int], run: Path, style: str
 ) -> dict[str, Any]:
-    """Draws pictures in a style and judges them, and the world's own pictures by the same judges.
+    """Draws images in a style and judges them, and the synthetic test images by the same judges.
 
     Returns:
         "asked", "found" and "styles": class, class that was found ("" for nothing) and style that
-        was found, of each picture; "real_classes" and "real_styles": how often the judges are
-        right on the world's test pictures of this style as the VAE passes them on, 0 to 1.
+        was found, of each image; "real_classes" and "real_styles": how often the judges are
+        right on the synthetic test images of this style as the VAE passes them on, 0 to 1.
     """
     model = TrainableDiffusion.load(str(world / MODEL_FOLDER))
     detector = Predictor(_judge(world, run))
@@ -181,7 +182,7 @@ def _statistics(pixels: np.ndarray) -> np.ndarray:
 def _pictures(
     world: Path, model: TrainableDiffusion, style: str, split: str
 ) -> list[tuple[np.ndarray, set[str]]]:
-    """The first pictures of a split as the VAE passes them on, with the names of what they show.
+    """The first images of a split as the VAE passes them on, with the names of what they show.
 
     What the VAE loses no sample can have: judges must not look for it.
     """

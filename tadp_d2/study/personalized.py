@@ -1,7 +1,7 @@
-"""Does a learned token, or a fine-tuned UNet, know the look of the pictures it was learned from?
+"""Does a learned token, or a fine-tuned UNet, know the look of the images it was learned from?
 
-Both are learned from five pictures of a style in the built-in world. Then the denoising loss is
-measured on other pictures of that style, under their captions in the modifier's words: before, with
+Both are learned from five images of a style in the synthetic data sets. Then the denoising loss is
+measured on other images of that style, under their captions in the modifier's words: before, with
 what was learned, and with what was learned from the other style.
 """
 
@@ -30,7 +30,7 @@ from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 STYLES = ("watercolor", "comic")
 METHODS = ("invert", "dreambooth")
 LEARNED_FROM, HELD_OUT = 5, 40
-# Noises for each picture.
+# Noises for each image.
 DRAWS = 4
 _SIZE = 192
 # The schedules of a model whose text is 64 numbers wide and whose UNet has 4 million weights: the
@@ -65,7 +65,7 @@ def jobs(world: Path, folder: Path, seeds: Sequence[int]) -> list[Job]:
 def learn_and_measure(
     world: Path, folder: Path, method: str, style: str, seed: int
 ) -> dict[str, Any]:
-    """Learns a style and measures the loss on held-out pictures of every style.
+    """Learns a style and measures the loss on held-out images of every style.
 
     Returns:
         "method", "style", "seed", and "before" and "after": style -> loss.
@@ -87,7 +87,7 @@ def learn_and_measure(
 
 
 def learn(world: Path, folder: Path, method: str, style: str, seed: int) -> Path:
-    """Learns a style from pictures of it; continues what was begun in the same folder.
+    """Learns a style from images of it; continues what was begun in the same folder.
 
     Args:
         style: one of `STYLES`, "photo" or "night".

@@ -1,4 +1,4 @@
-"""The questions about adaptation: what is compared with what, and what the paper says of it.
+"""The questions about adaptation: what is compared with what, and what the paper claims.
 
 Data only. What a training is and how it runs is `adaptation`, what came of it `verdicts`.
 """
@@ -16,11 +16,11 @@ PRETRAINED, RANDOM = "pretrained", "random"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model is told of a picture.
+    """What a model reads with an image.
 
     Attributes:
         captions: one of `caption_kinds.KINDS`.
-        template: around them. A placeholder `<style>` is a token learned from pictures in it.
+        template: around them. A placeholder `<style>` is a token learned from images in it.
     """
 
     captions: str = caption_kinds.OWN
@@ -43,7 +43,7 @@ class Training:
     Attributes:
         task: a key of `adaptation.SCHEDULES`.
         reading: in training.
-        unet: that it begins with: `PRETRAINED`, `RANDOM`, or the style of the pictures on which it
+        unet: that it begins with: `PRETRAINED`, `RANDOM`, or the style of the images on which it
             was fine-tuned (DreamBooth).
         options: keys of the config and their values.
     """
@@ -66,11 +66,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of two arms.
+    """What the paper claims of two arms.
 
     Attributes:
         against: the other arm's name.
-        direction: 1 for better than that, -1 for worse, 0 for equal; None for nothing said.
+        direction: 1 for better than that, -1 for worse, 0 for equal; None for no claim.
         source: section or table.
     """
 
@@ -81,7 +81,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: a model and what it is told in testing."""
+    """One side of a comparison: a model and what it reads in testing."""
 
     name: str
     training: Training
@@ -128,7 +128,7 @@ def _arm(
     unet: str = PRETRAINED,
     options: tuple[tuple[str, object], ...] = (),
 ) -> Arm:
-    """An arm on a target; it is told the same in training and testing unless `test` is given."""
+    """An arm on a target; it reads the same in training and testing unless `test` is given."""
     training = Training(_task(target), reading, unet, options)
     return Arm(name, training, test or reading, claims)
 
@@ -227,7 +227,7 @@ def _modifiers_in_testing(target: Benchmark) -> list[Arm]:
 
 
 def _published(target: Benchmark, modifier: str) -> list[Claim]:
-    """That a modifier is better or worse than null, as the paper's table says."""
+    """That a modifier is better or worse than null, as in the paper's table."""
     if modifier == "null":
         return []
     null, value = (target.ours[MODIFIER_TITLES[name]][-1] for name in ("null", modifier))
@@ -291,7 +291,7 @@ QUESTIONS = {
 
 
 def plan(questions: Iterable[Question]) -> dict[Training, dict[str, list[Reading]]]:
-    """Every training that questions need -> data set -> what it is told there.
+    """Every training that questions need -> data set -> what it reads there.
 
     A training is tested on all that any of `QUESTIONS` asks of it: its weights are not kept.
     """

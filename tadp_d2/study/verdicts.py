@@ -1,4 +1,4 @@
-"""What the results of a study say of the paper's claims.
+"""What the results of a study show about the paper's claims.
 
 `tables` and `figure` show it.
 """
@@ -22,7 +22,7 @@ _Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class ArmFinding:
-    """What seeds tell of an arm and of one claim about it.
+    """What seeds show of an arm and of one claim about it.
 
     Attributes:
         arm: its name.
@@ -79,7 +79,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def answer(questions: Iterable[Question], results: Iterable[Mapping[str, Any]]) -> list[Answer]:
-    """What results say on each question.
+    """What results show on each question.
 
     Args:
         results: as `adaptation.train_and_test` gives them.

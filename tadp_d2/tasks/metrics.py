@@ -37,7 +37,7 @@ class MetricSet:
     Attributes:
         name: key of the set in results.
         means: over the whole data set; the last is the one that charts show.
-        of_class: what it says of a single class, as `<of_class>-<class>`; empty for nothing.
+        of_class: the number of a single class, as `<of_class>-<class>`; empty for nothing.
         qualified: whether a table names the set beside a metric, because another set has a metric
             of that name.
     """
@@ -54,7 +54,7 @@ class MetricSet:
 
     @property
     def mean_of_classes(self) -> Metric:
-        """The mean of what is said of single classes; the headline where nothing is."""
+        """The mean of the numbers of single classes; the headline where there are none."""
         names = (self.of_class, f"m{self.of_class}")
         return next((mean for mean in self.means if mean.name in names), self.headline)
 

@@ -98,7 +98,7 @@ class Panoptic(Task):
         numbers = np.zeros(ids.shape, np.int64)
         for number, row in enumerate(kept, start=1):
             numbers[ids == row["id"]] = number
-        # Detectron2 resizes 8-bit values only. The third tells the image from its padding.
+        # Detectron2 resizes 8-bit values only. The third separates the image from its padding.
         packed = np.stack([numbers % 256, numbers // 256, np.full_like(numbers, 1)], axis=-1)
         moved = transforms.apply_segmentation(packed.astype(np.uint8)).astype(np.int64)
         numbers = np.where(moved[..., 2] == 1, moved[..., 0] + 256 * moved[..., 1], 0)

@@ -1,7 +1,7 @@
 """What an experiment predicts: the first seam. A task has a file of its own.
 
-A task says what its data sets must offer, what the model's input has besides the image, which
-evaluators judge a data set, what is drawn and written of a prediction, and what in a config is
+A task defines what its data sets must offer, what the model's input has besides the image, which
+evaluators score a data set, what is drawn and written of a prediction, and what in a config is
 wrong for it. Trainer, checks, prediction, gallery, results and reports ask the task.
 """
 
@@ -35,7 +35,7 @@ class Task(ABC):
         name: as `MODEL.TASK` names it.
         architectures: names of meta-architectures whose task it is, also of the conditioned ones.
         needs: what a data set must offer: "instances", "semantic" (`catalog.offers`).
-        metric_sets: that its evaluators return, the most telling first.
+        metric_sets: that its evaluators return, the most important first.
         columns: images in a row of the gallery's sheet.
         titles: of the images on the sheet: "image", "truth", "prediction", "error".
         own_keys: of the config, which other tasks do not act on.

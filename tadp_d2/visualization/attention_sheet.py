@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
-# Its lightness rises steadily, so it reads the same without colour vision and in print.
+# Its lightness rises steadily, so it reads the same without color vision and in print.
 COLORS = colormaps["viridis"]
 OPACITY = 0.65
 
@@ -44,11 +44,11 @@ class Block(NamedTuple):
 
 
 def draw_heat(picture: Image.Image, heat: np.ndarray) -> Image.Image:
-    """A map over a picture in grey: dark violet for its minimum, yellow for its maximum.
+    """A map over an image in gray: dark violet for its minimum, yellow for its maximum.
 
     Args:
         picture: RGB; the result has its size.
-        heat: h x w, which covers the picture.
+        heat: h x w, which covers the image.
     """
     span = float(np.ptp(heat)) or 1.0
     scaled = Image.fromarray(((heat - heat.min()) / span).astype(np.float32))
@@ -58,11 +58,11 @@ def draw_heat(picture: Image.Image, heat: np.ndarray) -> Image.Image:
 
 
 def attention_sheet(picture: Image.Image, blocks: Sequence[Block], caption: str) -> Image.Image:
-    """The picture, the colours, and a block for each prompt. A cell states its map's range.
+    """The image, the colors, and a block for each prompt. A cell states its map's range.
 
     Args:
         picture: RGB.
-        caption: what the sheet is of, beside the picture.
+        caption: what the sheet is of, beside the image.
     """
     scale = CELL / max(picture.size)
     small = picture.resize([max(1, round(side * scale)) for side in picture.size])

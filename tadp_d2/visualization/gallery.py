@@ -64,7 +64,7 @@ class Gallery(DatasetEvaluator):
         first = self._first_of_all()
         if not first:
             return
-        # An image without a truth, of a set labelled in part, leaves its place white.
+        # An image without a truth, of a set labeled in part, leaves its place white.
         drawn = {title for images in first.values() for title in images}
         titles = [title for title in self._task.titles if title in drawn]
         shown = [

@@ -14,11 +14,11 @@ MIN_SCORE = 0.5
 def draw_detections(
     pixels: np.ndarray, instances: Instances, class_names: list[str], min_score: float = MIN_SCORE
 ) -> Image.Image:
-    """Boxes with class and score on a picture, which is drawn at twice its size.
+    """Boxes with class and score on an image, which is drawn at twice its size.
 
     Args:
         pixels: H x W x 3, uint8 RGB.
-        instances: with `pred_boxes` in pixels of that picture, `pred_classes` and `scores`.
+        instances: with `pred_boxes` in pixels of that image, `pred_classes` and `scores`.
         min_score: detections below it are not drawn.
     """
     shown = instances[instances.scores >= min_score]
@@ -48,7 +48,7 @@ def _draw_boxes(
     pixels: np.ndarray, boxes: np.ndarray, classes: list[int], labels: list[str]
 ) -> Image.Image:
     colors = colormap(rgb=True, maximum=1)
-    # Twice the size, because Detectron2's labels do not shrink with a small picture.
+    # Twice the size, because Detectron2's labels do not shrink with a small image.
     drawn = Visualizer(pixels, scale=2).overlay_instances(
         boxes=boxes,
         labels=labels,

@@ -12,13 +12,13 @@ from torch import Tensor
 def draw_segments(
     pixels: np.ndarray, classes: np.ndarray, colors: np.ndarray, opacity: float = 0.75
 ) -> Image.Image:
-    """The classes' colours over a picture; pixels of no class are black.
+    """The classes' colors over an image; pixels of no class are black.
 
     Args:
         pixels: H x W x 3, uint8 RGB.
         classes: H x W, indices of `colors`; any other value is no class.
         colors: K x 3, uint8 RGB.
-        opacity: of the colours, 0 to 1.
+        opacity: of the colors, 0 to 1.
     """
     known = classes < len(colors)
     painted = colors[np.where(known, classes, 0)] * opacity + pixels * (1 - opacity)
@@ -26,7 +26,7 @@ def draw_segments(
 
 
 def draw_named_segments(pixels: np.ndarray, classes: np.ndarray, metadata: Metadata) -> Image.Image:
-    """Segments with the names of their classes on a picture, which is drawn at twice its size.
+    """Segments with the names of their classes on an image, which is drawn at twice its size.
 
     Args:
         pixels: H x W x 3, uint8 RGB.

@@ -16,11 +16,11 @@ def contact_sheet(
     legend: tuple[tuple[str, tuple[int, int, int]], ...] = (),
     rows: tuple[str, ...] = (),
 ) -> Image.Image:
-    """Pictures in rows on white, each fitted into 360 x 270 pixels, at least 1 each way.
+    """Images in rows on white, each fitted into 360 x 270 pixels, at least 1 each way.
 
     Args:
         titles: above the columns.
-        legend: names and colours (RGB), below the pictures.
+        legend: names and colors (RGB), below the images.
         rows: labels, left of the rows.
     """
     columns = min(columns, len(pictures))

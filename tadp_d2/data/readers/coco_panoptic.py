@@ -32,7 +32,7 @@ class Segment:
     Attributes:
         category: id of its class.
         area: pixels, as the JSON file has it.
-        is_crowd: whether it stands for a group of objects that are not told apart.
+        is_crowd: whether it stands for a group of objects that are not separated.
     """
 
     category: int

@@ -1,6 +1,6 @@
-"""Folders of pictures and label maps: pairing them by name and checking them, strictly.
+"""Folders of images and label maps: pairing them by name and checking them, strictly.
 
-A picture `<images>/<nesting>/<name><image suffix>` has its label map at
+An image `<images>/<nesting>/<name><image suffix>` has its label map at
 `<labels>/<nesting>/<name><label suffix>`: a PNG of one channel, gray or with a palette, whose
 stored values are class indices. Nothing is written.
 """
@@ -20,13 +20,13 @@ from tadp_d2.errors import Report, UserError, reporting, stop
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the pictures and label maps of a split lie.
+    """Where the images and label maps of a split lie.
 
     Attributes:
-        images: folder of the split's pictures.
+        images: folder of the split's images.
         nesting: the folders between `images` and the images, as a pattern: "*", "night/*", "."
             for none, "**" for any.
-        image_suffix: how the name of every picture ends.
+        image_suffix: how the name of every image ends.
         labels: folder of the split's label maps; None for a split without labels.
         label_suffix: what stands there in the name of a label map.
         if_no_labels: what to do about absent label maps, for the message.
@@ -44,7 +44,7 @@ class Folders:
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture.
+    """One image.
 
     Attributes:
         image_id: its path below the split's folder, such as `night/GOPR0356/..._rgb_anon.png`.
@@ -61,13 +61,13 @@ class Pair:
 
 
 def read_pairs(folders: Folders, dataset: str, report: Report = stop) -> list[Pair]:
-    """The pictures of a split, sorted by id, with their label maps. Only file headers are read.
+    """The images of a split, sorted by id, with their label maps. Only file headers are read.
 
     Args:
-        report: gets what is wrong with single pictures, which are then left out.
+        report: gets what is wrong with single images, which are then left out.
 
     Raises:
-        UserError: the split is absent, empty or without its nested folders, a picture or label
+        UserError: the split is absent, empty or without its nested folders, an image or label
             map is unreadable or without its counterpart, or the two differ in size.
     """
     images = _find_images(folders, dataset, report)

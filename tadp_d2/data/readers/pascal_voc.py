@@ -25,7 +25,7 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class VOCObject:
-    """One object of a picture.
+    """One object of an image.
 
     Attributes:
         name: its class.
@@ -40,7 +40,7 @@ class VOCObject:
 
 @dataclass(frozen=True)
 class VOCAnnotation:
-    """What an annotation file says of a picture of `width` x `height` pixels."""
+    """What an annotation file holds of an image of `width` x `height` pixels."""
 
     width: int
     height: int
@@ -126,7 +126,7 @@ def read_annotation(
 ) -> VOCAnnotation:
     """Reads an annotation file.
 
-    A box may reach one pixel beyond the picture, because some tools count from 0.
+    A box may reach one pixel beyond the image, because some tools count from 0.
 
     Args:
         report: gets what is wrong with single objects: a class that is not among `class_names`, a
@@ -176,7 +176,7 @@ def _check_object(
             f"{width} x {height} pixels (xmin ymin xmax ymax, from 1); correct it or remove the "
             "object"
         )
-    # No object is so small. Boxes of 1 1 1 1 stand for images that nobody labelled.
+    # No object is so small. Boxes of 1 1 1 1 stand for images that nobody labeled.
     if len(set(obj.box)) == 1:
         raise UserError(
             f"{path}: the box of {obj.name!r}, {_numbers(obj)}, has four equal sides: it is a "
@@ -214,10 +214,10 @@ def load_voc(
     """Detectron2's dicts of a VOC-style split: RGB files, boxes as 0-based absolute XYXY pixels.
 
     Args:
-        report: gets what is wrong with single pictures, which are then left out.
+        report: gets what is wrong with single images, which are then left out.
 
     Raises:
-        UserError: as `read_split` and `read_annotation`, or a picture is not the one annotated.
+        UserError: as `read_split` and `read_annotation`, or an image is not the one annotated.
     """
     entries = []
     for image_id in read_split(root, split, dataset, report):

@@ -47,7 +47,7 @@ class _LevelsConfig(PreTrainedConfig):
 
 
 class _Levels(PreTrainedModel):
-    """Stands where transformers expects a backbone, and tells how many channels its maps have.
+    """Stands where transformers expects a backbone, and returns how many channels its maps have.
 
     The maps go to the pixel decoder directly.
     """
