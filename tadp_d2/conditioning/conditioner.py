@@ -6,7 +6,7 @@ add losses.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
 from tadp_d2.diffusion.families import open_diffusion_model
-from tadp_d2.errors import UserError
+from tadp_d2.errors import Report, UserError
 
 CONDITIONER_REGISTRY = Registry("CONDITIONER")
 
@@ -66,6 +66,18 @@ class Conditioner(nn.Module, ABC):
         """
         Raises:
             UserError: a key of this conditioner is wrong; what needs no file is checked.
+        """
+
+    @classmethod
+    def check_entries(
+        cls, cfg: CfgNode, entries: Iterable[Mapping[str, Any]], training: bool, report: Report
+    ) -> None:
+        """Checks before a run what it would otherwise end on: texts that cannot be read.
+
+        Args:
+            entries: of a data set, with what `needed` asks for.
+            training: whether they are read in training.
+            report: gets what is wrong with single entries.
         """
 
     @abstractmethod

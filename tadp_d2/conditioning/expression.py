@@ -1,6 +1,6 @@
 """VPD's text in referring segmentation: the expression is the prompt (VPD, section 4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,12 +13,17 @@ from tadp_d2.conditioning.caption_prompt import (
     load_text,
     make_prompt,
 )
-from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY, Condition, read_text
+from tadp_d2.conditioning.conditioner import (
+    CONDITIONER_REGISTRY,
+    Condition,
+    open_model_of,
+    read_text,
+)
 from tadp_d2.conditioning.domains import SLOT, Modifier
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
 from tadp_d2.diffusion.tokens import expand_tokens
-from tadp_d2.errors import UserError
+from tadp_d2.errors import Report, UserError, reporting
 
 
 @CONDITIONER_REGISTRY.register()
@@ -60,6 +65,17 @@ class Expression(CaptionPrompt):
     def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
         return _length(cfg.MODEL.CONDITIONER.LENGTH, model.text_length)
 
+    @classmethod
+    def check_entries(
+        cls, cfg: CfgNode, entries: Iterable[Mapping[str, Any]], training: bool, report: Report
+    ) -> None:
+        """Empty expressions, and those that the text encoder cannot read to their end."""
+        conditioner = cls.from_config(cfg, open_model_of(cfg)).train(training)
+        # Many an object is "the left man".
+        for entry in {entry["expression"]: entry for entry in entries}.values():
+            with reporting(report):
+                conditioner._check(entry)
+
     def forward(
         self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor
     ) -> Condition:
@@ -78,12 +94,19 @@ class Expression(CaptionPrompt):
         Raises:
             UserError: the expression is empty, or longer than the text encoder reads.
         """
+        self._check(inputs)
+        return make_prompt(inputs["expression"], self._modifier, self.text, self.length)
+
+    @property
+    def _modifier(self) -> Modifier:
+        return self.train_modifier if self.training else self.test_modifier
+
+    def _check(self, inputs: Mapping[str, Any]) -> None:
         expression = read_text(inputs, "expression")
         image = inputs.get("file_name", inputs.get("image_id", "?"))
         if not expression.strip():
             raise UserError(f"the expression for image {image} is empty")
-        modifier = self.train_modifier if self.training else self.test_modifier
-        template = expand_tokens(modifier.template, self.text.tokenizer)
+        template = expand_tokens(self._modifier.template, self.text.tokenizer)
         words = self.text.normalize(expression).split()
         excess = self._count(template.replace(SLOT, " ".join(words)).strip()) - self.text.length
         if excess > 0:
@@ -91,7 +114,6 @@ class Expression(CaptionPrompt):
                 f"the expression for image {image} is {excess} tokens longer than the "
                 f"{self.text.length} that the text encoder reads: shorten {expression[:200]!r}"
             )
-        return make_prompt(expression, modifier, self.text, self.length)
 
     def _count(self, prompt: str) -> int:
         return len(self.text.tokenizer(prompt, verbose=False).input_ids)

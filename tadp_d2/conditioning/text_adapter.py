@@ -1,6 +1,6 @@
 """VPD's text adapter around another conditioner: C + gamma * MLP(C) (VPD, section 3.2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY, Condition, Conditioner
 from tadp_d2.diffusion.diffusion_model import DiffusionModel
-from tadp_d2.errors import UserError
+from tadp_d2.errors import Report, UserError
 
 # Of every channel at the start: training begins from the embeddings as they are.
 FIRST_GAMMA = 1e-4
@@ -47,6 +47,12 @@ class TextAdapter(Conditioner):
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         _inner(cfg).check_config(cfg)
+
+    @classmethod
+    def check_entries(
+        cls, cfg: CfgNode, entries: Iterable[Mapping[str, Any]], training: bool, report: Report
+    ) -> None:
+        _inner(cfg).check_entries(cfg, entries, training, report)
 
     def forward(
         self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor

@@ -15,6 +15,7 @@ from tadp_d2.data.catalog import (
     check_registered,
     is_labelled,
     known_datasets,
+    location,
     offers,
     read_known,
 )
@@ -102,6 +103,28 @@ def add_texts(
                 f"data set {dataset!r}: its entries have no {key!r}, which the conditioner "
                 f"{cfg.MODEL.CONDITIONER.NAME} needs of each"
             )
+
+
+def check_texts(
+    cfg: CfgNode,
+    dataset: str,
+    entries: list[dict[str, Any]],
+    report: Report = stop,
+    training: bool = False,
+) -> None:
+    """Checks that the conditioner can read the texts of a data set's entries.
+
+    Args:
+        report: gets what is wrong with single texts; names the data set's file.
+
+    Raises:
+        UserError: what the conditioner reads texts with is absent or damaged.
+    """
+
+    def located(error: UserError) -> None:
+        report(UserError(f"{location(dataset) or dataset}: {error}"))
+
+    get_conditioner_class(cfg).check_entries(cfg, entries, training, located)
 
 
 def _add_present(cfg: CfgNode, dataset: str, entries: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from tadp_d2.data.catalog import location, read_entries
 from tadp_d2.data.datasets.refcoco import EXPRESSIONS
 from tadp_d2.data.images import check_each, decode, other_size
-from tadp_d2.data.loader import add_texts
+from tadp_d2.data.loader import add_texts, check_texts
 from tadp_d2.data.texts import NoCaptions
 from tadp_d2.doctor.findings import Finding, Kind, problems
 from tadp_d2.errors import UserError, reporting
@@ -61,7 +61,10 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
             if needed:
                 raise
             notes.append(str(error))
-    if entries and dataset in cfg.DATASETS.TRAIN:
+    training = dataset in cfg.DATASETS.TRAIN
+    with reporting(report):
+        check_texts(cfg, dataset, entries, report, training)
+    if entries and training:
         with reporting(report):
             get_task(cfg).select_for_training(dataset, entries)
     # An image may have several expressions, and an entry for each.

@@ -8,8 +8,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 
 from tadp_d2.conditioning.conditioner import get_conditioner_class
-from tadp_d2.data.catalog import check_registered
-from tadp_d2.data.loader import load_dataset
+from tadp_d2.data.catalog import check_registered, read_known
+from tadp_d2.data.loader import check_texts, load_dataset
 from tadp_d2.device import find_device
 from tadp_d2.diffusion.model_folder import find_weights
 from tadp_d2.diffusion.stable_diffusion import check_unet_folder
@@ -107,15 +107,20 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
     """
     check_output(cfg, evaluation, resume)
     check_fit(cfg, evaluation)
+    training = () if evaluation else cfg.DATASETS.TRAIN
     for dataset in cfg.DATASETS.TEST:
         load_dataset(cfg, dataset)
-    for dataset in () if evaluation else cfg.DATASETS.TRAIN:
+    for dataset in training:
         load_dataset(cfg, dataset, training=True)
     if cfg.MODEL.DIFFUSION.UNET:
         check_unet_folder(Path(cfg.MODEL.DIFFUSION.UNET))
     find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
     for file in cfg.TEXT.TOKENS:
         read_tokens(file)
+    for dataset in cfg.DATASETS.TEST:
+        check_texts(cfg, dataset, read_known(dataset))
+    for dataset in training:
+        check_texts(cfg, dataset, read_known(dataset), training=True)
     check_checkpoint(cfg.MODEL.WEIGHTS)
 
 

@@ -7,15 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
 from tadp_d2.cli import main
 from tadp_d2.config.load import load_config
 from tadp_d2.data.catalog import read_known
+from tadp_d2.data.datasets.refcoco import register_references
 from tadp_d2.data.loader import build_test_loader, build_train_loader, load_dataset
 from tadp_d2.data.mapper import ConditionedMapper
 from tadp_d2.data.readers.refer import draw_mask
+from tadp_d2.doctor.dataset_check import check_dataset
+from tadp_d2.doctor.findings import Kind
+from tadp_d2.engine.checks import check_inputs
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import find_diffusion_backbone
@@ -80,6 +85,52 @@ def test_a_data_set_of_another_kind_is_refused(make_referring_config):
     task = get_task(make_referring_config())
     with pytest.raises(UserError, match="the task 'referring' needs referring"):
         task.check_dataset("voc_2007_test", training=False)
+
+
+@pytest.fixture
+def with_expression(world, tmp_path):
+    """Registers refcoco_unc_val, its first expression another one, by the test's own name."""
+    file = tmp_path / "own_val.json"
+    name = tmp_path.name  # a data set is read once
+
+    def register(expression):
+        content = json.loads((world / "refcoco" / "unc_val.json").read_text())
+        content["references"][0]["expressions"][0][1] = expression
+        file.write_text(json.dumps(content))
+        register_references(name, file, world / "coco" / "train2014")
+        return name, file
+
+    yield register
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+LONG = " ".join(["the dog"] * 60)
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+def test_an_expression_that_is_not_read_to_its_end_is_refused_before_the_run(
+    make_referring_config, with_expression, key
+):
+    name, file = with_expression(LONG)
+    cfg = make_referring_config(f"DATASETS.{key}", (name,))
+    message = "^{}: the expression for image .*jpg is [0-9]+ tokens longer than the 77 .*'{}"
+    message = message.format(re.escape(str(file)), LONG[:50])
+    with pytest.raises(UserError, match=message):
+        check_inputs(cfg, evaluation=key == "TEST", resume=False)
+    errors = [f.text for f in check_dataset(cfg, name) if f.kind is Kind.PROBLEM]
+    assert len(errors) == 1 and re.match(message, errors[0])
+
+
+def test_the_modifier_takes_room_from_an_expression(make_referring_config, with_expression):
+    # 70 tokens with begin and end.
+    name, _ = with_expression(" ".join(["dog"] * 68))
+    cfg = make_referring_config("DATASETS.TEST", (name,))
+    check_inputs(cfg, evaluation=True, resume=False)
+    words = "a watercolor style painting of the dog and {caption}"
+    cfg = make_referring_config("DATASETS.TEST", (name,), "TEXT.MODIFIER", words)
+    with pytest.raises(UserError, match="tokens longer than the 77"):
+        check_inputs(cfg, evaluation=True, resume=False)
 
 
 def test_an_epoch_has_each_object_once_with_one_of_its_expressions(make_referring_config):
