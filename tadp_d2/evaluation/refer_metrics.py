@@ -1,6 +1,6 @@
 """Referring segmentation metrics, per expression: overall IoU, mean IoU, precision (LAVT, VPD)."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,8 +21,8 @@ class ReferringEvaluator(DatasetEvaluator):
 
     `evaluate` returns "referring", all in 0..100: "oIoU" (all intersections over all unions),
     "mIoU" (mean over expressions), "P@0.5" to "P@0.9" (share of expressions whose IoU is at least
-    that), and "oIoU_without_text": of the best answer that does not read the expression, one and
-    the same object for all expressions of an image.
+    that), and what the best answers score that do not read the expression: "oIoU_one_object",
+    one object for all expressions of an image, and "oIoU_without_text", any mask.
 
     An expression is scored at the size of the prediction: "sem_seg_input", the model's input, if
     the output has it, as the released code does; else "sem_seg", the image.
@@ -62,9 +62,10 @@ class ReferringEvaluator(DatasetEvaluator):
             for image_id, codes in part.items():
                 truths.setdefault(image_id, []).extend(codes)
         results = summarize(counts.values())
-        results["oIoU_without_text"] = _overall(
-            [pair for codes in truths.values() for pair in _best_object(codes)]
-        )
+        if counts:
+            masks = [coco_mask.decode(codes) for codes in truths.values()]
+            results["oIoU_one_object"] = best_of([count_answers(own) for own in masks])
+            results["oIoU_without_text"] = best_mask(masks)
         return OrderedDict(referring=results)
 
 
@@ -85,7 +86,7 @@ def summarize(counts: Iterable[tuple[int, int]]) -> dict[str, float]:
         counts: of each expression, intersection and union. IoU is 0 where both masks are empty.
 
     Returns:
-        The metrics of `ReferringEvaluator` but the last; NaN without expressions.
+        The metrics of `ReferringEvaluator` but the last two; NaN without expressions.
     """
     pairs = np.array(list(counts), np.int64).reshape(-1, 2)
     if not len(pairs):
@@ -101,14 +102,57 @@ def _overall(pairs: Sequence[Sequence[int]] | np.ndarray) -> float:
     return 100 * float(both / either) if either else float("nan")
 
 
-def _best_object(codes: list[dict]) -> list[tuple[int, int]]:
-    """Intersections and unions where the truth of one expression answers all of an image."""
-    ious = coco_mask.iou(codes, codes, [0] * len(codes))
-    answer = int(ious.sum(axis=1).argmax())
-    sums = coco_mask.area(codes).astype(np.int64) + int(coco_mask.area(codes[answer]))
-    # IoU = I / (sum - I).
-    both = np.rint(ious[answer] * sums / (1 + ious[answer])).astype(np.int64)
-    return list(zip(both.tolist(), (sums - both).tolist(), strict=True))
+def count_answers(masks: np.ndarray) -> np.ndarray:
+    """What each truth of an image scores as the answer to all of its expressions.
+
+    Args:
+        masks: H x W x n, the truths of n expressions, 0 or 1.
+
+    Returns:
+        n x 2, sums of intersections and of unions.
+    """
+    flat = masks.reshape(-1, masks.shape[-1]).astype(np.float64)
+    shared = (flat.T @ flat).round().astype(np.int64)
+    areas = shared.diagonal()
+    return np.stack([shared.sum(axis=1), (areas[:, None] + areas - shared).sum(axis=1)], axis=1)
+
+
+def best_of(answers: Sequence[np.ndarray]) -> float:
+    """The highest overall IoU, 0..100, of all ways to choose an answer for each image.
+
+    Args:
+        answers: of each image, as `count_answers` returns them.
+    """
+    best, better = -1.0, 0.0
+    # Dinkelbach: at the highest ratio r, the choices that maximize I - r U have that ratio.
+    while better > best:
+        best = better
+        chosen = [own[(own[:, 0] - best * own[:, 1]).argmax()] for own in answers]
+        both, either = np.sum(chosen, axis=0)
+        better = both / max(either, 1)
+    return 100 * best
+
+
+def best_mask(images: Iterable[np.ndarray]) -> float:
+    """The highest overall IoU, 0..100, of masks that answer all expressions of their image alike.
+
+    A pixel that k of n truths cover adds k to the intersections and n - k to the unions, if it is
+    answered: the best answers are all pixels above some share k / n.
+
+    Args:
+        images: of each image the truths, H x W x n, 0 or 1.
+    """
+    pixels: Counter[tuple[int, int]] = Counter()
+    for masks in images:
+        covered = np.bincount(masks.sum(axis=2, dtype=np.int64).ravel())
+        pixels.update({(k, masks.shape[2]): int(number) for k, number in enumerate(covered) if k})
+    both, best = 0, 0.0
+    either = sum(k * number for (k, _), number in pixels.items())
+    for (k, n), number in sorted(pixels.items(), key=lambda item: -item[0][0] / item[0][1]):
+        both += k * number
+        either += (n - k) * number
+        best = max(best, both / either)
+    return 100 * best
 
 
 def _resize(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

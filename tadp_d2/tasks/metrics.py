@@ -107,7 +107,13 @@ DEPTH = MetricSet(
 )
 REFERRING = MetricSet(
     "referring",
-    tuple(Metric(name) for name in ("oIoU_without_text", "P@0.5", "P@0.9", "mIoU", "oIoU")),
+    tuple(
+        Metric(name)
+        for name in (
+            *("oIoU_one_object", "oIoU_without_text"),
+            *("P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "mIoU", "oIoU"),
+        )
+    ),
     qualified=False,
 )
 

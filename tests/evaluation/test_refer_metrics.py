@@ -1,5 +1,6 @@
 """Referring segmentation metrics: the golden file, hand-computed numbers, the evaluator."""
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -14,6 +15,9 @@ from tadp_d2.data.readers.refer import draw_mask
 from tadp_d2.evaluation.refer_metrics import (
     THRESHOLDS,
     ReferringEvaluator,
+    best_mask,
+    best_of,
+    count_answers,
     count_pixels,
     object_mask,
     summarize,
@@ -78,7 +82,7 @@ def logits(mask):
     return torch.stack([0.5 - mask, mask - 0.5])
 
 
-def test_the_best_answer_without_text_is_one_object_per_image():
+def test_the_best_answers_without_text():
     # Image 1: three expressions of a 10 x 10 object, one of another of 5 x 4. Image 2: one of each
     # of two that share half of their area.
     big, small = rectangle(0, 0, 10, 10), rectangle(20, 0, 25, 4)
@@ -90,9 +94,36 @@ def test_the_best_answer_without_text_is_one_object_per_image():
         evaluator.process([one], [{"sem_seg": logits(np.zeros((20, 30)))}])
     results = evaluator.evaluate()["referring"]
     assert results["oIoU"] == results["mIoU"] == 0
-    # Answers: the big one for all of image 1, either for image 2.
+    # One object: the big one for all of image 1, either for image 2.
     both, either = 3 * 100 + 0 + 100 + 50, 3 * 100 + 120 + 100 + 150
+    assert results["oIoU_one_object"] == pytest.approx(100 * both / either)
+    # Any mask: the big one, and both of image 2 together; the small one would lower the ratio.
+    both, either = 3 * 100 + 0 + 200, 3 * 100 + 120 + 300
     assert results["oIoU_without_text"] == pytest.approx(100 * both / either)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_answer_without_text_is_better(seed):
+    """All answers to two images of three pixels, tried."""
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(2, size=(1, 3, n), dtype=np.uint8) for n in (3, 2)]
+    for masks in images:
+        masks[0, 0] = 1
+
+    def overall(answers):
+        pairs = [
+            count_pixels(answer.astype(bool), masks[..., place].astype(bool))
+            for answer, masks in zip(answers, images, strict=True)
+            for place in range(masks.shape[2])
+        ]
+        return summarize(pairs)["oIoU"]
+
+    any_mask = [np.array(bits).reshape(1, 3) for bits in itertools.product((0, 1), repeat=3)]
+    best = max(overall(answers) for answers in itertools.product(any_mask, repeat=2))
+    assert best_mask(images) == pytest.approx(best)
+    objects = [np.moveaxis(masks, 2, 0) for masks in images]
+    best = max(overall(answers) for answers in itertools.product(*objects))
+    assert best_of([count_answers(masks) for masks in images]) == pytest.approx(best)
 
 
 def test_overlaps_count_or_not():

@@ -212,8 +212,11 @@ def test_results_gallery_and_report(run, tmp_path):
     assert results["task"] == "referring"
     assert results["datasets"]["refcoco_unc_val"]["images"] == len(entries)
     found = results["metrics"]["refcoco_unc_val"]["referring"]
-    assert set(found) == {"oIoU", "mIoU", *(f"P@0.{n}" for n in range(5, 10)), "oIoU_without_text"}
-    assert 5 < found["oIoU_without_text"] < 60
+    assert set(found) == {
+        *("oIoU", "mIoU", "oIoU_one_object", "oIoU_without_text"),
+        *(f"P@0.{n}" for n in range(5, 10)),
+    }
+    assert 5 < found["oIoU_one_object"] <= found["oIoU_without_text"] < 70
     drawn = sorted(path.name for path in (run / "gallery" / "refcoco_unc_val").iterdir())
     first = entries[:3]
     assert drawn == sorted(f"{e['image_id']}-{e['expression_id']}" for e in first)
