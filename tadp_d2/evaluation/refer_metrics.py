@@ -129,7 +129,7 @@ def best_of(answers: Sequence[np.ndarray]) -> float:
         best = better
         chosen = [own[(own[:, 0] - best * own[:, 1]).argmax()] for own in answers]
         both, either = np.sum(chosen, axis=0)
-        better = both / max(either, 1)
+        better = float(both / max(either, 1))
     return 100 * best
 
 

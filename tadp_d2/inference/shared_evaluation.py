@@ -14,6 +14,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import Tensor, nn
 
 from tadp_d2.conditioning.conditioner import build_conditioner
+from tadp_d2.data.catalog import entry_id
 from tadp_d2.data.loader import build_test_loader, load_dataset, needed_texts
 from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.engine.checkpoint import read_provenance
@@ -171,7 +172,7 @@ class _Contest(nn.Module):
         outputs = {}
         for contestant in self._failures.others:
             texts = self._texts[contestant.name]
-            own = [{**i, **texts[str(i["image_id"])]} for i in inputs]
+            own = [{**i, **texts[entry_id(i)]} for i in inputs]
             with self._failures.of(contestant):
                 outputs[contestant.name] = own, contestant.model(own)
         for module in self._models.modules():
@@ -181,10 +182,10 @@ class _Contest(nn.Module):
 
 
 def _read_texts(cfg: CfgNode, dataset: str) -> dict[str, dict[str, Any]]:
-    """Image id -> what the conditioner of a config needs of the image."""
+    """Id of an entry -> what the conditioner of a config needs of it."""
     needed = needed_texts(cfg)
     entries = load_dataset(cfg, dataset)
-    return {str(entry["image_id"]): {key: entry[key] for key in needed} for entry in entries}
+    return {entry_id(entry): {key: entry[key] for key in needed} for entry in entries}
 
 
 class _Evaluators(DatasetEvaluator):

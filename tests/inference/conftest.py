@@ -53,6 +53,17 @@ def segmentor(world, model_folder, tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="session")
+def referring_segmentor(world, model_folder, tmp_path_factory):
+    """The folder of a model that reads expressions, at 64 x 64."""
+    return _run(
+        "refcoco.yaml",
+        tmp_path_factory.mktemp("runs") / "referring_segmentor",
+        model_folder,
+        *("INPUT.FIXED_SIZE_TEST", "(64, 64)", "DATASETS.TEST", "('refcoco_watercolor_test',)"),
+    )
+
+
 @pytest.fixture
 def trained_config():
     """trained_config(folder, "KEY", value, ...) is the config of a run with its weights."""

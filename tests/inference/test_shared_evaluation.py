@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tadp_d2.cli import main
+from tadp_d2.data.catalog import read_known
 from tadp_d2.data.loader import build_test_loader
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import RunCheckpointer
@@ -22,6 +23,7 @@ from tadp_d2.inference.shared_evaluation import (
     evaluate_together,
     load_contestants,
 )
+from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.records.artifacts import token_metadata_path, write_metadata
 from tadp_d2.records.provenance import Provenance
 
@@ -112,6 +114,29 @@ def test_the_command_gives_the_metrics_of_single_evaluations(cfgs, tmp_path, wei
         )
         assert content["config"]["TEXT"]["MODIFIER"] == cfgs[name].TEXT.MODIFIER
         assert (tmp_path / "out" / name / "gallery" / "watercolor_test.png").exists()
+
+
+def test_each_expression_of_an_image_is_read_and_the_image_encoded_once(
+    referring_segmentor, trained_config, tmp_path
+):
+    cfgs = {
+        name: trained_config(
+            referring_segmentor,
+            *("TEXT.DOMAIN", "watercolor", "TEXT.MODIFIER", name),
+            *("OUTPUT_DIR", str(tmp_path / name)),
+        )
+        for name in ("null", "simple")
+    }
+    (dataset,) = cfgs["null"].DATASETS.TEST
+    expected = {name: Trainer.test(cfg, load_model(cfg)) for name, cfg in cfgs.items()}
+    assert expected["null"] != expected["simple"]
+    contestants = load_contestants(cfgs)
+    encoder = find_diffusion_backbone(contestants[0].model).latent_encoder.module
+    calls = []
+    encoder.register_forward_hook(lambda *_: calls.append(1))
+    assert evaluate_together(contestants) == expected
+    entries = read_known(dataset)
+    assert len(calls) == len({entry["image_id"] for entry in entries}) < len(entries)
 
 
 def test_models_of_several_precisions_share_no_latents(make_config, weights):
