@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="NAME",
         help="for adaptation: pretraining, text, attention-maps, latent-scaling, modifiers, "
-        "modifiers-in-testing, source-style, cleaning, caption-quality; default: all",
+        "modifiers-in-testing, source-style, cleaning, caption-quality, referring; default: all",
     )
     study.add_argument(
         "--results",

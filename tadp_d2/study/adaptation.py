@@ -20,6 +20,7 @@ from tadp_d2.conditioning.domains import SLOT
 from tadp_d2.config.load import PRESETS, load_config
 from tadp_d2.data.datasets.art import SHARED_CLASSES
 from tadp_d2.engine.trainer import Trainer
+from tadp_d2.files import sha256
 from tadp_d2.inference.shared_evaluation import evaluate_together, load_contestants
 from tadp_d2.randomness import seeded
 from tadp_d2.records.result_files import read_results
@@ -30,16 +31,28 @@ from tadp_d2.study.personalized import SETTINGS, learn
 from tadp_d2.study.questions import PRETRAINED, RANDOM, Question, Reading, Training, plan
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
-_METRICS = {"voc07": ("AP", "AP50"), "sem_seg": ("mIoU",)}
+_METRICS = {
+    "voc07": ("AP", "AP50"),
+    "sem_seg": ("mIoU",),
+    "referring": ("oIoU_one_object", "oIoU_without_text", "mIoU", "oIoU"),
+}
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a task is trained: a quick schedule, what differs from it, the source's test set."""
+    """How a task is trained.
+
+    Attributes:
+        config: a quick schedule.
+        overrides: what differs from it.
+        source: the source's test set.
+        told_by: files of a synthetic data folder, besides its captions, that tell of its images.
+    """
 
     config: Path
     overrides: Mapping[str, Any]
     source: str
+    told_by: tuple[str, ...] = ()
 
 
 _QUICK = PRESETS.parent / "quick_schedules"
@@ -78,6 +91,15 @@ SCHEDULES = {
             "TEST.WINDOW_SIZE": 0,
         },
         "cityscapes_val",
+    ),
+    "referring": Schedule(
+        _QUICK / "refcoco.yaml",
+        _SHARED,
+        "refcoco_unc_val",
+        tuple(
+            f"{folder}/instances.json"
+            for folder in ("refcoco", "refcoco_watercolor", "refcoco_comic")
+        ),
     ),
 }
 
@@ -129,8 +151,10 @@ def _training_job(
     config = CfgNode.load_yaml_with_base(str(schedule.config))
     config.pop("OUTPUT_DIR", None)
     settings = json.dumps([config, schedule.overrides], sort_keys=True)
+    told_by = {name: sha256(world / name) for name in schedule.told_by}
     made_of = {
         **of_world,
+        **told_by,
         "schedule": hashlib.sha256(settings.encode()).hexdigest(),
         "training": asdict(training),
         "tested": {dataset: [r.name for r in own] for dataset, own in tested.items()},
@@ -215,6 +239,7 @@ class _Run:
     def train(self) -> Path:
         """Trains and tests on the source; returns the checkpoint."""
         cfg = self._config(self.folder, self._schedule.source, self._training.reading)
+        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(cfg.dump())
         if self._training.unet == RANDOM:
             self._write_random_unet()
@@ -263,7 +288,9 @@ class _Run:
         cfg = load_config(str(schedule.config), overrides=pairs)
         kinds = dict.fromkeys(cfg.DATASETS.TRAIN, training.reading.captions)
         for name, kind in {**kinds, dataset: reading.captions}.items():
-            caption_kinds.write_texts(output / "captions" / f"{name}.jsonl", name, kind, self._seed)
+            if kind in caption_kinds.KINDS:
+                file = output / "captions" / f"{name}.jsonl"
+                caption_kinds.write_texts(file, name, kind, self._seed)
         return cfg
 
     def _text(self, reading: Reading) -> dict[str, Any]:

@@ -26,6 +26,8 @@ OWN, EMPTY, CLASS_NAMES = "captions", "empty", "class names"
 # Read as class names, and replaced by their embeddings (`class_embeddings`).
 CLASS_EMBEDDINGS = "class embeddings"
 ORACLE = "oracle"
+# In place of captions, what a data set for referring segmentation asks for.
+EXPRESSIONS = "expressions"
 STYLES = ("watercolor", "comic")
 # Precision or recall of an oracle (TADP, table S2); share of the things in a caption.
 ORACLE_RATES = (0.75, 0.5)

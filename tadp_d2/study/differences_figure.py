@@ -89,7 +89,7 @@ def _panel(domain: str, findings: Sequence[ArmFinding | None], scale: Sequence[f
     def x(value: float) -> float:
         return (value - scale[0]) / (scale[-1] - scale[0]) * _PANEL
 
-    parts = [_text(_PANEL / 2, _HEAD - 4, f"{domain}, {target.metrics[-1]}", "middle")]
+    parts = [_text(_PANEL / 2, _HEAD - 4, f"{domain}, {target.metric}", "middle")]
     for row, finding in enumerate(findings):
         if finding and finding.claim and finding.claim.direction:
             left, right = (x(0), _PANEL) if finding.claim.direction > 0 else (0, x(0))

@@ -90,37 +90,63 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A data set on which models are compared.
+
+    Attributes:
+        domain: a key of `tadp_d2.conditioning.domains.DOMAINS`.
+        dataset: its registered name.
+        task: a key of `adaptation.SCHEDULES`.
+        metric: by which models are compared.
+        benchmark: the paper's numbers; None where no paper has any.
+    """
+
+    domain: str
+    dataset: str
+    task: str
+    metric: str
+    benchmark: Benchmark | None = None
+
+
+@dataclass(frozen=True)
 class Question:
     """
     Attributes:
         title: as a reader asks it.
-        domains: the targets on which it is asked.
+        domains: the targets on which it is asked, keys of `TARGETS`.
         make_arms: the arms on a target; a claim of an arm is about those before it, too.
     """
 
     title: str
     domains: tuple[str, ...]
-    make_arms: Callable[[Benchmark], list[Arm]]
+    make_arms: Callable[[Target], list[Arm]]
 
     def arms(self) -> dict[str, list[Arm]]:
         """Target domain -> its arms."""
         return {domain: self.make_arms(TARGETS[domain]) for domain in self.domains}
 
 
-# Target domain -> its data set, with the paper's numbers.
-TARGETS = {b.domain: b for b in BENCHMARKS if b.dataset != "nighttime_driving_test"}
 _ART = ("watercolor", "comic")
 _ALL = (*_ART, "night")
+_TASKS = {"voc07": "detection", "sem_seg": "segmentation"}
+# Name -> target: the paper's by their domains, those without a paper with what is asked there.
+TARGETS = {
+    **{
+        b.domain: Target(b.domain, b.dataset, _TASKS[b.metric_set], b.metrics[-1], b)
+        for b in BENCHMARKS
+        if b.domain in _ALL and b.dataset != "nighttime_driving_test"
+    },
+    **{
+        f"{domain} expressions": Target(domain, f"refcoco_{domain}_test", "referring", "oIoU")
+        for domain in _ART
+    },
+}
 _NULL = Reading()
 _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
 
 
-def _task(target: Benchmark) -> str:
-    return "segmentation" if target.metric_set == "sem_seg" else "detection"
-
-
 def _arm(
-    target: Benchmark,
+    target: Target,
     name: str,
     *claims: Claim,
     reading: Reading = _NULL,
@@ -129,11 +155,11 @@ def _arm(
     options: tuple[tuple[str, object], ...] = (),
 ) -> Arm:
     """An arm on a target; it reads the same in training and testing unless `test` is given."""
-    training = Training(_task(target), reading, unet, options)
+    training = Training(target.task, reading, unet, options)
     return Arm(name, training, test or reading, claims)
 
 
-def _pretraining(target: Benchmark) -> list[Arm]:
+def _pretraining(target: Target) -> list[Arm]:
     claim = Claim("random UNet", 1, "TADP 4.3.1")
     return [
         _arm(target, "random UNet", unet=RANDOM),
@@ -141,12 +167,12 @@ def _pretraining(target: Benchmark) -> list[Arm]:
     ]
 
 
-def _text(target: Benchmark) -> list[Arm]:
+def _text(target: Target) -> list[Arm]:
     arms = [
         _arm(target, "empty", reading=Reading(caption_kinds.EMPTY)),
         _arm(target, "captions", Claim("empty")),
     ]
-    if _task(target) == "segmentation":
+    if target.task == "segmentation":
         # The tiny text encoder cannot read the names of Cityscapes' classes.
         return arms
 
@@ -174,7 +200,7 @@ def _text(target: Benchmark) -> list[Arm]:
     ]
 
 
-def _attention_maps(target: Benchmark) -> list[Arm]:
+def _attention_maps(target: Target) -> list[Arm]:
     return [
         _arm(target, "with maps"),
         _arm(
@@ -193,14 +219,14 @@ def _attention_maps(target: Benchmark) -> list[Arm]:
     ]
 
 
-def _latent_scaling(target: Benchmark) -> list[Arm]:
+def _latent_scaling(target: Target) -> list[Arm]:
     return [
         _arm(target, "not scaled", options=(("MODEL.DIFFUSION.LATENT_SCALING", False),)),
         _arm(target, "scaled", Claim("not scaled", 1, "TADP 4.1")),
     ]
 
 
-def _modifiers(target: Benchmark) -> list[Arm]:
+def _modifiers(target: Target) -> list[Arm]:
     return [
         _arm(
             target,
@@ -213,7 +239,7 @@ def _modifiers(target: Benchmark) -> list[Arm]:
     ]
 
 
-def _modifiers_in_testing(target: Benchmark) -> list[Arm]:
+def _modifiers_in_testing(target: Target) -> list[Arm]:
     """DreamBooth's words only: a checkpoint's own UNet takes the place of any other."""
     return [
         _arm(
@@ -226,17 +252,18 @@ def _modifiers_in_testing(target: Benchmark) -> list[Arm]:
     ]
 
 
-def _published(target: Benchmark, modifier: str) -> list[Claim]:
+def _published(target: Target, modifier: str) -> list[Claim]:
     """That a modifier is better or worse than null, as in the paper's table."""
     if modifier == "null":
         return []
-    null, value = (target.ours[MODIFIER_TITLES[name]][-1] for name in ("null", modifier))
+    paper = target.benchmark
+    null, value = (paper.ours[MODIFIER_TITLES[name]][-1] for name in ("null", modifier))
     difference = round(value - null, 1)
     direction = (difference > 0) - (difference < 0)
-    return [Claim("null", direction, f"TADP table {target.table}: {difference:+}")]
+    return [Claim("null", direction, f"TADP table {paper.table}: {difference:+}")]
 
 
-def _source_style(target: Benchmark) -> list[Arm]:
+def _source_style(target: Target) -> list[Arm]:
     modifiers = DOMAINS[target.domain].modifiers
     simple, token = (Reading(template=modifiers[name].template) for name in ("simple", "ti"))
     photo = Reading(template=f"a photo of {SLOT}")
@@ -250,7 +277,7 @@ def _source_style(target: Benchmark) -> list[Arm]:
     ]
 
 
-def _cleaning(target: Benchmark) -> list[Arm]:
+def _cleaning(target: Target) -> list[Arm]:
     simple = Reading(template=DOMAINS[target.domain].modifiers["simple"].template)
     uncleaned = Reading(f"uncleaned {target.domain}", simple.template)
     claim = Claim("cleaned", -1, "TADP 4.3, argued")
@@ -260,7 +287,7 @@ def _cleaning(target: Benchmark) -> list[Arm]:
     ]
 
 
-def _caption_quality(target: Benchmark) -> list[Arm]:
+def _caption_quality(target: Target) -> list[Arm]:
     # There the models are trained on such captions, too.
     claim = Claim("captions", -1, "TADP table S2, trained so")
     spoiled = [
@@ -269,6 +296,22 @@ def _caption_quality(target: Benchmark) -> list[Arm]:
     return [
         _arm(target, "captions"),
         *(_arm(target, kind, claim, test=Reading(kind)) for kind in spoiled),
+    ]
+
+
+def _referring(target: Target) -> list[Arm]:
+    """Trained on photos and their expressions as they are; no paper reports it."""
+    expressions = Reading(caption_kinds.EXPRESSIONS)
+    simple = DOMAINS[target.domain].modifiers["simple"].template
+    return [
+        _arm(target, "expressions", reading=expressions),
+        _arm(
+            target,
+            "in the target's style",
+            Claim("expressions"),
+            reading=expressions,
+            test=Reading(caption_kinds.EXPRESSIONS, simple),
+        ),
     ]
 
 
@@ -287,6 +330,11 @@ QUESTIONS = {
     ),
     "cleaning": Question("Must captions of the target be cleaned?", _ART, _cleaning),
     "caption-quality": Question("How good must captions be in testing?", _ART, _caption_quality),
+    "referring": Question(
+        "Does it help an expression to name the target's style in testing?",
+        tuple(f"{domain} expressions" for domain in _ART),
+        _referring,
+    ),
 }
 
 

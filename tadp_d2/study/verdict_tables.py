@@ -17,7 +17,7 @@ def tables(answers: Iterable[Answer]) -> str:
         parts.append(f"## {answer.question.title}\n")
         for domain, findings in answer.findings.items():
             target = TARGETS[domain]
-            metric = target.metrics[-1]
+            metric = target.metric
             columns = ("", metric, "seeds", *_COLUMNS)
             table = Table(f"{target.dataset}, {metric}", columns, _rows(findings))
             parts += [f"{table.title}\n", markdown(table)]

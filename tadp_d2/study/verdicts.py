@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tadp_d2.errors import UserError
-from tadp_d2.reports.published import Benchmark
 from tadp_d2.reports.spread import Difference, Spread, paired_difference, spread
-from tadp_d2.study.questions import TARGETS, Arm, Claim, Question
+from tadp_d2.study.questions import TARGETS, Arm, Claim, Question, Target
 
 CLAIMS = {1: "better", -1: "worse", 0: "equal"}
 
@@ -26,7 +25,7 @@ class ArmFinding:
 
     Attributes:
         arm: its name.
-        spread: of the target's last metric; None where none was run.
+        spread: of the target's metric; None where none was run.
         claim: None for an arm that others are compared with.
         difference: to the arm of the claim; None where no seed has both.
         wins: number of seeds that have both and in which the arm is ahead.
@@ -93,7 +92,7 @@ def answer(questions: Iterable[Question], results: Iterable[Mapping[str, Any]]) 
     ]
 
 
-def _find(target: Benchmark, arms: Iterable[Arm], results: _Results) -> list[ArmFinding]:
+def _find(target: Target, arms: Iterable[Arm], results: _Results) -> list[ArmFinding]:
     values: dict[str, dict[int, float]] = {}
     found = []
     for arm in arms:
@@ -108,12 +107,12 @@ def _find(target: Benchmark, arms: Iterable[Arm], results: _Results) -> list[Arm
     return found
 
 
-def _values(target: Benchmark, arm: Arm, results: _Results) -> dict[int, float]:
+def _values(target: Target, arm: Arm, results: _Results) -> dict[int, float]:
     """Seed -> metric."""
     of_seeds = results.get(arm.training.name, {})
     tested = {seed: result["tests"].get(target.dataset, {}) for seed, result in of_seeds.items()}
     return {
-        seed: own[arm.test.name][target.metrics[-1]]
+        seed: own[arm.test.name][target.metric]
         for seed, own in tested.items()
         if arm.test.name in own
     }

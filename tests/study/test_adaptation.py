@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -77,6 +78,28 @@ def test_a_question_is_answered_and_goes_on_where_it_stopped(world, tmp_path, ca
     assert table in printed
     # Two seeds decide nothing, whoever wins after two iterations.
     assert re.search(r"\| [012] of 2 \| worse \(TADP 4.3, argued\) \| undecided \|", table)
+
+
+def test_expressions_are_asked_with_and_without_the_style(world, tmp_path, monkeypatch):
+    schedule = adaptation.SCHEDULES["referring"]
+    tiny = {**schedule.overrides, **TINY, "INPUT.FIXED_SIZE_TRAIN": (64, 64)}
+    monkeypatch.setitem(adaptation.SCHEDULES, "referring", replace(schedule, overrides=tiny))
+    whole = questions.QUESTIONS["referring"]
+    part = questions.Question(whole.title, ("watercolor expressions",), whole.make_arms)
+    monkeypatch.setattr(questions, "QUESTIONS", {"referring": part})
+    command = ["study", "adaptation", "--world", str(world), "--output", str(tmp_path)]
+    main([*command, "--processes", "1", "--seeds", "1"])
+    (file,) = (tmp_path / "adaptation" / "results").iterdir()
+    content = json.loads(file.read_text())
+    # Another data folder's results would not be taken for these.
+    assert "refcoco_watercolor/instances.json" in content["made_of"]
+    tested = content["result"]["tests"]["refcoco_watercolor_test"]
+    assert list(tested) == ["expressions in '{caption}'", f"expressions in '{SIMPLE}'"]
+    plain, simple = tested.values()
+    assert plain["oIoU"] != simple["oIoU"]
+    assert plain["oIoU_without_text"] == simple["oIoU_without_text"] > 0
+    table = (tmp_path / "adaptation" / "table.md").read_text()
+    assert "refcoco_watercolor_test, oIoU" in table and "in the target's style" in table
 
 
 def test_help_names_all_questions(capsys):

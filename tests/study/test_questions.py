@@ -23,7 +23,8 @@ def test_arms_exist_and_claims_are_about_arms(domain, arms):
     assert any(arm.claims for arm in arms)
     for arm in arms:
         assert {claim.against for claim in arm.claims} <= set(names) - {arm.name}
-        assert {arm.training.reading.captions, arm.test.captions} <= caption_kinds.KINDS.keys()
+        kinds = {arm.training.reading.captions, arm.test.captions}
+        assert kinds <= caption_kinds.KINDS.keys() | {caption_kinds.EXPRESSIONS}
         assert arm.training.task in SCHEDULES
 
 
