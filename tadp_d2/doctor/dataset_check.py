@@ -52,6 +52,7 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
     notes: list[str] = []
     report = errors.append
     entries = []
+    training = dataset in cfg.DATASETS.TRAIN
     with reporting(report):
         entries = [dict(entry) for entry in read_entries(dataset, report)]
     with reporting(report):
@@ -61,8 +62,6 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
             if needed:
                 raise
             notes.append(str(error))
-    training = dataset in cfg.DATASETS.TRAIN
-    with reporting(report):
         check_texts(cfg, dataset, entries, report, training)
     if entries and training:
         with reporting(report):
