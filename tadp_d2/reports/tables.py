@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tadp_d2.reports.comparison import Comparison, Group, Means, modifier_title
-from tadp_d2.reports.published import BENCHMARKS, MODIFIER_TITLES, Benchmark, find_benchmark
+from tadp_d2.reports.published import (
+    BENCHMARKS,
+    MODIFIER_TITLES,
+    Benchmark,
+    PublishedRows,
+    find_benchmark,
+    find_published_rows,
+)
 from tadp_d2.reports.runs import Run
 from tadp_d2.reports.spread import Difference, Spread
-from tadp_d2.tasks.metrics import Metric
+from tadp_d2.tasks.metrics import Metric, MetricSet
 
 DASH = "-"
 
@@ -178,11 +185,37 @@ def results_table(comparison: Comparison) -> Table:
         cells += [*map(mean_cell, means.spreads, decimals), _count(means)]
         rows.append(Row(cells, modifier_title(group.modifier)))
         lacking += _lacking(group, means)
+    published = find_published_rows(comparison.dataset)
+    if published and published.entries == comparison.images:
+        rows += _published_rows(published, metrics, lettered)
     notes = [*_stranger_notes(comparison), *_notes(comparison), *lacking]
     return Table(comparison.title, [*columns, "seeds"], rows, notes, comparison.dataset)
 
 
+def _published_rows(
+    published: PublishedRows, metrics: Sequence[tuple[MetricSet, Metric]], lettered: bool
+) -> list[Row]:
+    """Those of a paper below ours, with all of its digits."""
+    rows = []
+    for title, values in published.rows.items():
+        known = dict(zip(published.metrics, values, strict=True))
+        own = [
+            known.get(metric.name) if metric_set.name == published.metric_set else None
+            for metric_set, metric in metrics
+        ]
+        cells = [Cell(title), *([Cell(DASH)] if lettered else [])]
+        cells += [Cell(DASH) if value is None else Cell(f"{value:.2f}", value) for value in own]
+        rows.append(Row([*cells, Cell(DASH)]))
+    return rows
+
+
 def _stranger_notes(comparison: Comparison) -> list[str]:
+    published = find_published_rows(comparison.dataset)
+    if published and published.entries != comparison.images:
+        return [
+            f"Not {published.title}, which has {published.entries} expressions: this is another "
+            "data set under its name. Nothing here compares with a paper."
+        ]
     benchmark = find_benchmark(comparison.dataset)
     if not benchmark:
         return []

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from tadp_d2.conditioning.domains import DOMAINS
+from tadp_d2.data.datasets.refcoco import EXPRESSIONS
 from tadp_d2.reports.formats import markdown
-from tadp_d2.reports.published import BENCHMARKS
+from tadp_d2.reports.published import BENCHMARKS, PUBLISHED_ROWS
 from tadp_d2.reports.tables import overview
+from tadp_d2.tasks.metrics import REFERRING
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +54,11 @@ def _paper_columns(table: str) -> list[list[str]]:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     paper = [index for index, title in enumerate(rows[0]) if title != "ours"]
     return [[row[index] for index in paper] for row in rows]
+
+
+def test_rows_of_other_papers_are_complete_and_their_sets_as_large_as_published():
+    assert len({rows.dataset for rows in PUBLISHED_ROWS}) == len(PUBLISHED_ROWS) == 3
+    for published in PUBLISHED_ROWS:
+        assert published.entries == EXPRESSIONS[published.dataset]
+        assert {len(row) for row in published.rows.values()} == {len(published.metrics)}
+        assert set(published.metrics) <= {metric.name for metric in REFERRING.means}

@@ -49,6 +49,27 @@ def test_ours_stand_beside_the_papers(make_run, voc):
     ]
 
 
+def test_a_papers_rows_stand_below_ours_on_its_data_only(make_run):
+    def sized(images):
+        return lambda record: record["datasets"]["refcoco_unc_val"].update(images=images)
+
+    metrics = {"referring": {"oIoU": 70.0, "mIoU": 72.0, "P@0.5": 80.0, "P@0.9": 30.0}}
+    comparisons = {
+        name: compare(
+            find_runs([make_run(name, "null", edit=sized(images), refcoco_unc_val=metrics)])
+        )[0]
+        for name, images in (("published", 10834), ("synthetic", 204))
+    }
+    table = results_table(comparisons["published"])
+    found = [dict(zip(table.columns[1:], cells, strict=True)) for cells in rows(table).values()]
+    assert [row["oIoU"] for row in found] == ["70.0", "72.73", "73.25", "52.56", "63.04", "73.46"]
+    assert [row["P@0.9"] for row in found] == ["30.0", "-", "-", "-", "-", "36.31"]
+    assert list(rows(table))[2] == "VPD (VPD, table 3)" and not table.notes
+    table = results_table(comparisons["synthetic"])
+    assert list(rows(table)) == ["null"]
+    assert "Not RefCOCO val, which has 10834 expressions" in table.notes[0]
+
+
 def test_all_means_of_a_row_are_of_the_seeds_that_it_counts(make_run, voc):
     full = {**voc(90.0, 98.0, dog=99.0), "coco": {"AP": 50.0, "AP50": 80.0}}
     found_nothing = {**voc(0.0, 0.0, dog=None), "coco": {"AP": None, "AP50": None}}
