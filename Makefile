@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 WORLD := demo/world
 TOKEN := demo/watercolor/learned_embeds.safetensors
 
-.PHONY: setup lint test test-all demo demo-segmentation demo-depth demo-referring bench clean
+.PHONY: setup lint test test-all demo demo-segmentation demo-depth demo-referring demo-panoptic bench clean
 
 setup: $(VENV)/.ready
 
@@ -81,6 +81,14 @@ demo-referring: setup | $(WORLD)
 	@$(call train,refcoco)
 	@echo "Answers on the source: $(OUTPUT)/gallery/refcoco_unc_val.png"
 	@echo "The same on watercolors: $(OUTPUT)/gallery/refcoco_watercolor_test.png"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+
+demo-panoptic: ITERATIONS = 900
+demo-panoptic: OUTPUT = demo/panoptic_$(ITERATIONS)
+demo-panoptic: setup | $(WORLD)
+	@$(call train,voc_panoptic)
+	@echo "Segments on the source: $(OUTPUT)/gallery/voc_2007_test_panoptic_separated.png"
+	@echo "The same on watercolors: $(OUTPUT)/gallery/watercolor_test_panoptic_separated.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
 
 train = DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \

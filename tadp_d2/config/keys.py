@@ -527,8 +527,22 @@ ADDED = (
         "INPUT.RESIZE",
         "fixed",
         '"fixed": every image gets FIXED_SIZE_TRAIN or FIXED_SIZE_TEST, its aspect ratio not kept; '
-        '"shortest_edge": Detectron2\'s MIN_SIZE and MAX_SIZE.',
-        allowed=one_of("fixed", "shortest_edge"),
+        '"shortest_edge": Detectron2\'s MIN_SIZE and MAX_SIZE; "jitter": in training large-scale '
+        "jittering, a part of FIXED_SIZE_TRAIN of the image at a scale of JITTER; in testing as "
+        '"shortest_edge".',
+        allowed=one_of("fixed", "shortest_edge", "jitter"),
+    ),
+    Key(
+        "INPUT.JITTER",
+        (0.1, 2.0),
+        'Range of the scale of RESIZE "jitter"; at 1 the image just fits into FIXED_SIZE_TRAIN.',
+        "Mask2Former and ODISE for COCO",
+        Allowed(
+            "two numbers above 0, the smaller one first",
+            lambda value: (
+                len(value) == 2 and all(_is_number(v) for v in value) and 0 < value[0] <= value[1]
+            ),
+        ),
     ),
     Key(
         "INPUT.FIXED_SIZE_TRAIN",

@@ -18,6 +18,13 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if cfg.INPUT.RESIZE == "fixed":
         width, height = cfg.INPUT.FIXED_SIZE_TRAIN if is_train else cfg.INPUT.FIXED_SIZE_TEST
         steps[0] = T.Resize((height, width))
+    if cfg.INPUT.RESIZE == "jitter" and is_train:
+        width, height = cfg.INPUT.FIXED_SIZE_TRAIN
+        steps[0] = LargeScaleJitter(
+            (height, width),
+            *cfg.INPUT.JITTER,
+            pad_value=round(sum(cfg.MODEL.PIXEL_MEAN) / 3),
+        )
     if is_train and cfg.INPUT.CROP.ENABLED:
         crop = T.RandomCrop_CategoryAreaConstraint(
             cfg.INPUT.CROP.TYPE,
@@ -31,6 +38,43 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if is_train and cfg.INPUT.COLOR_AUG_DEPTH:
         steps += depth_color_changes()
     return steps
+
+
+class LargeScaleJitter(T.Augmentation):
+    """Resizes by a random factor, and cuts or pads to a size (Copy-Paste, section 3.1).
+
+    To the right and below the image is padded with gray, and masks and label maps with 0.
+    """
+
+    def __init__(self, size: tuple[int, int], least: float, most: float, pad_value: int):
+        """
+        Args:
+            size: height and width of the result.
+            least, most: of the scale, at 1 of which the image just fits into `size`.
+            pad_value: the gray, 0 to 255.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        scale = float(self._rand_range(self.least, self.most))
+        factor = scale * min(side / own for side, own in zip(self.size, image.shape, strict=False))
+        height, width = (max(round(factor * own), 1) for own in image.shape[:2])
+        rows, columns = (
+            min(side, own) for side, own in zip(self.size, (height, width), strict=True)
+        )
+        top, left = (
+            round(float(self._rand_range(0, whole - part)))
+            for whole, part in ((height, rows), (width, columns))
+        )
+        padding = (self.size[1] - columns, self.size[0] - rows)
+        return T.TransformList(
+            [
+                T.ResizeTransform(*image.shape[:2], height, width),
+                T.CropTransform(left, top, columns, rows, width, height),
+                T.PadTransform(0, 0, *padding, columns, rows, pad_value=self.pad_value),
+            ]
+        )
 
 
 def photometric_distortion() -> list[T.Augmentation]:

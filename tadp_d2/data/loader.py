@@ -133,6 +133,12 @@ def _add_present(cfg: CfgNode, dataset: str, entries: list[dict[str, Any]]) -> N
             f"data set {dataset!r} has no labels, and the conditioner "
             f"{cfg.MODEL.CONDITIONER.NAME} needs the classes of each image"
         )
+    if "panoptic" in offers(dataset) and not all("segments_info" in entry for entry in entries):
+        raise UserError(
+            f"data set {dataset!r} has its things and stuff in two ranges of classes, and the "
+            f"conditioner {cfg.MODEL.CONDITIONER.NAME} needs one of the classes of each image: use "
+            "the data set whose name does not end in _separated"
+        )
     meta = MetadataCatalog.get(dataset)
     kind = "thing" if "instances" in offers(dataset) else "stuff"
     names = tuple(class_names(dataset, kind))

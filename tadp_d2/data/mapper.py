@@ -1,6 +1,6 @@
 """Detectron2's dataset mapper with the paper's augmentations and our reading of files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
+from pycocotools import mask as run_lengths
 from torch import Tensor
 
-from tadp_d2.data.augmentation import build_augmentations
+from tadp_d2.data.augmentation import LargeScaleJitter, build_augmentations
 from tadp_d2.data.decoded_files import as_blank, as_image, as_label_map
 from tadp_d2.data.images import UnreadableImage, other_size, read_size
 from tadp_d2.data.views import make_views
@@ -27,10 +28,27 @@ _TRUTHS = ("sem_seg_file_name", "depth_file_name")
 
 
 class _Recorded(T.AugmentationList):
-    """Augmentations that keep their last transforms, which Detectron2's mapper keeps to itself."""
+    """Augmentations that keep their last transforms, which Detectron2's mapper keeps to itself.
+
+    Where they pad an image, its label map has no class.
+    """
+
+    def __init__(self, steps: Sequence[T.Augmentation], ignored: int):
+        """
+        Args:
+            ignored: value of a label map for no class.
+        """
+        super().__init__(steps)
+        self._ignored = ignored
+        self._pads = any(isinstance(step, LargeScaleJitter) for step in steps)
 
     def __call__(self, aug_input: T.AugInput) -> T.TransformList:
+        size = aug_input.image.shape[:2]
         self.transforms = super().__call__(aug_input)
+        if self._pads and aug_input.sem_seg is not None:
+            covered = self.transforms.apply_segmentation(np.ones(size, np.uint8))
+            labels = np.where(covered, aug_input.sem_seg, self._ignored)
+            aug_input.sem_seg = labels.astype(aug_input.sem_seg.dtype)
         return self.transforms
 
 
@@ -48,16 +66,18 @@ class ConditionedMapper(DatasetMapper):
         task: Task,
         cache: LatentCache | None,
         views: Callable[[np.ndarray], list[Tensor]] | None = None,
+        ignored: int = 255,
         **options: Any,
     ):
         """
         Args:
+            ignored: value of a label map for no class.
             views: pixels as they are read -> what the input has as "views"; None for none.
             task: adds its truth to training inputs.
             cache: for images of which nothing is decided at random but the mirroring.
         """
         super().__init__(**options)
-        self.augmentations = _Recorded(self.augmentations.augs)
+        self.augmentations = _Recorded(self.augmentations.augs, ignored)
         self.task = task
         self.cache = cache
         self.views = views
@@ -69,6 +89,7 @@ class ConditionedMapper(DatasetMapper):
             **super().from_config(cfg, is_train),
             "augmentations": build_augmentations(cfg, is_train),
             "task": get_task(cfg),
+            "ignored": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "views": partial(make_views, cfg=cfg) if has_views else None,
             "cache": LatentCache.from_config(cfg) if is_cacheable(cfg, is_train) else None,
         }
@@ -91,6 +112,8 @@ class ConditionedMapper(DatasetMapper):
             raise UserError(str(error)) from None
 
     def _map(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if self.is_train and self.use_instance_mask and self.instance_mask_format == "bitmask":
+            entry = _with_bitmasks(entry)
         if "present" in entry:
             # Of the whole label map, not of a crop; here, where there are several workers.
             entry = {**entry, "present": entry["present"].read()}
@@ -139,6 +162,23 @@ class ConditionedMapper(DatasetMapper):
         inputs["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         inputs["latents"] = latents.of(inputs["image"])
         return inputs
+
+
+def _with_bitmasks(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with run lengths in the place of polygons.
+
+    Detectron2 would cut polygons, which needs a package of geometry, and then draw them.
+    """
+    if not any(isinstance(own.get("segmentation"), list) for own in entry.get("annotations", ())):
+        return entry
+    height, width = entry["height"], entry["width"]
+    annotations = []
+    for own in entry["annotations"]:
+        if isinstance(own.get("segmentation"), list):
+            parts = run_lengths.frPyObjects(own["segmentation"], height, width)
+            own = {**own, "segmentation": run_lengths.merge(parts)}
+        annotations.append(own)
+    return {**entry, "annotations": annotations}
 
 
 def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:

@@ -35,7 +35,7 @@ class OwnSet:
 
     Attributes:
         name: under which it is registered.
-        layout: "voc", "coco", "semantic" or "references".
+        layout: "voc", "coco", "semantic", "panoptic" or "references".
         values: its other keys; paths are absolute or relative to the current folder.
         where: the file and the name, for messages.
     """
@@ -170,6 +170,12 @@ _KEYS: dict[str, dict[str, tuple[Any, bool]]] = {
         "image_suffix": (_Text, False),
         "depth_suffix": (_Text, False),
         "room_folders": (_Flag, False),
+        "captions": (_Place, False),
+    },
+    "panoptic": {
+        "images": (_Place, True),
+        "segments": (_Place, True),
+        "annotations": (_Place, True),
         "captions": (_Place, False),
     },
     "references": {
@@ -349,10 +355,25 @@ def _depth(own: OwnSet) -> Registered:
     }
 
 
+def _panoptic(own: OwnSet) -> Registered:
+    from tadp_d2.data.readers.panoptic_sets import load_panoptic, panoptic_metadata
+
+    images, segments, file = (own.values[key] for key in ("images", "segments", "annotations"))
+    return lambda: load_panoptic(file, images, segments), {
+        **panoptic_metadata(file, segments),
+        "evaluator_type": "coco_panoptic_seg",
+        "panoptic_json": str(file),
+        "panoptic_root": str(segments),
+        "image_root": str(images),
+        "location": file,
+    }
+
+
 _LAYOUTS = {
     "voc": _voc,
     "coco": _coco,
     "semantic": _semantic,
     "depth": _depth,
+    "panoptic": _panoptic,
     "references": _references,
 }

@@ -34,9 +34,13 @@ class PresentClasses:
     def of_entry(
         cls, entry: Mapping[str, Any], vocabulary: tuple[str, ...], ignore_label: int
     ) -> "PresentClasses":
-        """Those of a Detectron2 dict, by its boxes or its label map, which is not read now."""
-        boxes, label_map = entry.get("annotations"), entry.get("sem_seg_file_name")
-        categories = None if boxes is None else frozenset(box["category_id"] for box in boxes)
+        """Those of a Detectron2 dict, by its boxes, its segments, or its label map, which is not
+        read now."""
+        label_map = entry.get("sem_seg_file_name")
+        described = entry.get("annotations", entry.get("segments_info"))
+        categories = (
+            None if described is None else frozenset(row["category_id"] for row in described)
+        )
         return cls(vocabulary, categories, Path(label_map) if label_map else None, ignore_label)
 
     def read(self) -> "PresentClasses":

@@ -222,9 +222,16 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 total[category].add(counts)
         return OrderedDict(panoptic_seg=self._metrics(total))
 
-    def _predicted(self, ids: np.ndarray, described: list[dict], image_id: str) -> dict[int, int]:
+    def _predicted(
+        self, ids: np.ndarray, described: list[dict] | None, image_id: str
+    ) -> dict[int, int]:
         """Each segment id of a prediction -> its category."""
         where = f"the prediction for image {image_id}"
+        if described is None:
+            raise UserError(
+                f"{where} does not say what its segments are (segments_info is None); expected a "
+                "list with the class of each"
+            )
         known = {category.id for category in self._categories}
         predicted: dict[int, int] = {}
         for segment in described:

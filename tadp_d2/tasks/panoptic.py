@@ -174,9 +174,18 @@ class Panoptic(Task):
         with replacing(png) as temporary:
             colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
             Image.fromarray(colors.astype(np.uint8)).save(temporary, format="PNG")
+        meta = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0])
+        category_ids = {
+            is_thing: {place: id_ for id_, place in ids_of_kind.items()}
+            for is_thing, ids_of_kind in (
+                (True, meta.thing_dataset_id_to_contiguous_id),
+                (False, meta.stuff_dataset_id_to_contiguous_id),
+            )
+        }
         found = [
             {
                 "id": segment["id"],
+                "category_id": category_ids[bool(segment["isthing"])][segment["category_id"]],
                 "class": (things if segment["isthing"] else stuff)[segment["category_id"]],
                 "thing": bool(segment["isthing"]),
                 "area": int((ids == segment["id"]).sum()),

@@ -197,8 +197,9 @@ def class_names(dataset: str, kind: str) -> list[str]:
         UserError: it declares none.
     """
     meta = MetadataCatalog.get(dataset)
-    if not meta.get(f"{kind}_classes") and meta.get("json_file"):
-        read_known(dataset)  # Detectron2 takes the classes from COCO's file when it reads that
+    in_file = meta.get("json_file") or meta.get("panoptic_json")
+    if not meta.get(f"{kind}_classes") and in_file:
+        read_known(dataset)  # which takes the classes from COCO's file
     names = meta.get(f"{kind}_classes")
     if not names:
         raise UserError(f"data set {dataset!r} declares no {kind}_classes in its metadata")

@@ -225,6 +225,7 @@ def _segments(example):
         (lambda e: _segments(e)[0].update(category_id=5000), "category 5000, which is unknown"),
         (lambda e: _segments(e)[0].update(id=0), "segment id 0 is not within 1..16777215"),
         (lambda e: _segments(e)[0].update(id=2.5), "not an annotation file .*float"),
+        (lambda e: e.truth["annotations"][0].update(segments_info=None), "not described .*null"),
         (lambda e: _segments(e)[0].pop("area"), "not an annotation file .*'area'"),
         (lambda e: e.truth["annotations"].append(e.truth["annotations"][0]), "two annotations"),
         (lambda e: e.truth["categories"].append(e.truth["categories"][0]), "two categories"),
@@ -261,6 +262,24 @@ def test_damaged_files_are_errors(example):
     example.file.unlink()
     with pytest.raises(UserError, match=r"truth\.json: not an annotation file"):
         example.first()
+
+
+def test_a_prediction_without_a_description_is_an_error(example):
+    example.outputs[0] = {"panoptic_seg": (example.outputs[0]["panoptic_seg"][0], None)}
+    with pytest.raises(UserError, match="segments_info is None"):
+        example.first()
+
+
+def test_more_than_255_segments_are_told_apart():
+    ids = np.arange(400).reshape(20, 20) + 1
+    truth = {id_: Segment(category=id_ % 3, area=1, is_crowd=False) for id_ in range(1, 401)}
+    counts = count_image(ids, truth, ids, {id_: id_ % 3 for id_ in truth})
+    assert sum(count.matched for count in counts.values()) == 400
+    assert all(count.invented == count.missed == 0 for count in counts.values())
+    # The same as 8 bits hold, and their ids.
+    short = ids % 256
+    counts = count_image(ids, truth, short, {int(id_): 0 for id_ in np.unique(short) if id_})
+    assert sum(count.matched for count in counts.values()) < 400
 
 
 @pytest.mark.parametrize(

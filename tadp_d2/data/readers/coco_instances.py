@@ -56,7 +56,9 @@ def read_coco(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
         entries = DatasetCatalog.get(dataset)
     except (OSError, json.JSONDecodeError, AssertionError) as error:
         raise UserError(f"data set {dataset!r} cannot be read from {file} ({error})") from None
-    return leave_out_missing(dataset, entries, report)
+    found = leave_out_missing(dataset, entries, report)
+    check_objects(entries, file, report)
+    return found
 
 
 def leave_out_missing(
@@ -82,12 +84,11 @@ def leave_out_missing(
                 f"{len(entries)}); complete the download"
             )
         )
-    _check_objects(entries, file, report)
     absent = set(missing)
     return [entry for entry in entries if entry["file_name"] not in absent]
 
 
-def _check_objects(entries: Sequence[Mapping[str, Any]], file: str, report: Report) -> None:
+def check_objects(entries: Sequence[Mapping[str, Any]], file: str, report: Report) -> None:
     """Reports objects whose values cannot be meant.
 
     A box may reach out of its image, as those of people do that are hidden in part. Many that do

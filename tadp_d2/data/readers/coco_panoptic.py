@@ -113,7 +113,12 @@ def read_panoptic(file: Path, folder: Path) -> tuple[list[Category], dict[str, P
     return categories, images
 
 
-def _segments(rows: list[dict[str, Any]], known: set[int], where: str) -> dict[int, Segment]:
+def _segments(rows: list[dict[str, Any]] | None, known: set[int], where: str) -> dict[int, Segment]:
+    if rows is None:
+        raise UserError(
+            f'{where}: its segments are not described ("segments_info" is null); expected a list, '
+            "empty for an image without segments"
+        )
     segments: dict[int, Segment] = {}
     for row in rows:
         id_, category = index(row["id"]), index(row["category_id"])
