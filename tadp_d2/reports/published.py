@@ -137,6 +137,7 @@ class PublishedRows:
         dataset: the name under which it is registered.
         title: as the paper writes it.
         entries: number of images, of expressions where there are several for an image.
+        counted: what `entries` counts.
         metric_set: of a result file.
         metrics: of that set.
         rows: method and source -> a value for each metric.
@@ -148,6 +149,7 @@ class PublishedRows:
     metric_set: str
     metrics: tuple[str, ...]
     rows: Mapping[str, Values]
+    counted: str = "images"
 
 
 def _vpd_table_3(
@@ -165,7 +167,7 @@ def _vpd_table_3(
     }
     rows["VPD (its released code)"] = released
     metrics = ("oIoU", "mIoU", "P@0.5", "P@0.9")
-    return PublishedRows(dataset, title, entries, "referring", metrics, rows)
+    return PublishedRows(dataset, title, entries, "referring", metrics, rows, "expressions")
 
 
 # VPD's numbers are of the epoch that is best on the very split.
@@ -190,6 +192,23 @@ PUBLISHED_ROWS = (
         4896,
         (61.24, 61.96, 40.31, 48.11),
         (63.12, 66.42, 75.16, 29.41),
+    ),
+    PublishedRows(
+        "coco_2017_val_panoptic",
+        "COCO panoptic val",
+        5000,
+        "panoptic_seg",
+        ("PQ",),
+        {
+            f"{method} (tagging adapter, table 4)": (value,)
+            for method, value in (
+                ("ODISE", 55.4),
+                ("tagging adapter", 56.1),
+                ("Mask2Former, Swin-T", 53.2),
+                ("Mask2Former, Swin-B", 55.1),
+                ("Mask2Former, Swin-L", 57.8),
+            )
+        },
     ),
 )
 

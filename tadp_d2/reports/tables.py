@@ -213,8 +213,8 @@ def _stranger_notes(comparison: Comparison) -> list[str]:
     published = find_published_rows(comparison.dataset)
     if published and published.entries != comparison.images:
         return [
-            f"Not {published.title}, which has {published.entries} expressions: this is another "
-            "data set under its name. Nothing here compares with a paper."
+            f"Not {published.title}, which has {published.entries} {published.counted}: this is "
+            "another data set under its name. Nothing here compares with a paper."
         ]
     benchmark = find_benchmark(comparison.dataset)
     if not benchmark:

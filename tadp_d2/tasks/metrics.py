@@ -89,7 +89,10 @@ COCO = MetricSet("coco", _AP, "AP")
 COCO_MASKS = MetricSet("coco_masks", _AP, "AP")
 SEM_SEG = MetricSet("sem_seg", (Metric("mIoU"),), "IoU", qualified=False)
 PANOPTIC = MetricSet(
-    "panoptic_seg", (Metric("PQ_th"), Metric("PQ_st"), Metric("PQ")), "PQ", qualified=False
+    "panoptic_seg",
+    tuple(Metric(name) for name in ("PQ_th", "PQ_st", "SQ", "RQ", "PQ")),
+    "PQ",
+    qualified=False,
 )
 # In the order of TADP's table 3, but RMSE, by which it is sorted, at the end.
 DEPTH = MetricSet(

@@ -14,6 +14,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
+from tadp_d2.cli import main
 from tadp_d2.config.load import load_config
 from tadp_d2.data.augmentation import LargeScaleJitter
 from tadp_d2.data.catalog import read_entries, read_known
@@ -22,6 +23,7 @@ from tadp_d2.data.mapper import ConditionedMapper
 from tadp_d2.data.own_data_sets import _read
 from tadp_d2.data.readers.panoptic_sets import class_map, read_segments
 from tadp_d2.engine.optimizer import build_optimizer
+from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.panoptic_parts import ClassMapEvaluator, ThingEvaluator
 from tadp_d2.tasks.task import get_task
@@ -366,6 +368,60 @@ def test_an_empty_image_is_trained_on_scored_drawn_and_written(make_panoptic_con
     drawn = task.draw_prediction(TEST, pixels, output)
     assert drawn.size == (2 * pixels.shape[1], 2 * pixels.shape[0])
     assert task.write(output, tmp_path / "a.json")["segments_info"] == []
+
+
+@pytest.fixture(scope="module")
+def run(world, model_folder, tmp_path_factory):
+    """The folder of a short training of `make demo-panoptic`, with its evaluation."""
+    folder = tmp_path_factory.mktemp("runs") / "panoptic"
+    folder.mkdir()
+    cfg = load_config(
+        str(CONFIGS / "quick_schedules" / "voc_panoptic.yaml"),
+        overrides=[
+            *("MODEL.DIFFUSION.WEIGHTS", str(model_folder), "OUTPUT_DIR", str(folder)),
+            *("INPUT.FIXED_SIZE_TRAIN", (64, 64), "INPUT.FIXED_SIZE_TEST", (64, 64)),
+            *("SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "TEST.GALLERY_IMAGES", 2),
+        ],
+    )
+    (folder / "config.yaml").write_text(cfg.dump())
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return folder
+
+
+def test_results_gallery_and_report_of_the_source_and_of_watercolors(run, tmp_path):
+    results = json.loads((run / "results.json").read_text())
+    assert results["task"] == "panoptic"
+    for start in ("voc_2007", "watercolor"):
+        dataset = f"{start}_test_panoptic_separated"
+        metrics = results["metrics"][dataset]
+        assert {"PQ", "SQ", "RQ", "PQ_th", "PQ_st", "PQ-dog", "PQ-sky"} <= set(
+            metrics["panoptic_seg"]
+        )
+        assert {"AP"} <= set(metrics["coco_masks"]) and "mIoU" in metrics["sem_seg"]
+        assert (run / "gallery" / f"{dataset}.png").is_file()
+        drawn = [path for path in (run / "gallery" / dataset).iterdir()]
+        assert len(drawn) == 2
+        for folder in drawn:
+            assert {p.stem for p in folder.iterdir()} == {"image", "truth", "prediction"}
+    main(["report", str(run), "--output", str(tmp_path / "report")])
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert all(name in page for name in ("PQ_th", "PQ_st", "SQ", "RQ", "sky", "pavement"))
+
+
+def test_an_image_is_predicted_by_the_command(run, world, tmp_path):
+    image = next((world / "watercolor" / "JPEGImages").iterdir())
+    words = ["predict", image, "--weights", run / "model_final.pth", "--caption", "a dog"]
+    main([*map(str, words), "--output", str(tmp_path)])
+    record = json.loads((tmp_path / f"{image.stem}.json").read_text())
+    rgb = np.asarray(Image.open(tmp_path / record["segments"])).astype(int)
+    ids = rgb @ (1, 256, 65536)
+    assert ids.shape == (record["height"], record["width"])
+    assert set(np.unique(ids)) - {0} == {row["id"] for row in record["segments_info"]}
+    for row in record["segments_info"]:
+        assert row["area"] == (ids == row["id"]).sum()
+    assert (tmp_path / f"{image.stem}.jpg").is_file()
 
 
 # --- wrong input ---
