@@ -1,6 +1,7 @@
 """`tadp-d2 attention`: what each word of a prompt looks at in a picture."""
 
 import argparse
+import functools
 from pathlib import Path
 
 from tadp_d2.inference.model_options import add_model_options, config_file, read_config
@@ -16,7 +17,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "it. The maps are also written as numbers, into a .safetensors file beside the sheet.",
     )
     parser.add_argument("image", type=Path, help="a picture")
-    parser.add_argument("--caption", required=True, metavar="TEXT", help="its caption")
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--caption", metavar="TEXT", help="its caption")
+    text.add_argument(
+        "--expression", metavar="TEXT", help="what a model of referring segmentation is asked for"
+    )
     parser.add_argument(
         "--objects", nargs="+", default=[], metavar="NAME", help="what is in it (the oracle prompt)"
     )
@@ -40,9 +45,11 @@ def run(args: argparse.Namespace) -> None:
     import numpy as np
 
     from tadp_d2.data.images import read_rgb
+    from tadp_d2.data.loader import needed_texts
     from tadp_d2.engine.checkpoint import check_checkpoint
+    from tadp_d2.errors import UserError
     from tadp_d2.inference.word_map_files import check_new, write_attention
-    from tadp_d2.inference.word_maps import compare, load_captions_conditioner, make_prompts
+    from tadp_d2.inference.word_maps import compare, make_prompts
     from tadp_d2.progress import hide_library_bars
     from tadp_d2.tasks.task import get_task
 
@@ -51,11 +58,19 @@ def run(args: argparse.Namespace) -> None:
     cfg = read_config(args, *_overrides(args))
     check_checkpoint(cfg.MODEL.WEIGHTS)
     picture, digest = read_rgb(args.image)
-    classes = get_task(cfg).classes()
-    prompts = make_prompts(load_captions_conditioner(cfg), args.caption, args.objects, classes)
+    reads = "caption" if args.expression is None else "expression"
+    if reads == "expression" and reads not in needed_texts(cfg):
+        raise UserError("--expression: this model reads no expression")
+    make = functools.partial(
+        make_prompts,
+        said=getattr(args, reads),
+        objects=args.objects,
+        classes=get_task(cfg).classes(),
+        reads=reads,
+    )
+    prompts, maps = compare(cfg, np.asarray(picture), make, reads)
     for name, prompt in prompts.items():
         print(f"{name}: {prompt.text!r}")
-    maps = compare(cfg, np.asarray(picture), prompts)
     origin = {"file": str(args.image), "sha256": digest, "config": config_file(args)}
     origin |= {"weights": cfg.MODEL.WEIGHTS, "diffusion": cfg.MODEL.DIFFUSION.WEIGHTS}
     numbers = write_attention(args.output, picture, prompts, maps, origin)

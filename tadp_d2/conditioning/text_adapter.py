@@ -8,6 +8,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY, Condition, Conditioner
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.diffusion_model import DiffusionModel
 from tadp_d2.errors import Report, UserError
 
@@ -60,6 +61,11 @@ class TextAdapter(Conditioner):
         condition = self.inner(inputs, images, latents)
         embeddings = self.adapt(condition.context.embeddings)
         return Condition(condition.context._replace(embeddings=embeddings), condition.losses)
+
+    @property
+    def text(self) -> TextEncoder:
+        """That of the adapted conditioner, which must have one."""
+        return self.inner.text
 
     def adapt(self, embeddings: Tensor) -> Tensor:
         """... x D -> ... x D."""

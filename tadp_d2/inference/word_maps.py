@@ -3,7 +3,7 @@
 The maps are those that the backbone hands to the head. Drawing them is not done here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +11,15 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tadp_d2.conditioning.caption_prompt import CaptionPrompt
 from tadp_d2.conditioning.class_embeddings import embed_classes
-from tadp_d2.conditioning.conditioner import open_model_of
+from tadp_d2.conditioning.conditioner import Conditioner, build_conditioner, open_model_of
 from tadp_d2.conditioning.templates import class_templates
+from tadp_d2.conditioning.text_adapter import TextAdapter
+from tadp_d2.data.loader import needed_texts
 from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.diffusion.prompt_words import Word, find_words, join_words
 from tadp_d2.errors import UserError
@@ -46,35 +48,42 @@ class Prompt(NamedTuple):
     context: Context
 
 
+@torch.no_grad()
 def make_prompts(
-    conditioner: CaptionPrompt,
-    caption: str,
+    conditioner: CaptionPrompt | TextAdapter,
+    said: str,
     objects: Sequence[str] = (),
     classes: Sequence[str] = (),
+    reads: str = "caption",
 ) -> dict[str, Prompt]:
     """The prompts of TADP's figure 4, by name: what is not given is left out.
 
     Args:
-        caption: "caption", under the modifier of testing, as the two next.
-        objects: "oracle": the names of what is in the image (TADP, equation 5).
+        conditioner: of a text with the key `reads` of an input.
+        said: that text, the prompt "caption" or "expression", under the modifier of testing, as the
+            two next.
+        objects: "oracle": the names of what is in the picture (TADP, equation 5).
         classes: "class names": all of them (equation 3); "class embeddings":
             `embed_classes` over this project's sentences.
 
     Raises:
         UserError: a prompt has no word.
     """
-    texts = {"caption": caption}
+    texts = {reads: said}
     if objects:
         texts["oracle"] = " ".join(objects)
     if classes:
         texts["class names"] = " ".join(classes)
     text = conditioner.text
     prompts = {}
-    for name, captioned in texts.items():
-        prompt = conditioner.prompt({"caption": captioned})
-        prompts[name] = Prompt(prompt, find_words(prompt, text.tokenizer), text([prompt]))
-        if not prompts[name].words:
+    for name, own in texts.items():
+        inputs = {reads: own}
+        prompt = conditioner.prompt(inputs)
+        words = find_words(prompt, text.tokenizer)
+        if not words:
             raise UserError(f"the {name} is empty: there is no word to look for")
+        # Neither reads the image.
+        prompts[name] = Prompt(prompt, words, conditioner([inputs], None, None).context)
     if classes:
         sentences = class_templates("own")
         embeddings = embed_classes(classes, sentences, text)
@@ -165,36 +174,48 @@ def load_untrained(cfg: CfgNode) -> DiffusionBackbone:
     return backbone.eval().to(cfg.MODEL.DEVICE)
 
 
-def load_trained(cfg: CfgNode) -> DiffusionBackbone:
-    """The backbone of a trained model.
-
-    Raises:
-        UserError: as `load_model`.
-    """
-    model: nn.Module = load_model(cfg)
-    return find_diffusion_backbone(model)
-
-
 def load_captions_conditioner(cfg: CfgNode) -> CaptionPrompt:
     """What makes prompts and contexts of captions, in the mode of testing."""
     return CaptionPrompt.from_config(cfg, open_model_of(cfg)).eval().to(cfg.MODEL.DEVICE)
 
 
 def compare(
-    cfg: CfgNode, pixels: np.ndarray, prompts: Mapping[str, Prompt]
-) -> dict[str, dict[str, dict[str, Tensor]]]:
-    """Prompt -> "before training", and "after training" if there are weights -> level -> maps.
+    cfg: CfgNode,
+    pixels: np.ndarray,
+    make: Callable[[CaptionPrompt | TextAdapter], Mapping[str, Prompt]],
+    reads: str = "caption",
+) -> tuple[dict[str, Prompt], dict[str, dict[str, dict[str, Tensor]]]]:
+    """
+    Args:
+        make: prompts, by the conditioner of texts with the key `reads`: the model's own, trained or
+            not, if it reads such texts, else that of captions.
+
+    Returns:
+        The prompts; prompt -> "before training", and "after training" if there are weights ->
+        level -> maps.
 
     Raises:
-        UserError: as `load_untrained` and `load_trained`.
+        UserError: as `load_untrained` and `load_model`.
     """
-    states = {"before training": load_untrained}
+    states = {"before training": _untrained}
     if cfg.MODEL.WEIGHTS:
-        states["after training"] = load_trained
-    found: dict[str, dict[str, dict[str, Tensor]]] = {name: {} for name in prompts}
+        states["after training"] = _trained
+    prompts: dict[str, Prompt] = {}
+    found: dict[str, dict[str, dict[str, Tensor]]] = {}
     for state, load in states.items():
         # One after the other: two diffusion models would take twice the memory.
-        probe = AttentionProbe(cfg, load(cfg))
+        backbone, own = load(cfg)
+        probe = AttentionProbe(cfg, backbone)
+        prompts = dict(make(own if reads in needed_texts(cfg) else load_captions_conditioner(cfg)))
         for name, prompt in prompts.items():
-            found[name][state] = probe(pixels, prompt)
-    return found
+            found.setdefault(name, {})[state] = probe(pixels, prompt)
+    return prompts, found
+
+
+def _untrained(cfg: CfgNode) -> tuple[DiffusionBackbone, Conditioner]:
+    return load_untrained(cfg), build_conditioner(cfg).eval().to(cfg.MODEL.DEVICE)
+
+
+def _trained(cfg: CfgNode) -> tuple[DiffusionBackbone, Conditioner]:
+    model = load_model(cfg)
+    return find_diffusion_backbone(model), model.conditioner

@@ -14,19 +14,22 @@ from torch.nn import functional as F
 from tadp_d2.cli import main
 from tadp_d2.conditioning.templates import TEMPLATES
 from tadp_d2.errors import UserError
-from tadp_d2.inference.predictor import Predictor
+from tadp_d2.inference.predictor import Predictor, load_model
 from tadp_d2.inference.word_maps import (
     AttentionProbe,
     average,
     compare,
     load_captions_conditioner,
-    load_trained,
     load_untrained,
     make_prompts,
 )
 from tadp_d2.modeling.backbone import find_diffusion_backbone
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+
+
+def trained(cfg):
+    return find_diffusion_backbone(load_model(cfg))
 
 
 def seen_by_head(predictor, caption):
@@ -46,7 +49,7 @@ def test_maps_are_those_that_the_detectors_head_receives(detector, trained_confi
     assert list(prompts) == ["caption"]
     words = [word.text for word in prompts["caption"].words]
     assert words == ["a", "watercolor", "style", "painting", "of", "a", "dog", "and", "a", "bird"]
-    maps = AttentionProbe(cfg, load_trained(cfg))(PIXELS, prompts["caption"])
+    maps = AttentionProbe(cfg, trained(cfg))(PIXELS, prompts["caption"])
     assert list(maps) == ["s4", "s5", "mean"]
     for level, side in (("s4", 8), ("s5", 4)):
         assert maps[level].shape == (10, side, side)
@@ -61,7 +64,7 @@ def test_a_segmentor_looks_at_the_whole_picture_and_padding_is_cut_off(segmentor
     size = ("INPUT.FIXED_SIZE_TEST", (160, 64), "TEST.WINDOW_SIZE", 0)
     cfg = trained_config(segmentor, *size)
     prompts = make_prompts(load_captions_conditioner(cfg), "two cars")
-    maps = AttentionProbe(cfg, load_trained(cfg))(PIXELS, prompts["caption"])
+    maps = AttentionProbe(cfg, trained(cfg))(PIXELS, prompts["caption"])
     features = seen_by_head(Predictor(cfg), "two cars")
     words = ["a", "dark", "night", "photo", "of", "two", "cars"]
     assert maps["s4"].shape == (len(words), 4, 10)
@@ -74,13 +77,19 @@ def test_the_maps_before_training_are_the_diffusion_models_own(detector, trained
     prompts = make_prompts(load_captions_conditioner(cfg), "a dog")
     before, after = (
         AttentionProbe(cfg, load(cfg))(PIXELS, prompts["caption"])
-        for load in (load_untrained, load_trained)
+        for load in (load_untrained, trained)
     )
     assert not torch.equal(before["s4"], after["s4"])
-    states = compare(cfg, PIXELS, prompts)["caption"]
+
+    def make(conditioner):
+        return make_prompts(conditioner, "a dog")
+
+    found, maps = compare(cfg, PIXELS, make)
+    assert found["caption"].text == prompts["caption"].text
+    states = maps["caption"]
     assert list(states) == ["before training", "after training"]
     untrained = trained_config(detector, "MODEL.WEIGHTS", "")
-    alone = compare(untrained, PIXELS, prompts)["caption"]
+    alone = compare(untrained, PIXELS, make)[1]["caption"]
     assert list(alone) == ["before training"]
     for level in ("s4", "s5", "mean"):
         assert torch.equal(states["before training"][level], before[level])
@@ -158,11 +167,33 @@ def test_the_command_draws_a_trained_model_before_and_after(
         assert len(record["prompts"][name]["words"]) == len(numbers[f"{name}/{states[0]}/s4"])
     cfg = trained_config(detector)
     prompt = make_prompts(load_captions_conditioner(cfg), "a dog")["caption"]
-    maps = AttentionProbe(cfg, load_trained(cfg))(PIXELS, prompt)
+    maps = AttentionProbe(cfg, trained(cfg))(PIXELS, prompt)
     assert torch.equal(numbers["caption/after training/s5"], maps["s5"])
     # 25 words, and two rows for each of three levels in four blocks.
     width, height = Image.open(tmp_path / "a.png").size
     assert (width, height) == (110 + 25 * 138 + 6, 111 + 4 * (46 + 6 * 105))
+
+
+def test_the_command_draws_what_the_words_of_an_expression_look_at(
+    attention, referring_segmentor, detector, trained_config, tmp_path
+):
+    weights = referring_segmentor / "model_final.pth"
+    printed = attention("--expression", "the left dog", "--weights", weights)
+    assert printed.startswith("expression: 'the left dog'\n")
+    numbers = load_file(tmp_path / "a.safetensors")
+    # "the" and "left" are several tokens of the tiny tokenizer.
+    assert numbers["expression/before training/s4"].shape == (3, 4, 4)
+    predictor = Predictor(trained_config(referring_segmentor))
+    features = seen_by_head(predictor, "the left dog")
+    tokens = predictor.model.conditioner.inner.length
+    positions = predictor.model.conditioner.text.tokenizer("the left dog").input_ids
+    # The last word, one token before the end.
+    own = features["s4"][0, -tokens:][len(positions) - 2]
+    torch.testing.assert_close(numbers["expression/after training/s4"][2], own)
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "a.safetensors").unlink()
+    message = attention("--expression", "a", "--weights", detector / "model_final.pth")
+    assert "--expression: this model reads no expression" in message
 
 
 def test_the_command_draws_a_diffusion_model_alone_and_overwrites_nothing(
