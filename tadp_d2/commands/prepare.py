@@ -31,14 +31,15 @@ def run(args: argparse.Namespace) -> None:
 def _prepare_rooms() -> None:
     from tadp_d2.data.readers.nyu_release import prepare_rooms
     from tadp_d2.data.root import datasets_root
+    from tadp_d2.doctor.dataset_check import PUBLISHED
     from tadp_d2.progress import progress_line
 
     folder = datasets_root() / "nyu_depth_v2"
-    published = {"train": 795, "test": 654}
+    names = {"train": "nyu_depth_v2_labeled_train", "test": "nyu_depth_v2_test"}
     for split, number in prepare_rooms(folder, progress_line("images")).items():
         print(f"{folder / 'official_splits' / split}: {number} images")
-        if number != published[split]:
-            print(f"  note: as published, there are {published[split]} images")
+        if number != PUBLISHED[names[split]]:
+            print(f"  note: as published, there are {PUBLISHED[names[split]]} images")
 
 
 def _prepare_references(dataset: str) -> None:

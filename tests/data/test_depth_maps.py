@@ -22,6 +22,7 @@ from tadp_d2.data.readers.depth_maps import (
     read_depth_map,
     room_of,
 )
+from tadp_d2.doctor.dataset_check import PUBLISHED
 from tadp_d2.errors import UserError
 from tadp_d2.randomness import seeded
 from tadp_d2.tasks.task import get_task
@@ -159,6 +160,13 @@ def test_a_unit_that_is_mistaken(tmp_path):
         broken = tmp_path / "broken.png"
         broken.write_bytes(path.read_bytes()[:40])
         check_depth_map(broken, (3, 4), 1.0)
+
+
+def test_the_published_numbers_of_images():
+    """VPD's lists have these; its paper has 645 images in the test."""
+    numbers = {name: PUBLISHED[f"nyu_depth_v2_{name}"] for name in ("train", "test")}
+    assert numbers == {"train": 24_231, "test": 654}
+    assert PUBLISHED["nyu_depth_v2_labeled_train"] + PUBLISHED["nyu_depth_v2_test"] == 1449
 
 
 def test_the_synthetic_rooms_are_read_as_nyu(world):

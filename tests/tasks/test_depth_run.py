@@ -79,9 +79,10 @@ def test_every_row_says_what_the_papers_say(row, preset):
     assert (released.SOLVER.UNET_LR_FACTOR, released.MODEL.DIFFUSION.TIMESTEP) == (0.01, 1)
 
 
+@pytest.mark.parametrize("preset", ["", "nyu_depth_fast"])
 @pytest.mark.parametrize("row", ROWS, ids=lambda path: path.stem)
-def test_every_row_trains_two_steps(row, small):
-    cfg = load_config(str(row), "nyu_depth_fast", overrides=small)
+def test_every_row_trains_two_steps(row, preset, small):
+    cfg = load_config(str(row), preset, overrides=small)
     losses, model = train(cfg, 2)
     assert all(0.01 < loss < 3 for loss in losses)
     conditioner = [p for p in model.conditioner.parameters() if p.requires_grad]
