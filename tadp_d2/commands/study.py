@@ -19,10 +19,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     study.add_argument(
         "part",
-        choices=("adaptation", "attention", "personalization", "words"),
+        choices=("adaptation", "attention", "depth", "personalization", "words"),
         help="what helps a model on a target, beside the paper's claims; what looks at the words "
-        "of a caption; what learned tokens and UNets know of their style; whether the diffusion "
-        "model knows its words",
+        "of a caption; what text is worth for depth; what learned tokens and UNets know of their "
+        "style; whether the diffusion model knows its words",
     )
     study.add_argument(
         "--output",
@@ -60,7 +60,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--results",
         type=Path,
         metavar="FOLDER",
-        help="for adaptation: make tables and figure of the result files in it, run nothing",
+        help="for adaptation and depth: make tables of the result files in it, run nothing",
     )
     study.set_defaults(run=run)
 
@@ -73,23 +73,35 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} {getattr(args, name)}: expected at least 1")
     if args.part == "words":
         _check_detector(args)
-    if args.part != "adaptation" and (args.question or args.results):
-        raise UserError("--question and --results are for adaptation")
+    if args.part != "adaptation" and args.question:
+        raise UserError("--question is for adaptation")
+    if args.part not in ("adaptation", "depth") and args.results:
+        raise UserError("--results is for adaptation and depth")
     if args.part == "adaptation":
         _questions(args)
     folder = args.output / args.part
     if args.results:
-        from tadp_d2.study.verdicts import read
-
-        _show(_answers(args, read(args.results), folder), folder)
+        _show(_of_results(args, folder), folder)
         return
     make = {
         "adaptation": _adaptation,
         "attention": _attention,
+        "depth": _depth,
         "personalization": _personalization,
         "words": _words,
     }
     _show(make[args.part](args, _world(args), folder), folder)
+
+
+def _of_results(args: argparse.Namespace, folder: Path) -> str:
+    from tadp_d2.study.verdicts import read
+
+    results = read(args.results, args.part)
+    if args.part == "adaptation":
+        return _answers(args, results, folder)
+    from tadp_d2.study import depth_texts
+
+    return depth_texts.table(results)
 
 
 def _check_detector(args: argparse.Namespace) -> None:
@@ -148,6 +160,12 @@ def _attention(args: argparse.Namespace, world: Path, folder: Path) -> str:
     from tadp_d2.study import attention_shares
 
     return attention_shares.table(_run(args, attention_shares.jobs(world, folder), "styles"))
+
+
+def _depth(args: argparse.Namespace, world: Path, folder: Path) -> str:
+    from tadp_d2.study import depth_texts
+
+    return depth_texts.table(_run(args, depth_texts.jobs(world, folder, range(args.seeds)), "runs"))
 
 
 def _personalization(args: argparse.Namespace, world: Path, folder: Path) -> str:

@@ -17,9 +17,13 @@ _CAPTIONED = (
 )
 
 
-def identity(world: Path) -> dict[str, str]:
-    """Fingerprints of captions, which stand for the images, and of the diffusion model."""
-    captions = [world / "captions" / f"{name}.jsonl" for name in _CAPTIONED]
+def identity(world: Path, datasets: Iterable[str] = _CAPTIONED) -> dict[str, str]:
+    """Fingerprints of captions, which stand for the images, and of the diffusion model.
+
+    Args:
+        datasets: those that count, by their names.
+    """
+    captions = [world / "captions" / f"{name}.jsonl" for name in datasets]
     model = [f for part in ("unet", "vae", "text_encoder") for f in _weights(world, part)]
     return {"captions": _sha256_of_all(captions), "model": _sha256_of_all(model)}
 

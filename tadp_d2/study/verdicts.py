@@ -13,6 +13,8 @@ from tadp_d2.errors import UserError
 from tadp_d2.reports.spread import Difference, Spread, paired_difference, spread
 from tadp_d2.study.questions import TARGETS, Arm, Claim, Question, Target
 
+# Part of the study -> what its results say of a run, besides the seed.
+COMPARED = {"adaptation": "training", "depth": "condition"}
 CLAIMS = {1: "better", -1: "worse", 0: "equal"}
 
 # Training -> seed -> its result.
@@ -53,27 +55,30 @@ class Answer:
     findings: Mapping[str, list[ArmFinding]]
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path, part: str = "adaptation") -> list[dict[str, Any]]:
     """The results in the files of a folder.
 
+    Args:
+        part: of the study; a key of `COMPARED`.
+
     Raises:
-        UserError: there are none, or a file is none of `adaptation.train_and_test`.
+        UserError: there are none, or a file is none of this part.
     """
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise UserError(f"{folder}: no results there; expected results/ of the study adaptation")
-    return [_read(file) for file in files]
+        raise UserError(f"{folder}: no results there; expected results/ of the study {part}")
+    return [_read(file, part) for file in files]
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, part: str) -> dict[str, Any]:
     try:
         result = json.loads(file.read_text("utf-8-sig"))["result"]
         # Those of the other parts lack some.
-        complete = {"training", "seed", "tests"} <= result.keys()
+        complete = {COMPARED[part], "seed", "tests"} <= result.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         complete = False
     if not complete:
-        raise UserError(f"{file}: is no result of the study adaptation; move it away")
+        raise UserError(f"{file}: is no result of the study {part}; move it away")
     return result
 
 
