@@ -2,28 +2,31 @@
 
 import argparse
 
-NYU = "nyu"
+COCO_STUFF, NYU = "coco_stuff", "nyu"
 REFERENCES = ("refcoco", "refcoco+", "refcocog")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "prepare",
-        help="turn the published files of RefCOCO, RefCOCO+, RefCOCOg or NYU Depth V2 into what is "
-        "read, once",
+        help="turn the published files of RefCOCO, RefCOCO+, RefCOCOg, NYU Depth V2 or COCO-Stuff "
+        "into what is read, once",
         description="Of RefCOCO and the like: turns $DETECTRON2_DATASETS/<data set>/refs(*).p and "
         "instances.json into <split by>_<split>.json beside them. A pickle that holds anything but "
         "plain data is refused, and nothing of it is run. Of nyu: turns $DETECTRON2_DATASETS/"
         "nyu_depth_v2/nyu_depth_v2_labeled.mat and splits.mat into official_splits/ beside them; "
-        "stopped, the same command goes on.",
+        "stopped, the same command goes on. Of coco_stuff: turns coco/stuffthingmaps into "
+        "coco/stuffthingmaps_detectron2, whose values are the indices of the 171 classes.",
     )
-    parser.add_argument("dataset", choices=(*REFERENCES, NYU))
+    parser.add_argument("dataset", choices=(*REFERENCES, NYU, COCO_STUFF))
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     if args.dataset == NYU:
         _prepare_rooms()
+    elif args.dataset == COCO_STUFF:
+        _prepare_label_maps()
     else:
         _prepare_references(args.dataset)
 
@@ -40,6 +43,17 @@ def _prepare_rooms() -> None:
         print(f"{folder / 'official_splits' / split}: {number} images")
         if number != PUBLISHED[names[split]]:
             print(f"  note: as published, there are {PUBLISHED[names[split]]} images")
+
+
+def _prepare_label_maps() -> None:
+    from tadp_d2.data.readers.coco_stuff_release import prepare_label_maps
+    from tadp_d2.data.root import datasets_root
+
+    written = prepare_label_maps(datasets_root() / "coco")
+    for folder, number in written.items():
+        print(f"{folder}: {number} label maps")
+    if not written:
+        print("nothing to do: the label maps are there")
 
 
 def _prepare_references(dataset: str) -> None:

@@ -40,6 +40,8 @@ def _register(name: str, folder: str) -> None:
         ignore_label=255,
         evaluator_type="sem_seg",
         folders=folders,
+        if_other_values="the published annotations count from 1, and "
+        "Detectron2's datasets/prepare_ade20k_sem_seg.py takes 1 off into annotations_detectron2",
         location=folders.images,
     )
 

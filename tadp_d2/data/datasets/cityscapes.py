@@ -24,6 +24,8 @@ def register_street_scenes(name: str, folders: Folders) -> None:
         folders=folders,
         location=folders.images,
         has_labels=folders.labels is not None,
+        if_other_values="label ids are others, and csCreateTrainIdLabelImgs makes train ids of "
+        "Cityscapes'",
     )
 
 

@@ -37,14 +37,19 @@ def load_pascal(root: Path, split: str, dataset: str) -> list[dict[str, Any]]:
     """
     own = "SegmentationClassAug"
     labels = own if (root / own).is_dir() else "SegmentationClass"
-    lists = root / "ImageSets" / "Segmentation"
-    joined = split == "trainaug" and not (lists / "trainaug.txt").is_file()
-    splits = ("train", "aug") if joined and (lists / "aug.txt").is_file() else (split,)
+    splits = ("train", "aug") if _list(root, split).stem == "aug" else (split,)
     return [
         entry
         for part in splits
         for entry in load_voc_segmentation(root, part, dataset, labels=labels)
     ]
+
+
+def _list(root: Path, split: str) -> Path:
+    """The list of a split; of "trainaug" the part that is SBD's, where there is none of all."""
+    lists = root / "ImageSets" / "Segmentation"
+    own, part = lists / f"{split}.txt", lists / "aug.txt"
+    return part if split == "trainaug" and part.is_file() and not own.is_file() else own
 
 
 def _register(name: str, split: str) -> None:
@@ -55,7 +60,7 @@ def _register(name: str, split: str) -> None:
         stuff_colors=COLORMAP[: len(WORDS)].tolist(),
         ignore_label=VOID,
         evaluator_type="sem_seg",
-        location=root / "ImageSets" / "Segmentation",
+        location=_list(root, split),
     )
 
 

@@ -165,28 +165,31 @@ def _pair(image_id: str, image: Path, label: Path | None) -> Pair:
     return Pair(image_id, image, label, *size)
 
 
-def check_values(labels: Sequence[Path], allowed: Collection[int], report: Report = stop) -> None:
+def check_values(
+    labels: Sequence[Path], allowed: Collection[int], report: Report = stop, advice: str = ""
+) -> None:
     """Reads label maps completely.
 
     Args:
         allowed: the values that may occur, of 0..255.
+        advice: where other values may come from, for the message.
         report: gets what is wrong with single ones.
 
     Raises:
         UserError: one is damaged or has another value.
     """
     forbidden = [value for value in range(256) if value not in allowed]
-    check_each(lambda path: _check(path, forbidden), labels, "label maps checked", report)
+    check_each(lambda path: _check(path, forbidden, advice), labels, "label maps checked", report)
 
 
-def _check(path: Path, forbidden: Sequence[int]) -> None:
+def _check(path: Path, forbidden: Sequence[int], advice: str) -> None:
     counts = count_labels(path)
     found = [value for value in forbidden if counts[value]]
     if found:
         raise UserError(
             f"{path}: has the value {found[0]} in {counts[found[0]]} pixels; expected train ids, "
-            "the indices of the classes, and the ignored value 255. Label ids are others: "
-            "csCreateTrainIdLabelImgs makes train ids of Cityscapes'"
+            "the indices of the classes, and the ignored value 255"
+            + (f": {advice}" if advice else "")
         )
 
 
@@ -218,5 +221,6 @@ def read_label_maps(dataset: str, report: Report = stop) -> list[dict[str, Any]]
     folders = meta.get("folders")
     entries = load_label_maps(folders, dataset, report) if folders else DatasetCatalog.get(dataset)
     labels = [entry["sem_seg_file_name"] for entry in entries if "sem_seg_file_name" in entry]
-    check_values(labels, {*range(len(meta.stuff_classes)), meta.get("ignore_label", 255)}, report)
+    allowed = {*range(len(meta.stuff_classes)), meta.get("ignore_label", 255)}
+    check_values(labels, allowed, report, meta.get("if_other_values", ""))
     return entries
