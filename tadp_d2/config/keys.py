@@ -352,6 +352,35 @@ ADDED = (
         ),
     ),
     Key(
+        "MODEL.SEM_SEG_HEAD.DROPOUT",
+        0.0,
+        'Probability that "SemanticFPNHead" or "UperNetHead" drops a channel before its classifier '
+        "in training. VPD: 0.1; TADP on Pascal: 0.2.",
+        allowed=Allowed("0 or more, below 1", lambda value: _is_number(value) and 0 <= value < 1),
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.FOCAL_GAMMA",
+        0.0,
+        'Exponent of the focal loss of "SemanticFPNHead"; 0 for cross-entropy. TADP\'s released '
+        "code for Pascal: 2.",
+        "TADP and VPD: cross-entropy",
+        at_least(0),
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.AUXILIARY_WEIGHT",
+        0.4,
+        'Weight of the loss of the auxiliary head of "UperNetHead"; 0 for no such head.',
+        "mmsegmentation",
+        at_least(0),
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.AUXILIARY_CHANNELS",
+        256,
+        "Channels of that head.",
+        "mmsegmentation",
+        at_least(1),
+    ),
+    Key(
         "MODEL.TASK",
         "",
         'The task: "detection", "semantic", "depth", "referring", "panoptic", or one that is '

@@ -32,6 +32,8 @@ import tadp_d2.data.datasets.refcoco
 import tadp_d2.data.datasets.room_styles
 import tadp_d2.data.datasets.voc_segmentation
 import tadp_d2.modeling.heads.refer_head
+import tadp_d2.modeling.heads.semantic_fpn_head
+import tadp_d2.modeling.heads.upernet_head
 import tadp_d2.modeling.mask2former
 import tadp_d2.modeling.referring_segmentor
 import tadp_d2.tasks.depth

@@ -8,6 +8,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 
 from tadp_d2.conditioning.conditioner import get_conditioner_class
+from tadp_d2.config.keys import KEYS
 from tadp_d2.data.catalog import check_registered, read_known
 from tadp_d2.data.loader import check_texts, load_dataset
 from tadp_d2.device import find_device
@@ -22,6 +23,13 @@ from tadp_d2.modeling.scales import InViews
 from tadp_d2.modeling.windows import InWindows
 from tadp_d2.tasks.task import check_own_keys, get_task
 
+# Key of MODEL.SEM_SEG_HEAD -> the heads that act on it.
+_HEADS_OF = {
+    "DROPOUT": ("SemanticFPNHead", "UperNetHead"),
+    "FOCAL_GAMMA": ("SemanticFPNHead",),
+    "AUXILIARY_WEIGHT": ("UperNetHead",),
+    "AUXILIARY_CHANNELS": ("UperNetHead",),
+}
 _DIFFUSION_BACKBONES = ("build_diffusion_backbone", "build_diffusion_fpn_backbone")
 
 
@@ -89,6 +97,7 @@ def check_config(cfg: CfgNode) -> None:
     if cfg.TEST.VIEWS.FLIP and not scales:
         raise UserError("TEST.VIEWS.FLIP mirrors the views of TEST.VIEWS.SCALES, which is empty")
     check_own_keys(cfg)
+    _check_head_keys(cfg)
     task = get_task(cfg)
     task.check_config()
     if cfg.TEST.AUG.ENABLED and not task.augmentation():
@@ -97,6 +106,17 @@ def check_config(cfg: CfgNode) -> None:
             "semantic segmentor has TEST.VIEWS"
         )
     get_conditioner_class(cfg).check_config(cfg)
+
+
+def _check_head_keys(cfg: CfgNode) -> None:
+    options = cfg.MODEL.SEM_SEG_HEAD
+    for name, heads in _HEADS_OF.items():
+        key = f"MODEL.SEM_SEG_HEAD.{name}"
+        if options[name] != KEYS[key].default and options.NAME not in heads:
+            raise UserError(
+                f"{key} is {options[name]}: it is for {' and '.join(heads)}, and "
+                f"MODEL.SEM_SEG_HEAD.NAME is {options.NAME!r}"
+            )
 
 
 def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
