@@ -381,6 +381,44 @@ ADDED = (
         at_least(1),
     ),
     Key(
+        "MODEL.SEM_SEG_HEAD.LOSS_TYPE",
+        "cross_entropy",
+        'Loss of Detectron2\'s "DeepLabV3PlusHead".',
+        allowed=one_of("cross_entropy", "hard_pixel_mining"),
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS",
+        [48],
+        "Of that head: channels to which each level of IN_FEATURES but the coarsest is reduced.",
+        "Detectron2's DeepLab",
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS",
+        256,
+        "Of that head: channels of the coarsest level's pyramid.",
+        "Detectron2's DeepLab",
+        at_least(1),
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS",
+        [6, 12, 18],
+        "Of that head: dilations of the pyramid.",
+        "Detectron2's DeepLab",
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT",
+        0.1,
+        "Of that head: dropout behind the pyramid.",
+        "Detectron2's DeepLab",
+        between(0, 1),
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV",
+        False,
+        "Of that head: cheaper convolutions.",
+        "Detectron2's DeepLab",
+    ),
+    Key(
         "MODEL.TASK",
         "",
         'The task: "detection", "semantic", "depth", "referring", "panoptic", or one that is '

@@ -3,6 +3,7 @@
 A program that has the keys has the parts.
 """
 
+import contextlib
 import copy
 
 from detectron2.config import CfgNode
@@ -43,6 +44,10 @@ import tadp_d2.tasks.referring
 import tadp_d2.tasks.semantic  # noqa: F401
 from tadp_d2.config.keys import DETECTRON2, KEYS
 from tadp_d2.modeling.conditioned import register_conditioned
+
+# A project of Detectron2's that comes with it; its head is registered on import.
+with contextlib.suppress(ImportError):
+    import detectron2.projects.deeplab  # noqa: F401
 
 
 def add_tadp_config(cfg: CfgNode) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils import comm
 
 from tadp_d2.conditioning.conditioner import get_conditioner_class
@@ -29,6 +29,13 @@ _HEADS_OF = {
     "FOCAL_GAMMA": ("SemanticFPNHead",),
     "AUXILIARY_WEIGHT": ("UperNetHead",),
     "AUXILIARY_CHANNELS": ("UperNetHead",),
+    **dict.fromkeys(
+        (
+            *("LOSS_TYPE", "PROJECT_CHANNELS", "ASPP_CHANNELS", "ASPP_DILATIONS", "ASPP_DROPOUT"),
+            "USE_DEPTHWISE_SEPARABLE_CONV",
+        ),
+        ("DeepLabV3PlusHead",),
+    ),
 }
 _DIFFUSION_BACKBONES = ("build_diffusion_backbone", "build_diffusion_fpn_backbone")
 
@@ -48,6 +55,7 @@ def check_config(cfg: CfgNode) -> None:
     for key, value, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
     ):
         if value not in registry:
             raise UserError(f"{key} is {value!r}: Detectron2 knows {', '.join(dict(registry))}")

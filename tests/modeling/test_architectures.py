@@ -9,6 +9,7 @@ import torch
 from tadp_d2.cli import main
 from tadp_d2.config.load import load_config
 from tadp_d2.engine.trainer import Trainer
+from tadp_d2.tasks.task import get_task
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "architectures"
 SMALL = {
@@ -33,10 +34,21 @@ SMALL = {
     "DATALOADER.NUM_WORKERS": 0,
     "TEST.GALLERY_IMAGES": 1,
 }
+# What is cut into crops and windows.
+OWN = {
+    "deeplab_v3plus": {
+        "INPUT.MIN_SIZE_TRAIN": (64, 96),
+        "INPUT.MIN_SIZE_TEST": 64,
+        "INPUT.CROP.SIZE": [64, 64],
+        "TEST.WINDOW_SIZE": 64,
+        "TEST.WINDOW_STRIDE": 43,
+    }
+}
 METRICS = {
     "retinanet": {"voc07", "voc_area"},
     "cascade_rcnn": {"voc07", "voc_area"},
     "mask_rcnn": {"coco", "coco_masks"},
+    "deeplab_v3plus": {"sem_seg"},
     "panoptic_fpn": {"panoptic_seg", "coco", "coco_masks", "sem_seg"},
     "mask2former": {"panoptic_seg", "coco", "coco_masks", "sem_seg"},
 }
@@ -47,7 +59,7 @@ def test_an_architecture_trains_evaluates_and_predicts(name, world, model_folder
     if name == "mask2former":
         pytest.importorskip("scipy")  # of transformers' matcher
     run = tmp_path / "run"
-    settings = SMALL | {"MODEL.DIFFUSION.WEIGHTS": str(model_folder), "OUTPUT_DIR": str(run)}
+    settings = SMALL | OWN.get(name, {}) | {"MODEL.DIFFUSION.WEIGHTS": str(model_folder), "OUTPUT_DIR": str(run)}
     pairs = [item for pair in settings.items() for item in pair]
     cfg = load_config(str(CONFIGS / f"{name}.yaml"), overrides=pairs)
     run.mkdir()
@@ -72,4 +84,5 @@ def test_an_architecture_trains_evaluates_and_predicts(name, world, model_folder
     words = ["predict", image, "--weights", run / "model_final.pth", "--output", out]
     main([str(word) for word in (*words, "--caption", "a dog")])
     found = json.loads((out / image.with_suffix(".json").name).read_text())
-    assert ("segments_info" if "panoptic_seg" in METRICS[name] else "detections") in found
+    kinds = {"semantic": "class_map", "panoptic": "segments_info"}
+    assert kinds.get(get_task(cfg).name, "detections") in found
