@@ -12,6 +12,7 @@ from pathlib import Path
 # Detectron2 reads the place of the data sets when it is imported, and the hub client its mode.
 ROOT = Path(tempfile.mkdtemp(prefix="tadp_d2_tests_"))
 os.environ["DETECTRON2_DATASETS"] = str(ROOT / "world")
+os.environ["TADP_D2_CACHE"] = str(ROOT / "cache")
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
     # A core for each worker: threads that wait for each other are slower than one.

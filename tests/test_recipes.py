@@ -1,25 +1,20 @@
 """The recipes of the single-domain tables: they load, say what the papers say, and train."""
 
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from PIL import Image
 
 from tadp_d2.config.load import load_config
 from tadp_d2.data.loader import build_train_loader
-from tadp_d2.data.root import datasets_root
 from tadp_d2.engine.optimizer import build_optimizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-ROWS = sorted(
-    file
-    for folder in ("pascal_segmentation", "ade20k")
-    for file in (CONFIGS / folder).glob("[!B]*.yaml")
-)
+FOLDERS = ("pascal_segmentation", "ade20k", "coco_stuff", "cityscapes")
+ROWS = sorted(file for folder in FOLDERS for file in (CONFIGS / folder).glob("[!B]*.yaml"))
 # The package of CLIP's sentences is optional.
 PLAIN = ("MODEL.CONDITIONER.TEMPLATES", "single")
 # One of each conditioner and each kind of maps.
@@ -27,7 +22,13 @@ TRAINED = (
     *("pascal_segmentation/vpd_ls", "pascal_segmentation/class_embs", "pascal_segmentation/oracle"),
     *("pascal_segmentation/class_names", "ade20k/vpd_a64", "ade20k/vpd_table5_maps_mid"),
     *("ade20k/vpd_table5_empty", "ade20k/tagging_implicit", "ade20k/tagging_loss"),
+    *("ade20k/tagging_tags_upernet", "coco_stuff/vpd", "cityscapes/oracle"),
 )
+REST = [
+    f"{file.parent.name}/{file.stem}"
+    for file in ROWS
+    if f"{file.parent.name}/{file.stem}" not in TRAINED
+]
 
 
 @pytest.mark.parametrize("file", ROWS, ids=lambda file: f"{file.parent.name}/{file.stem}")
@@ -38,15 +39,26 @@ def test_every_row_loads_and_has_the_settings_of_its_table(file):
     assert cfg.OUTPUT_DIR == f"output/{name}"
     assert cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE == 8
     per_iteration = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.GRADIENT_ACCUMULATION
-    if file.parent.name == "ade20k":
-        assert (per_iteration, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (16, 80000, 1500)
-        assert cfg.SOLVER.BASE_LR == (6e-5 if "tagging" in name else 8e-5)
-        assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 0.75
+    if file.parent.name != "pascal_segmentation":
+        length = {"coco_stuff": 80000, "cityscapes": 90000}.get(file.parent.name, 80000)
+        length = 160000 if "upernet" in name else length
+        assert (per_iteration, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (16, length, 1500)
+        tagging = "tagging" in name or file.parent.name != "ade20k"
+        assert cfg.SOLVER.BASE_LR == (6e-5 if tagging else 8e-5)
+        assert cfg.MODEL.SEM_SEG_HEAD.DROPOUT == 0.1
+        if file.parent.name == "ade20k":
+            assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 0.75
+        expected = re.match(r"oracle_p(\d+)_r(\d+)", file.stem)
+        oracle = cfg.MODEL.CONDITIONER.ORACLE
+        errors = [int(number) / 100 for number in expected.groups()] if expected else [1.0, 1.0]
+        assert [oracle.PRECISION, oracle.RECALL] == errors
     else:
+        assert (cfg.MODEL.SEM_SEG_HEAD.DROPOUT, cfg.MODEL.SEM_SEG_HEAD.FOCAL_GAMMA) == (0.2, 0)
         assert per_iteration * cfg.SOLVER.MAX_ITER / 10582 == pytest.approx(15, abs=1e-3)
         assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == (1e-5, 0.01)
+    unscaled = "tagging" in name or file.parent.name in ("coco_stuff", "cityscapes")
     assert cfg.MODEL.DIFFUSION.LATENT_SCALING == (
-        not ("vpd" in name and "ls" not in name) and "tagging" not in name
+        not ("vpd" in name and "ls" not in name) and not unscaled
     )
 
 
@@ -57,32 +69,23 @@ def test_presets_of_schedules_views_and_the_released_code():
         assert (solver.MAX_ITER, solver.WARMUP_ITERS, solver.BASE_LR) == (*settings, 1.6e-4)
     assert load_config(file, "views").TEST.VIEWS.SCALES == (1.0, 1.125, 1.25, 1.375, 1.5)
     pascal = str(CONFIGS / "pascal_segmentation" / "oracle.yaml")
-    assert load_config(pascal, "released_pascal").SOLVER.UNET_LR_FACTOR == 1.0
+    released = load_config(pascal, "released_pascal")
+    assert (released.SOLVER.UNET_LR_FACTOR, released.MODEL.SEM_SEG_HEAD.FOCAL_GAMMA) == (1.0, 2.0)
+    upernet = load_config(file, "upernet").MODEL
+    assert (upernet.SEM_SEG_HEAD.NAME, upernet.SEM_SEG_HEAD.CONVS_DIM) == ("UperNetHead", 512)
 
 
-@pytest.fixture(scope="module")
-def ade20k(world):
-    """Three images in ADE20K's layout."""
-    root = datasets_root() / "ADEChallengeData2016"
-    rng = np.random.default_rng(0)
-    for folder in ("training", "validation"):
-        images, labels = root / "images" / folder, root / "annotations_detectron2" / folder
-        images.mkdir(parents=True, exist_ok=True)
-        labels.mkdir(parents=True, exist_ok=True)
-        for index in range(3):
-            pixels = rng.integers(0, 256, (96, 80, 3), np.uint8)
-            Image.fromarray(pixels).save(images / f"{index}.jpg")
-            values = rng.choice([*range(6), 149, 255], (96, 80)).astype(np.uint8)
-            Image.fromarray(values).save(labels / f"{index}.png")
-
-
-@pytest.mark.parametrize("row", TRAINED)
-def test_rows_train_two_steps(row, model_folder, image_encoder_folder, ade20k, tmp_path):
-    train = "ade20k_train" if row.startswith("ade20k") else "voc_2012_trainval_semantic"
+@pytest.mark.parametrize(
+    "row", [*TRAINED, *(pytest.param(row, marks=pytest.mark.exhaustive) for row in REST)]
+)
+def test_rows_train_two_steps(row, model_folder, image_encoder_folder, tmp_path):
+    pytest.importorskip("textblob") if "nouns" in row else None
+    upernet = "upernet" in row
     cfg = load_config(
         str(CONFIGS / f"{row}.yaml"),
         overrides=[
-            *("MODEL.DIFFUSION.WEIGHTS", str(model_folder), "DATASETS.TRAIN", (train,)),
+            *("MODEL.DIFFUSION.WEIGHTS", str(model_folder), "TEXT.CAPTION_DIR", ""),
+            *("MODEL.SEM_SEG_HEAD.AUXILIARY_CHANNELS", 8 if upernet else 256),
             *("MODEL.CONDITIONER.IMAGE_ENCODER", str(image_encoder_folder)),
             *("MODEL.CONDITIONER.TAGGING.WIDTH", 16, "MODEL.CONDITIONER.TAGGING.HEADS", 2),
             *("MODEL.SEM_SEG_HEAD.NORM", "BN", "MODEL.SEM_SEG_HEAD.CONVS_DIM", 16),
@@ -103,7 +106,9 @@ def test_rows_train_two_steps(row, model_folder, image_encoder_folder, ade20k, t
         for _ in range(2):
             losses = model(next(batches))
             assert all(loss.isfinite() for loss in losses.values())
-            assert ("loss_tags" in losses) == row.endswith("tagging_loss")
+            tagging = "tagging_" in row and cfg.MODEL.CONDITIONER.NAME == "TaggingAdapter"
+            assert ("loss_tags" in losses) == (tagging and not row.endswith("tagging_adapter"))
+            assert ("loss_sem_seg_auxiliary" in losses) == upernet
             optimizer.zero_grad()
             sum(losses.values()).backward()
             optimizer.step()

@@ -9,6 +9,7 @@ from tadp_d2.data.catalog import location, read_entries
 from tadp_d2.data.datasets.refcoco import EXPRESSIONS
 from tadp_d2.data.images import check_each, decode, other_size
 from tadp_d2.data.loader import add_texts, check_texts
+from tadp_d2.data.remembered import forgotten
 from tadp_d2.data.texts import NoCaptions
 from tadp_d2.doctor.findings import Finding, Kind, problems
 from tadp_d2.errors import UserError, reporting
@@ -59,7 +60,8 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
     report = errors.append
     entries = []
     training = dataset in cfg.DATASETS.TRAIN
-    with reporting(report):
+    # Whatever earlier runs found.
+    with reporting(report), forgotten():
         entries = [dict(entry) for entry in read_entries(dataset, report)]
     with reporting(report):
         try:

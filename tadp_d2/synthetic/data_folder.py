@@ -6,6 +6,7 @@ from pathlib import Path
 from tadp_d2.files import new_folder
 from tadp_d2.synthetic.refer_data_sets import ReferSizes, write_refer_data_sets
 from tadp_d2.synthetic.room_data_sets import RoomSizes, write_room_data_sets
+from tadp_d2.synthetic.scene_layouts import write_scene_layouts
 from tadp_d2.synthetic.street_data_sets import StreetSizes, write_street_data_sets
 from tadp_d2.synthetic.tiny_captioner import write_tiny_captioner
 from tadp_d2.synthetic.tiny_diffusion import write_tiny_diffusion
@@ -58,5 +59,6 @@ def write_data_folder(
         for write, part_sizes in parts:
             write(temporary, seed, part_sizes, count)
             before += part_sizes.images()
+        write_scene_layouts(temporary)
         write_tiny_diffusion(temporary / MODEL_FOLDER)
         write_tiny_captioner(temporary / CAPTIONER_FOLDER, seed)

@@ -5,9 +5,22 @@ categories do not occur, such as that of street signs. A mapped one counts the o
 order.
 """
 
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-
-# Categories 92 to 182. Detectron2 has COCO's panoptic stuff only, which joins some of them.
+# Categories 1 to 91, of COCO.
+_THINGS = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "street sign", "stop sign", "parking meter", "bench"),
+    *("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
+    *("hat", "backpack", "umbrella", "shoe", "eye glasses", "handbag", "tie", "suitcase"),
+    *("frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove"),
+    *("skateboard", "surfboard", "tennis racket", "bottle", "plate", "wine glass", "cup", "fork"),
+    *("knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot"),
+    *("hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "mirror"),
+    *("dining table", "window", "desk", "toilet", "door", "tv", "laptop", "mouse", "remote"),
+    *("keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator"),
+    *("blender", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
+    "hair brush",
+)
+# Categories 92 to 182. COCO's panoptic format joins some of them.
 _STUFF = (
     *("banner", "blanket", "branch", "bridge", "building-other", "bush", "cabinet", "cage"),
     *("cardboard", "carpet", "ceiling-other", "ceiling-tile", "cloth", "clothes", "clouds"),
@@ -23,10 +36,14 @@ _STUFF = (
     *("wall-tile", "wall-wood", "water-other", "waterdrops", "window-blind", "window-other"),
     "wood",
 )
-_THINGS = {row["id"]: row["name"] for row in COCO_CATEGORIES if row["isthing"]}
-_BY_CATEGORY = _THINGS | dict(enumerate(_STUFF, start=92))
+# Those that no pixel has.
+_ABSENT = (
+    *("street sign", "hat", "shoe", "eye glasses", "plate", "mirror", "window", "desk", "door"),
+    *("blender", "hair brush"),
+)
+_BY_VALUE = {value: name for value, name in enumerate((*_THINGS, *_STUFF)) if name not in _ABSENT}
 # Pixels of this value are neither trained nor scored, in published and mapped maps.
 IGNORE_LABEL = 255
-CLASSES = tuple(_BY_CATEGORY.values())
+CLASSES = tuple(_BY_VALUE.values())
 # Published value -> index of the class.
-INDICES = {category - 1: index for index, category in enumerate(_BY_CATEGORY)}
+INDICES = {value: index for index, value in enumerate(_BY_VALUE)}

@@ -6,6 +6,7 @@ stored values are class indices. Nothing is written.
 """
 
 import itertools
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,15 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from tadp_d2.data.images import check_each, count_labels, files_below, read_pair_size, read_size
+from tadp_d2.data.images import (
+    check_each,
+    count_labels,
+    files_below,
+    read_pair_size,
+    read_size,
+    read_stored_size,
+)
+from tadp_d2.data.remembered import Remembered
 from tadp_d2.data.root import not_found
 from tadp_d2.errors import Report, UserError, reporting, stop
 
@@ -79,11 +88,13 @@ def read_pairs(folders: Folders, dataset: str, report: Report = stop) -> list[Pa
             for image_id in ids
         ]
         absent = _check_counterparts(folders, images, labels, report)
+    sizes = Remembered(folders.images, "sizes of images and their label maps")
     pairs = []
     for image_id, image, label in zip(ids, images, labels, strict=True):
         if label is None or label not in absent:
             with reporting(report):
-                pairs.append(_pair(image_id, image, label))
+                pairs.append(_pair(image_id, image, label, sizes))
+    sizes.keep()
     return pairs
 
 
@@ -160,8 +171,10 @@ def _check_counterparts(
     return set(labels) - present
 
 
-def _pair(image_id: str, image: Path, label: Path | None) -> Pair:
-    size = read_size(image) if label is None else read_pair_size(image, label)
+def _pair(image_id: str, image: Path, label: Path | None, sizes: Remembered) -> Pair:
+    size = sizes.get(image, lambda path: list(read_size(path)))
+    if label is not None and sizes.get(label, lambda path: list(read_stored_size(path))) != size:
+        read_pair_size(image, label)  # raises
     return Pair(image_id, image, label, *size)
 
 
@@ -178,17 +191,29 @@ def check_values(
     Raises:
         UserError: one is damaged or has another value.
     """
-    forbidden = [value for value in range(256) if value not in allowed]
-    check_each(lambda path: _check(path, forbidden, advice), labels, "label maps checked", report)
+    if not labels:
+        return
+    known = Remembered(Path(os.path.commonpath([path.parent for path in labels])), "values")
+    check_each(
+        lambda path: _check(path, known.get(path, _values), allowed, advice),
+        labels,
+        "label maps checked",
+        report,
+    )
+    known.keep()
 
 
-def _check(path: Path, forbidden: Sequence[int], advice: str) -> None:
-    counts = count_labels(path)
-    found = [value for value in forbidden if counts[value]]
+def _values(path: Path) -> list[int]:
+    """The values that occur, in their order."""
+    return count_labels(path).nonzero()[0].tolist()
+
+
+def _check(path: Path, values: Sequence[int], allowed: Collection[int], advice: str) -> None:
+    found = [value for value in values if value not in allowed]
     if found:
         raise UserError(
-            f"{path}: has the value {found[0]} in {counts[found[0]]} pixels; expected train ids, "
-            "the indices of the classes, and the ignored value 255"
+            f"{path}: has the value {found[0]} in {count_labels(path)[found[0]]} pixels; expected "
+            "train ids, the indices of the classes, and the ignored value 255"
             + (f": {advice}" if advice else "")
         )
 
@@ -220,7 +245,8 @@ def read_label_maps(dataset: str, report: Report = stop) -> list[dict[str, Any]]
     meta = MetadataCatalog.get(dataset)
     folders = meta.get("folders")
     entries = load_label_maps(folders, dataset, report) if folders else DatasetCatalog.get(dataset)
-    labels = [entry["sem_seg_file_name"] for entry in entries if "sem_seg_file_name" in entry]
+    names = (entry.get("sem_seg_file_name") for entry in entries)
+    labels = [Path(name) for name in names if name]
     allowed = {*range(len(meta.stuff_classes)), meta.get("ignore_label", 255)}
     check_values(labels, allowed, report, meta.get("if_other_values", ""))
     return entries
