@@ -779,6 +779,13 @@ ADDED = (
         changes=Changes.TESTING,
     ),
     Key(
+        "TEST.KEEP_BEST",
+        False,
+        "Also keep the model that is best on the first of DATASETS.TEST, as model_best.pth, and "
+        "its results, as results_best.json. The released code reports those.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
         "TEST.SUBMISSION",
         False,
         "Write segmentations for Dark Zurich's benchmark server into OUTPUT_DIR/submission.",

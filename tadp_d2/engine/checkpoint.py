@@ -54,17 +54,7 @@ class RunCheckpointer(Checkpointer):
         if not self.save_to_disk:
             return
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
-        data = {
-            "model": self.model.state_dict(),
-            "provenance": self._provenance.record,
-            **states,
-            **extra,
-        }
-        path = str(Path(self.save_dir, f"{name}.pth"))
-        self.logger.info(f"Saving checkpoint to {path}")
-        # Given a file and not a path, torch passes errors of the disk on as they are.
-        with saving(path), replacing(path) as temporary, open(temporary, "wb") as file:
-            torch.save(data, file)
+        path = self._write(name, {**states, **extra})
         self.tag_last_checkpoint(os.path.basename(path))
         others = [other for other in _numbered(self.save_dir) if other != path]
         for old in others[self._keep - (name != _FINAL) :]:
@@ -72,6 +62,20 @@ class RunCheckpointer(Checkpointer):
                 os.remove(old)
             except OSError as error:  # it only takes room
                 self.logger.warning(f"{old}: cannot be removed ({reason(error)})")
+
+    def save_model(self, name: str) -> None:
+        """Writes `<name>.pth` with the model alone, which no run is resumed from."""
+        if self.save_to_disk:
+            self._write(name, {})
+
+    def _write(self, name: str, more: dict[str, Any]) -> str:
+        model = {"model": self.model.state_dict(), "provenance": self._provenance.record}
+        path = str(Path(self.save_dir, f"{name}.pth"))
+        self.logger.info(f"Saving checkpoint to {path}")
+        # Given a file and not a path, torch passes errors of the disk on as they are.
+        with saving(path), replacing(path) as temporary, open(temporary, "wb") as file:
+            torch.save({**model, **more}, file)
+        return path
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         path = os.path.join(self.save_dir, "last_checkpoint")

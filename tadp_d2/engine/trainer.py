@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from tadp_d2.data.loader import build_test_loader, build_train_loader
+from tadp_d2.engine.best_checkpoint import keep_best
 from tadp_d2.engine.checkpoint import RunCheckpointer, find_checkpoints
 from tadp_d2.engine.interruption import CatchUpEvaluation, ResumableWriter, SaveOnSignal
 from tadp_d2.engine.learning_rates import LearningRates
@@ -89,7 +90,10 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> OrderedDict[str, Any]:
         with self._stopping.evaluating():
-            return self.test(self.cfg, self.model, final=self.iter + 1 >= self.max_iter)
+            results = self.test(self.cfg, self.model, final=self.iter + 1 >= self.max_iter)
+        if self.cfg.TEST.KEEP_BEST:
+            keep_best(self.cfg, self.checkpointer, results)
+        return results
 
     # The writers open their files at once, before it is known where the run begins: see `train`.
     def build_writers(self) -> list[EventWriter]:
@@ -171,6 +175,7 @@ class Trainer(DefaultTrainer):
         try:
             super().run_step()
         except NonFiniteLoss as error:
+            self._refuse_unlabelled(error.inputs)
             images = "; ".join(
                 f"{i.get('image_id')} {i.get('expression', i.get('caption'))!r}"
                 for i in error.inputs
@@ -181,6 +186,22 @@ class Trainer(DefaultTrainer):
                 f"{images}. The last good checkpoint is {last}. Try a smaller SOLVER.BASE_LR, "
                 "SOLVER.CLIP_GRADIENTS.ENABLED True, or bf16 instead of fp16"
             ) from None
+
+    def _refuse_unlabelled(self, inputs: list[dict[str, Any]]) -> None:
+        """
+        Raises:
+            UserError: a batch of an iteration has no labelled pixel, so that its loss is no number.
+        """
+        ignored = self.cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        size = len(inputs) // self.cfg.SOLVER.GRADIENT_ACCUMULATION
+        for batch in (inputs[i : i + size] for i in range(0, len(inputs), size)):
+            if all("sem_seg" in i and bool((i["sem_seg"] == ignored).all()) for i in batch):
+                names = ", ".join(str(i.get("file_name", i.get("image_id"))) for i in batch)
+                raise UserError(
+                    f"iteration {self.iter}: no pixel of the crops of {names} has a label, so that "
+                    "there is nothing to learn from; larger crops (INPUT.CROP.SIZE) or batches "
+                    "(SOLVER.IMS_PER_BATCH) have some, or take the images out of the data set"
+                )
 
     # Detectron2 0.5 does not save the optimizer; 0.6 does, under this key.
     def state_dict(self) -> dict[str, Any]:

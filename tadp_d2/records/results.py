@@ -40,6 +40,7 @@ def write_results(
         results: data set -> metric set -> metric -> value; NaN (nothing to measure) becomes null.
     """
     task = get_task(cfg)
+    iteration = _iteration(cfg.SOLVER.MAX_ITER)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -47,7 +48,9 @@ def write_results(
         "task": task.name,
         "metric_sets": {found.name: found.record() for found in task.measured()},
         "datasets": {dataset: _identity(dataset) for dataset in results},
-        "iteration": _iteration(cfg.SOLVER.MAX_ITER),
+        "iteration": iteration,
+        # Of a run in training the newest weights; `results_best.json` has those of the best.
+        "checkpoint": "last" if iteration is not None else "given",
         "weights": cfg.MODEL.WEIGHTS,
         "seed": cfg.SEED,
         "command": shlex.join(["python", *sys.argv]),
