@@ -774,8 +774,9 @@ ADDED = (
     Key(
         "TEST.AT_INPUT_SIZE",
         False,
-        "Score referring segmentation at the size of the model's input, as in the released code of "
-        "VPD, and not at that of the image.",
+        "Score semantic and referring segmentation at the size of the model's input, and not at "
+        "that of the image: as in the released code of TADP for Pascal (sem_seg_stretched in the "
+        "results) and of VPD for expressions.",
         changes=Changes.TESTING,
     ),
     Key(

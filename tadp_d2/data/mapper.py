@@ -132,6 +132,8 @@ class ConditionedMapper(DatasetMapper):
         if "sem_seg_file_name" in entry:
             decoded["sem_seg_file_name"] = as_label_map(entry["sem_seg_file_name"])
         inputs = {**super().__call__(decoded), "file_name": name}
+        if self.task.at_input_size and not self.is_train:
+            inputs["height"], inputs["width"] = inputs["image"].shape[1:]
         return inputs if self.views is None else self._add_views(inputs)
 
     def _add_truth(self, entry: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
-from tadp_d2.data.decoded_files import as_label_map
+from tadp_d2.data.decoded_files import as_label_map, as_stretched_label_map
 from tadp_d2.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -23,8 +23,14 @@ class NamedSemSegEvaluator(SemSegEvaluator):
     of the mean, and its value is NaN; one that is only predicted has 0 and counts so.
     """
 
-    def __init__(self, dataset: str, model_classes: Sequence[str]):
+    def __init__(
+        self, dataset: str, model_classes: Sequence[str], size: tuple[int, int] | None = None
+    ):
         """
+        Args:
+            size: width and height to which truths are stretched, those of all predictions;
+                results are "sem_seg_stretched" then. None for the size of each label map.
+
         Raises:
             UserError: the model's classes are others than the data set's.
         """
@@ -35,8 +41,10 @@ class NamedSemSegEvaluator(SemSegEvaluator):
                 f"on {', '.join(model_classes)}"
             )
         super().__init__(dataset, distributed=True)
+        self._size = size
         self.input_file_to_gt_file = {
-            image: as_label_map(labels) for image, labels in self.input_file_to_gt_file.items()
+            image: as_stretched_label_map(labels, *size) if size else as_label_map(labels)
+            for image, labels in self.input_file_to_gt_file.items()
         }
 
     def evaluate(self) -> OrderedDict | None:
@@ -51,7 +59,7 @@ class NamedSemSegEvaluator(SemSegEvaluator):
             metrics[f"IoU-{name}"] = 100 * float(iou)
         if absent:
             _logger.warning(f"No pixel of {', '.join(absent)} in the truth of {self._dataset_name}")
-        return results
+        return OrderedDict({"sem_seg_stretched": metrics}) if self._size else results
 
     def _ious(self) -> np.ndarray:
         """Of each class, in 0..1. Detectron2 gives those that are only predicted no value, and its

@@ -88,6 +88,8 @@ VOC_AREA = MetricSet("voc_area", _AP, "AP50")
 COCO = MetricSet("coco", _AP, "AP")
 COCO_MASKS = MetricSet("coco_masks", _AP, "AP")
 SEM_SEG = MetricSet("sem_seg", (Metric("mIoU"),), "IoU", qualified=False)
+# At the size of the model's input, which need not have the image's aspect ratio.
+SEM_SEG_STRETCHED = replace(SEM_SEG, name="sem_seg_stretched", qualified=True)
 PANOPTIC = MetricSet(
     "panoptic_seg",
     tuple(Metric(name) for name in ("PQ_th", "PQ_st", "SQ", "RQ", "PQ")),
@@ -122,7 +124,7 @@ REFERRING = MetricSet(
 
 # Sets by their worth for a comparison, the paper's first; result files of earlier versions name
 # these and describe none.
-KNOWN = (VOC07, SEM_SEG, DEPTH, REFERRING, VOC_AREA, COCO, COCO_MASKS)
+KNOWN = (VOC07, SEM_SEG, SEM_SEG_STRETCHED, DEPTH, REFERRING, VOC_AREA, COCO, COCO_MASKS)
 
 
 def by_name(sets: Iterable[MetricSet]) -> dict[str, MetricSet]:

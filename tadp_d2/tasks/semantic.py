@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from PIL import Image
 
 from tadp_d2.data.catalog import is_labelled, read_known
+from tadp_d2.data.decoded_files import stretch
 from tadp_d2.data.images import read_label_map
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.sem_seg import NamedSemSegEvaluator
 from tadp_d2.evaluation.submission import SubmissionWriter
 from tadp_d2.files import replacing
-from tadp_d2.tasks.metrics import SEM_SEG
+from tadp_d2.tasks.metrics import SEM_SEG, SEM_SEG_STRETCHED
 from tadp_d2.tasks.task import TASK_REGISTRY, Task, class_names
 from tadp_d2.visualization.segments import draw_named_segments, draw_segments
 
@@ -28,6 +30,13 @@ class Semantic(Task):
     architectures: ClassVar[frozenset[str]] = frozenset({"CaptionedSegmentor", "SemanticSegmentor"})
     needs = "semantic"
     metric_sets = (SEM_SEG,)
+    own_keys: ClassVar[frozenset[str]] = frozenset({"TEST.AT_INPUT_SIZE"})
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(cfg)
+        self.at_input_size = cfg.TEST.AT_INPUT_SIZE
+        if self.at_input_size:
+            self.metric_sets = (SEM_SEG_STRETCHED,)
 
     def classes(self) -> list[str]:
         return class_names(self.cfg.DATASETS.TRAIN[0], "stuff")
@@ -35,6 +44,11 @@ class Semantic(Task):
     def check_config(self) -> None:
         if self.cfg.TEST.COCO_METRICS:
             raise UserError("TEST.COCO_METRICS is for a detector")
+        if self.at_input_size and (self.cfg.INPUT.RESIZE != "fixed" or self.cfg.TEST.SUBMISSION):
+            raise UserError(
+                "TEST.AT_INPUT_SIZE is True: it needs INPUT.RESIZE fixed, so that all images have "
+                "the size INPUT.FIXED_SIZE_TEST, and no TEST.SUBMISSION"
+            )
 
     def check_dataset(self, dataset: str, training: bool) -> None:
         super().check_dataset(dataset, training)
@@ -49,7 +63,8 @@ class Semantic(Task):
         """mIoU where there are labels, and files for a benchmark server on request."""
         evaluators: list[DatasetEvaluator] = []
         if is_labelled(dataset):
-            evaluators.append(NamedSemSegEvaluator(dataset, self.classes()))
+            size = self.cfg.INPUT.FIXED_SIZE_TEST if self.at_input_size else None
+            evaluators.append(NamedSemSegEvaluator(dataset, self.classes(), size))
         if self.cfg.TEST.SUBMISSION:
             folder = Path(self.cfg.OUTPUT_DIR, "submission", dataset)
             evaluators.append(
@@ -71,7 +86,9 @@ class Semantic(Task):
     def draw_prediction(
         self, dataset: str, pixels: np.ndarray, output: Mapping[str, Any]
     ) -> Image.Image:
-        return draw_segments(pixels, _class_map(output), _colors(dataset))
+        height, width = pixels.shape[:2]
+        classes = stretch(_class_map(output), width, height)
+        return draw_segments(pixels, classes, _colors(dataset))
 
     def draw_large(self, pixels: np.ndarray, output: Mapping[str, Any]) -> Image.Image:
         metadata = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0])

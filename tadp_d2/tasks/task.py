@@ -39,6 +39,7 @@ class Task(ABC):
         columns: images in a row of the gallery's sheet.
         titles: of the images on the sheet: "image", "truth", "prediction", "error".
         own_keys: of the config, which other tasks do not act on.
+        at_input_size: whether outputs have the size of the model's input, and not the image's.
     """
 
     name: ClassVar[str]
@@ -48,6 +49,7 @@ class Task(ABC):
     columns: int = 3
     titles: tuple[str, ...] = ("image", "truth", "prediction")
     own_keys: ClassVar[frozenset[str]] = frozenset()
+    at_input_size: bool = False
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg

@@ -51,7 +51,7 @@ def test_the_best_and_the_last_are_kept_and_named(scripted):
     assert any(not torch.equal(kept[name], weights[3][name]) for name in kept)
     # A run goes on from its last checkpoint.
     assert Path(find_checkpoints(folder)[0]).name == "model_final.pth"
-    assert not any("best" in path for path in find_checkpoints(folder))
+    assert not any("best" in Path(path).name for path in find_checkpoints(folder))
 
 
 class Saved:

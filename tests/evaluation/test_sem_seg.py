@@ -2,6 +2,7 @@
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -132,3 +133,26 @@ def test_order_of_images_does_not_matter(street):
 def test_a_model_of_other_classes_is_an_error(street):
     with pytest.raises(UserError, match="'own_street' is scored on road, .*trained on cat, dog"):
         NamedSemSegEvaluator("own_street", ["cat", "dog"])
+
+
+def test_at_the_size_of_the_input_truths_are_stretched_as_opencv_does(street):
+    _, truths, _ = street
+    width, height = 23, 17
+    stretched = [
+        cv2.resize(t.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        for t in truths
+    ]
+    evaluator = NamedSemSegEvaluator("own_street", CLASSES, (width, height))
+    evaluator.reset()
+    wrong = 0
+    for entry, truth in zip(DatasetCatalog.get("own_street"), stretched, strict=True):
+        found = np.where(truth == 255, 3, truth)
+        found[0, 0] = (found[0, 0] + 1) % 19
+        wrong += truth[0, 0] != 255
+        logits = torch.eye(19)[torch.from_numpy(found).long()].permute(2, 0, 1)
+        evaluator.process([entry], [{"sem_seg": logits}])
+    results = evaluator.evaluate()
+    assert list(results) == ["sem_seg_stretched"]
+    labelled = sum((t != 255).sum() for t in stretched)
+    expected = 100 * (1 - wrong / labelled)
+    assert results["sem_seg_stretched"]["pACC"] == pytest.approx(expected)
