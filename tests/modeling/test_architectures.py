@@ -59,7 +59,11 @@ def test_an_architecture_trains_evaluates_and_predicts(name, world, model_folder
     if name == "mask2former":
         pytest.importorskip("scipy")  # of transformers' matcher
     run = tmp_path / "run"
-    settings = SMALL | OWN.get(name, {}) | {"MODEL.DIFFUSION.WEIGHTS": str(model_folder), "OUTPUT_DIR": str(run)}
+    settings = (
+        SMALL
+        | OWN.get(name, {})
+        | {"MODEL.DIFFUSION.WEIGHTS": str(model_folder), "OUTPUT_DIR": str(run)}
+    )
     pairs = [item for pair in settings.items() for item in pair]
     cfg = load_config(str(CONFIGS / f"{name}.yaml"), overrides=pairs)
     run.mkdir()
