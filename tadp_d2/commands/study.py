@@ -19,10 +19,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     study.add_argument(
         "part",
-        choices=("adaptation", "attention", "depth", "personalization", "words"),
+        choices=("adaptation", "attention", "depth", "personalization", "prompts", "words"),
         help="what helps a model on a target, beside the paper's claims; what looks at the words "
         "of a caption; what text is worth for depth; what learned tokens and UNets know of their "
-        "style; whether the diffusion model knows its words",
+        "style; what the prompt is worth in one domain; whether the diffusion model knows its "
+        "words",
     )
     study.add_argument(
         "--output",
@@ -54,13 +55,15 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="NAME",
         help="for adaptation: pretraining, text, attention-maps, latent-scaling, modifiers, "
-        "modifiers-in-testing, source-style, cleaning, caption-quality, referring; default: all",
+        "modifiers-in-testing, source-style, cleaning, caption-quality, referring; for prompts: "
+        "table-1, table-2, table-S2, VPD-table-5, demo; default: all",
     )
     study.add_argument(
         "--results",
         type=Path,
         metavar="FOLDER",
-        help="for adaptation and depth: make tables of the result files in it, run nothing",
+        help="for adaptation, depth and prompts: make tables of the result files in it, run "
+        "nothing",
     )
     study.set_defaults(run=run)
 
@@ -73,11 +76,11 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} {getattr(args, name)}: expected at least 1")
     if args.part == "words":
         _check_detector(args)
-    if args.part != "adaptation" and args.question:
-        raise UserError("--question is for adaptation")
-    if args.part not in ("adaptation", "depth") and args.results:
-        raise UserError("--results is for adaptation and depth")
-    if args.part == "adaptation":
+    if args.part not in ("adaptation", "prompts") and args.question:
+        raise UserError("--question is for adaptation and prompts")
+    if args.part not in ("adaptation", "depth", "prompts") and args.results:
+        raise UserError("--results is for adaptation, depth and prompts")
+    if args.part in ("adaptation", "prompts"):
         _questions(args)
     folder = args.output / args.part
     if args.results:
@@ -85,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
         return
     make = {
         "adaptation": _adaptation,
+        "prompts": _prompts,
         "attention": _attention,
         "depth": _depth,
         "personalization": _personalization,
@@ -97,7 +101,7 @@ def _of_results(args: argparse.Namespace, folder: Path) -> str:
     from tadp_d2.study.verdicts import read
 
     results = read(args.results, args.part)
-    if args.part == "adaptation":
+    if args.part != "depth":
         return _answers(args, results, folder)
     from tadp_d2.study import depth_texts
 
@@ -183,6 +187,18 @@ def _adaptation(args: argparse.Namespace, world: Path, folder: Path) -> str:
     return _answers(args, _run(args, trainings, "trainings"), folder)
 
 
+def _prompts(args: argparse.Namespace, world: Path, folder: Path) -> str:
+    from tadp_d2.files import replacing
+    from tadp_d2.study import prompts
+
+    results = _run(args, prompts.jobs(world, folder, _questions(args), range(args.seeds)), "runs")
+    if prompts.DEMO in (args.question or ()):
+        with replacing(folder / "predictions.jpg") as temporary:
+            drawn = prompts.sheet(folder, prompts.PROMPT_QUESTIONS[prompts.DEMO])
+            drawn.save(temporary, format="JPEG", quality=90)
+    return _answers(args, results, folder)
+
+
 def _answers(args: argparse.Namespace, results: list[Any], folder: Path) -> str:
     """The tables of the questions; draws them, too."""
     from tadp_d2.study.differences_figure import figure
@@ -203,11 +219,14 @@ def _run(args: argparse.Namespace, jobs: "list[Job]", what: str) -> list[Any]:
 
 def _questions(args: argparse.Namespace) -> "list[Question]":
     from tadp_d2.errors import UserError
+    from tadp_d2.study.prompts import DEMO, PROMPT_QUESTIONS
     from tadp_d2.study.questions import QUESTIONS
 
-    names = args.question or list(QUESTIONS)
+    known = PROMPT_QUESTIONS if args.part == "prompts" else QUESTIONS
+    # A demo asks a part of what others ask.
+    names = args.question or [name for name in known if name != DEMO]
     for name in names:
-        if name not in QUESTIONS:
-            known = ", ".join(QUESTIONS)
-            raise UserError(f"--question {name}: there is none of that name; expected {known}")
-    return [QUESTIONS[name] for name in names]
+        if name not in known:
+            others = ", ".join(known)
+            raise UserError(f"--question {name}: there is none of that name; expected {others}")
+    return [known[name] for name in names]

@@ -140,6 +140,8 @@ TARGETS = {
         f"{domain} expressions": Target(domain, f"refcoco_{domain}_test", "referring", "oIoU")
         for domain in _ART
     },
+    # Layouts of the same synthetic scenes, for `prompts`.
+    **{layout: Target("", f"{layout}_val", layout, "mIoU") for layout in ("pascal", "ade20k")},
 }
 _NULL = Reading()
 _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"

@@ -1,0 +1,231 @@
+"""What the prompt is worth: rows of TADP's tables 1, 2 and S2 and of VPD's table 5 as questions.
+
+Each row is a training of its own on the synthetic scenes, in Pascal's or in ADE20K's layout, that
+is conditioned in testing as in training. What came of it is `verdicts`, as for the other questions.
+"""
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils.env import seed_all_rng
+from PIL import Image
+
+from tadp_d2.config.load import PRESETS, load_config
+from tadp_d2.engine.trainer import Trainer
+from tadp_d2.records.result_files import read_results
+from tadp_d2.study.identity import identity
+from tadp_d2.study.jobs import Job
+from tadp_d2.study.questions import Arm, Claim, Question, Reading, Target, Training
+from tadp_d2.synthetic.data_folder import MODEL_FOLDER
+from tadp_d2.visualization.sheet import contact_sheet
+
+_NAME = "MODEL.CONDITIONER.NAME"
+_UNSCALED = ("MODEL.DIFFUSION.LATENT_SCALING", False)
+_MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
+_NO_MAPS = (f"{_MAPS}.LEVELS", ())
+_VPD = (_NAME, "TextAdapter")
+SCHEDULE = PRESETS.parent / "quick_schedules" / "pascal_prompts.yaml"
+# Task of a training -> what differs from the schedule.
+OVERRIDES: dict[str, Mapping[str, Any]] = {
+    "pascal": {},
+    "ade20k": {
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 150,
+        "MODEL.CONDITIONER.CLASS_NAMES": (),
+        "DATASETS.TRAIN": ("ade20k_train",),
+        "DATASETS.TEST": ("ade20k_val",),
+    },
+}
+
+
+def _arm(target: Target, name: str, *claims: Claim, options: tuple = ()) -> Arm:
+    return Arm(name, Training(target.task, options=options), Reading(), claims)
+
+
+def _demo(target: Target) -> list[Arm]:
+    return [
+        _arm(target, "empty text", options=((_NAME, "EmptyText"),)),
+        _arm(target, "class names", Claim("empty text"), options=((_NAME, "ClassNames"),)),
+        _arm(target, "caption", Claim("empty text"), Claim("class names", 1, "TADP table 1: +3.0")),
+        _arm(
+            target,
+            "oracle",
+            Claim("caption", 1, "TADP table 1: +2.7"),
+            options=((_NAME, "Oracle"),),
+        ),
+    ]
+
+
+def _table_1(target: Target) -> list[Arm]:
+    empty, names, caption, oracle = _demo(target)
+    return [
+        empty,
+        _arm(target, "VPD (R)", Claim("empty text", 1, "VPD table 5"), options=(_VPD, _UNSCALED)),
+        _arm(target, "VPD (LS)", Claim("VPD (R)", 1, "TADP table 1: +0.7"), options=(_VPD,)),
+        _arm(
+            target,
+            "class embs",
+            Claim("VPD (LS)", -1, "TADP table 1: -0.3"),
+            options=((_NAME, "ClassWords"),),
+        ),
+        Arm(
+            *(names.name, names.training, names.test),
+            (*names.claims, Claim("class embs", 1, "TADP table 1: +1.4")),
+        ),
+        caption,
+        _arm(
+            target,
+            "nouns",
+            Claim("caption", 1, "TADP table 1: +0.2"),
+            options=((_NAME, "CaptionNouns"),),
+        ),
+        oracle,
+    ]
+
+
+def _table_2(target: Target) -> list[Arm]:
+    return [
+        _arm(target, "VPD (R)", options=(_VPD, _UNSCALED)),
+        _arm(target, "VPD (LS)", Claim("VPD (R)", 1, "TADP table 2: +0.6"), options=(_VPD,)),
+        _arm(target, "caption", Claim("VPD (LS)", 1, "TADP table 2: +1.1")),
+        _arm(
+            target,
+            "oracle",
+            Claim("caption", 1, "TADP table 2: +17.2"),
+            options=((_NAME, "Oracle"),),
+        ),
+    ]
+
+
+# Precision -> recall .50, .75, 1.0 (TADP, table S2, mIoU after 4 000 iterations).
+_TABLE_S2 = {0.5: (49.53, 52.00, 55.22), 0.75: (49.17, 51.46, 58.62), 1.0: (50.20, 54.82, 63.29)}
+
+
+def _table_s2(target: Target) -> list[Arm]:
+    best = _TABLE_S2[1.0][-1]
+    arms = [_arm(target, "oracle", options=((_NAME, "Oracle"),))]
+    for precision, values in reversed(_TABLE_S2.items()):
+        for recall, value in reversed(list(zip((0.5, 0.75, 1.0), values, strict=True))):
+            if value != best:
+                errors = {"PRECISION": precision, "RECALL": recall}
+                options = [(f"MODEL.CONDITIONER.ORACLE.{k}", v) for k, v in errors.items() if v < 1]
+                claim = Claim("oracle", -1, f"TADP table S2: {value - best:+.1f}")
+                name = f"precision {precision}, recall {recall}"
+                arms.append(_arm(target, name, claim, options=((_NAME, "Oracle"), *options)))
+    return arms
+
+
+def _vpd_table_5(target: Target) -> list[Arm]:
+    adapter, mid = "class embeddings, adapter", (f"{_MAPS}.LEVELS", ("s6",))
+    arms = [
+        _arm(target, "empty text", options=((_NAME, "EmptyText"), _UNSCALED, _NO_MAPS)),
+        _arm(
+            target,
+            "class embeddings",
+            Claim("empty text", 1, "VPD table 5: +0.5"),
+            options=((_NAME, "ClassEmbeddings"), _UNSCALED, _NO_MAPS),
+        ),
+        _arm(
+            target,
+            adapter,
+            Claim("class embeddings", 1, "VPD table 5: +0.9"),
+            options=(_VPD, _UNSCALED, _NO_MAPS),
+        ),
+    ]
+    for path, own, gain in (
+        ("mid", (mid, (f"{_MAPS}.PATHS", ("mid",))), 0.1),
+        ("down", ((f"{_MAPS}.PATHS", ("down",)),), 0.3),
+        ("up", ((f"{_MAPS}.PATHS", ("up",)),), 0.3),
+        ("down and up", (), 0.2),
+    ):
+        claim = Claim(adapter, 1, f"VPD table 5: {gain:+.1f}")
+        arms.append(_arm(target, f"with maps, {path}", claim, options=(_VPD, _UNSCALED, *own)))
+    return arms
+
+
+DEMO = "demo"
+# Name -> question, in the order of the table.
+PROMPT_QUESTIONS = {
+    "table-1": Question("What is the prompt worth? (TADP, table 1)", ("pascal",), _table_1),
+    "table-2": Question("The same with 150 classes (TADP, table 2)", ("ade20k",), _table_2),
+    "table-S2": Question("How good must an oracle be? (TADP, table S2)", ("ade20k",), _table_s2),
+    "VPD-table-5": Question("What helps VPD? (VPD, table 5)", ("ade20k",), _vpd_table_5),
+    DEMO: Question("What is the prompt worth?", ("pascal",), _demo),
+}
+
+
+def jobs(
+    world: Path, folder: Path, questions: Iterable[Question], seeds: Sequence[int]
+) -> list[Job]:
+    """A job for each training and seed of the questions.
+
+    Args:
+        world: as `tadp-d2 synth` writes it, and as `DETECTRON2_DATASETS` names it.
+        folder: of the results; `results/` holds all that `verdicts` reads.
+    """
+    of_world = identity(world)
+    arms = [arm for q in questions for own in q.arms().values() for arm in own]
+    return [
+        Job(
+            folder / "results" / f"{training.name}_{seed}.json",
+            train_and_test,
+            {"world": world, "folder": folder, "training": training, "seed": seed},
+            {
+                **of_world,
+                "schedule": SCHEDULE.read_text("utf-8"),
+                "training": training.name,
+                "seed": seed,
+            },
+        )
+        for training in dict.fromkeys(arm.training for arm in arms)
+        for seed in seeds
+    ]
+
+
+def train_and_test(world: Path, folder: Path, training: Training, seed: int) -> dict[str, Any]:
+    """Trains a model and tests it; of the run, all stays but the weights.
+
+    Returns:
+        As `adaptation.train_and_test`, without a source.
+    """
+    run = run_folder(folder, training, seed)
+    shutil.rmtree(run, ignore_errors=True)
+    overrides = {
+        **OVERRIDES[training.task],
+        **dict(training.options),
+        "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER),
+        "OUTPUT_DIR": str(run),
+        "SEED": seed,
+    }
+    cfg = load_config(str(SCHEDULE), overrides=[x for pair in overrides.items() for x in pair])
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(cfg.dump())
+    seed_all_rng(seed)
+    trainer = Trainer(cfg)
+    trainer.train()
+    for left in (run / "model_final.pth", run / "last_checkpoint"):
+        left.unlink()
+    (dataset,) = cfg.DATASETS.TEST
+    metrics = read_results(run / "results.json")["metrics"][dataset]["sem_seg"]
+    tests = {dataset: {Reading().name: {"mIoU": metrics["mIoU"]}}}
+    return {"training": training.name, "seed": seed, "tests": tests}
+
+
+def run_folder(folder: Path, training: Training, seed: int) -> Path:
+    """Where a training leaves its results and the images of its test."""
+    return folder / "runs" / f"{training.name}_{seed}"
+
+
+def sheet(folder: Path, question: Question, seed: int = 0) -> Image.Image:
+    """Image, truth, and the prediction of each arm: a row for each image of the gallery."""
+    (arms,) = question.arms().values()
+    galleries = [
+        next((run_folder(folder, arm.training, seed) / "gallery").glob("*/")) for arm in arms
+    ]
+    drawn = []
+    for shown in sorted(path.name for path in galleries[0].iterdir()):
+        drawn += [galleries[0] / shown / f"{kind}.jpg" for kind in ("image", "truth")]
+        drawn += [gallery / shown / "prediction.jpg" for gallery in galleries]
+    titles = ("image", "truth", *(arm.name for arm in arms))
+    return contact_sheet([Image.open(path) for path in drawn], len(titles), titles)

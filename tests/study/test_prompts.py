@@ -1,0 +1,89 @@
+"""The questions about prompts: claims as published, configs that load, the demo at least size."""
+
+import pytest
+from PIL import Image
+
+from tadp_d2.cli import main
+from tadp_d2.config.load import load_config
+from tadp_d2.study import prompts
+from tadp_d2.study.prompts import OVERRIDES, PROMPT_QUESTIONS, SCHEDULE
+
+ARMS = [
+    (name, arm)
+    for name, question in PROMPT_QUESTIONS.items()
+    for arms in question.arms().values()
+    for arm in arms
+]
+
+
+def test_arms_are_distinct_and_claims_are_about_arms():
+    for question in PROMPT_QUESTIONS.values():
+        (arms,) = question.arms().values()
+        names = [arm.name for arm in arms]
+        assert len({arm.training.name for arm in arms}) == len(set(names)) == len(names)
+        for arm in arms:
+            assert {claim.against for claim in arm.claims} <= set(names) - {arm.name}
+    by_name = {}
+    for _, arm in ARMS:
+        assert by_name.setdefault(arm.training.name, arm.training) == arm.training
+
+
+@pytest.mark.parametrize("name, arm", ARMS, ids=lambda value: getattr(value, "name", value))
+def test_every_arm_is_a_config(name, arm):
+    overrides = {**OVERRIDES[arm.training.task], **dict(arm.training.options)}
+    cfg = load_config(str(SCHEDULE), overrides=[x for pair in overrides.items() for x in pair])
+    options = cfg.MODEL.CONDITIONER
+    if name == "table-S2" and arm.name != "oracle":
+        errors = f"precision {options.ORACLE.PRECISION}, recall {options.ORACLE.RECALL}"
+        assert arm.name == errors
+    if name == "VPD-table-5":
+        assert ("maps" in arm.name) == bool(cfg.MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS)
+
+
+def test_the_tables_differences():
+    claims = {
+        (name, arm.name, claim.against): claim.source for name, arm in ARMS for claim in arm.claims
+    }
+    # 50.20 and 63.29; 86.36 and 84.08 of TADP-0, or 87.11 of TADP-40.
+    source = claims["table-S2", "precision 1.0, recall 0.5", "oracle"]
+    assert source == "TADP table S2: -13.1"
+    assert claims["table-1", "oracle", "caption"] == "TADP table 1: +2.7"
+    assert len([arm for name, arm in ARMS if name == "table-S2"]) == 9
+
+
+@pytest.mark.exhaustive
+def test_the_demo_makes_a_table_and_a_sheet(world, tmp_path, capsys, monkeypatch):
+    tiny = {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "TEST.GALLERY_IMAGES": 2}
+    monkeypatch.setitem(prompts.OVERRIDES, "pascal", tiny)
+    monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", InThisProcess)
+    command = ["study", "prompts", "--question", "demo", "--world", str(world)]
+    main([*command, "--output", str(tmp_path), "--seeds", "1", "--processes", "1"])
+    folder = tmp_path / "prompts"
+    table = (folder / "table.md").read_text()
+    assert table.strip() in capsys.readouterr().out
+    for name in ("empty text", "class names", "caption", "oracle"):
+        assert f"| {name} |" in table
+    with Image.open(folder / "predictions.jpg") as sheet:
+        # Image, truth and four predictions.
+        assert sheet.width > 6 * 300
+    assert not [*folder.rglob("*.pth")]
+
+
+class InThisProcess:
+    """In the place of a pool, whose processes would know nothing of what a test changes."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def submit(self, function, job):
+        from concurrent.futures import Future
+
+        future = Future()
+        future.set_result(function(job))
+        return future
