@@ -106,6 +106,7 @@ train = DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \
 
 bench: setup
 	@$(RUN) benchmarks/backbone.py
+	@$(RUN) benchmarks/contexts.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info
