@@ -11,6 +11,7 @@ from PIL import Image
 import tadp_d2.data.datasets.ade20k  # noqa: F401
 from tadp_d2.data.catalog import read_entries
 from tadp_d2.data.datasets.pascal_segmentation import WORDS, load_pascal
+from tadp_d2.data.loader import load_dataset
 from tadp_d2.data.readers.label_maps import Folders, load_label_maps
 from tadp_d2.errors import UserError
 
@@ -91,3 +92,11 @@ def test_ade20k_without_the_shift_by_one_is_named(tmp_path, monkeypatch):
         UserError, match=r"ADE_val_1.png: has the value 150 in 48.*prepare_ade20k_sem_seg"
     ):
         read_entries("ade20k_val")
+
+
+def test_an_oracle_for_a_set_without_labels_is_refused(make_segmentation_config):
+    cfg = make_segmentation_config("MODEL.CONDITIONER.NAME", "Oracle", "TEST.SUBMISSION", True)
+    with pytest.raises(
+        UserError, match="'dark_zurich_test' has no labels, and the conditioner Orac"
+    ):
+        load_dataset(cfg, "dark_zurich_test")
