@@ -53,8 +53,13 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 def write_trees(root: Path) -> None:
     rng = np.random.default_rng(0)
     picture = encoded(Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)), "JPEG")
+    # Ten classes in each.
     maps = [
-        encoded(Image.fromarray(rng.integers(0, 150, (48, 64), np.uint8)), "PNG") for _ in range(50)
+        encoded(
+            Image.fromarray(rng.integers(0, 150, 10, np.uint8)[rng.integers(0, 10, (48, 64))]),
+            "PNG",
+        )
+        for _ in range(50)
     ]
     for splits in TREES.values():
         for folder, images, labels, number in splits:

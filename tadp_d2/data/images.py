@@ -282,7 +282,8 @@ def files_below(folder: Path) -> list[Path]:
     Raises:
         UserError: a folder cannot be searched, or a link leads nowhere.
     """
-    return sorted(_walk(folder, ()))
+    # As paths compare themselves, many times faster.
+    return sorted(_walk(folder, ()), key=lambda path: path.parts)
 
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:

@@ -59,20 +59,24 @@ class Remembered:
 
     def get(self, path: Path, read: Callable[[Path], _Value]) -> _Value:
         """What `read` returns for a file, which is not called for one that is unchanged."""
-        try:
-            status = os.stat(path)
-        except OSError:
-            return read(path)
-        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        kept = self.find(path)
+        if kept is not None:
+            return kept
+        before = _status(path)
+        value = read(path)
+        if before and self._start - max(before.st_mtime, before.st_ctime) > _SETTLED_AFTER:
+            self._found[str(path)] = [_stamp(before), value]
+        return value
+
+    def find(self, path: Path) -> Any:
+        """What is kept of a file, if it is unchanged; None where there is nothing."""
         name = str(path)
         kept = self._kept.get(name)
-        if isinstance(kept, list) and kept[:-1] == [stamp]:
-            self._found[name] = kept
-            return kept[1]
-        value = read(path)
-        if self._start - max(status.st_mtime, status.st_ctime) > _SETTLED_AFTER:
-            self._found[name] = [stamp, value]
-        return value
+        status = _status(path) if isinstance(kept, list) else None
+        if status is None or kept[:-1] != [_stamp(status)]:
+            return None
+        self._found[name] = kept
+        return kept[1]
 
     def keep(self) -> None:
         """Keeps the values of the files that were asked for, for later runs."""
@@ -83,6 +87,17 @@ class Remembered:
                 temporary.write_text(json.dumps(self._found, separators=(",", ":")), "utf-8")
         except UserError as error:
             _logger.warning(f"The next run reads all files again: {error}")
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _place() -> Path:

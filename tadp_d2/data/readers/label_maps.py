@@ -129,13 +129,17 @@ def _find_images(folders: Folders, dataset: str, report: Report) -> list[Path]:
 def _find(folder: Path, nesting: str, suffix: str) -> tuple[list[Path], list[Path]]:
     """The files below a folder that end in `suffix`: those within `nesting`, and the others."""
     found: tuple[list[Path], list[Path]] = ([], [])
+    fitting: dict[str, bool] = {}
+    depth = len(_parts(nesting))
     for path in files_below(folder):
         if path.name.endswith(suffix):
-            within = path.relative_to(folder).parent
-            same_depth = len(within.parts) == len(_parts(nesting))
-            # Path(".") has no parts, and matches no pattern.
-            fits = nesting == "**" or (same_depth and (nesting == "." or within.match(nesting)))
-            found[not fits].append(path)
+            parent = os.path.dirname(path)
+            if parent not in fitting:
+                within = Path(parent).relative_to(folder)
+                # Path(".") has no parts, and matches no pattern.
+                fits = len(within.parts) == depth and (nesting == "." or within.match(nesting))
+                fitting[parent] = nesting == "**" or fits
+            found[not fitting[parent]].append(path)
     return found
 
 
@@ -194,9 +198,17 @@ def check_values(
     if not labels:
         return
     known = Remembered(Path(os.path.commonpath([path.parent for path in labels])), "values")
+    new = []
+    for path in labels:
+        values = known.find(path)
+        if values is None:
+            new.append(path)
+        else:
+            with reporting(report):
+                _check(path, values, allowed, advice)
     check_each(
         lambda path: _check(path, known.get(path, _values), allowed, advice),
-        labels,
+        new,
         "label maps checked",
         report,
     )
