@@ -14,7 +14,7 @@ from tadp_d2.reports.spread import Difference, Spread, paired_difference, spread
 from tadp_d2.study.questions import TARGETS, Arm, Claim, Question, Target
 
 # Part of the study -> what its results say of a run, besides the seed.
-COMPARED = {"adaptation": "training", "depth": "condition"}
+COMPARED = {"adaptation": "training", "depth": "condition", "prompts": "training"}
 CLAIMS = {1: "better", -1: "worse", 0: "equal"}
 
 # Training -> seed -> its result.

@@ -114,7 +114,7 @@ def test_unknown_questions_are_refused(tmp_path, capsys):
         (["adaptation", "--question", "colour"], "--question colour: there is none of that name"),
         (["words"], "words needs --detector"),
         (["words", "--detector", str(tmp_path)], "there is no config.yaml"),
-        (["personalization", "--question", "text"], "--question is for adaptation"),
+        (["personalization", "--question", "text"], "--question is for adaptation and prompts"),
     ):
         with pytest.raises(SystemExit) as exit_:
             main(["study", *options, "--output", str(tmp_path / "out")])
