@@ -20,7 +20,7 @@ SIZE = (640, 480)
 FOLDER = "official_splits"
 
 
-def write_labeled(path, number=4, **changed):
+def write_labeled(path, number=4, rooms=ROOMS, **changed):
     """As Matlab 7.3 writes it: the axes in reverse, texts behind references."""
     rng = np.random.default_rng(0)
     arrays = {
@@ -38,9 +38,10 @@ def write_labeled(path, number=4, **changed):
                 file[name] = array
         cells = [
             file.create_dataset(f"#refs#/{i}", data=np.array([[ord(c)] for c in room], np.uint16))
-            for i, room in enumerate(ROOMS[:number])
+            for i, room in enumerate(rooms[:number])
         ]
-        file["sceneTypes"] = np.array([[cell.ref for cell in cells]], h5py.ref_dtype)
+        references = np.array([[cell.ref for cell in cells]], h5py.ref_dtype)
+        file["sceneTypes"] = references if rooms else np.zeros((1, number))
     return arrays
 
 
@@ -128,6 +129,8 @@ FLAT = np.zeros((4, 3, 4, 4), np.uint8)
         ({"rawDepths": None}, "holds no rawDepths"),
         ({"images": FLAT}, r"rawDepths \(4, 640, 480\); expected N x 3 x width"),
         ({"images": FLAT.astype(float), "rawDepths": np.ones((4, 4, 4))}, "float64"),
+        ({"rooms": ()}, "sceneTypes holds no texts"),
+        ({"rooms": ("..", *ROOMS[1:])}, "a kind of room is '..'; expected such as living_room"),
         ({"number": 3}, r"3 images, 3 kinds of rooms, and splits.mat names 4; expected each"),
         ({"images": FLAT, "rawDepths": np.full((4, 4, 4), np.nan)}, "sync_depth_00000 is not with"),
         ({"images": FLAT, "rawDepths": np.full((4, 4, 4), 66.0)}, "sync_depth_00000 is not within"),

@@ -5,6 +5,7 @@ are for training and which for testing.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,7 +126,7 @@ def _check(content: Mapping, file: Path, splits: Mapping[str, Sequence[int]]) ->
             f"{file}: images are {images.shape} {images.dtype} and rawDepths {depths.shape}; "
             "expected N x 3 x width x height of 8 bits and N x width x height"
         )
-    rooms = [_text(content[reference]) for reference in content["sceneTypes"][()].ravel()]
+    rooms = _read_rooms(content, file)
     chosen = sorted(index for indices in splits.values() for index in indices)
     if chosen != list(range(number)) or len(rooms) != number:
         raise UserError(
@@ -136,8 +137,18 @@ def _check(content: Mapping, file: Path, splits: Mapping[str, Sequence[int]]) ->
     return _Release(images, depths, rooms, splits)
 
 
-def _text(characters: Any) -> str:
-    return "".join(map(chr, characters[()].ravel()))
+def _read_rooms(content: Mapping, file: Path) -> list[str]:
+    """Behind each reference stand the characters of a name such as `living_room`."""
+    try:
+        cells = [content[reference] for reference in content["sceneTypes"][()].ravel()]
+        rooms = ["".join(map(chr, cell[()].ravel())) for cell in cells]
+    except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError):
+        raise UserError(f"{file}: sceneTypes holds no texts; expected kinds of rooms") from None
+    # They become folders.
+    for room in rooms:
+        if not re.fullmatch(r"\w+", room, re.ASCII):
+            raise UserError(f"{file}: a kind of room is {room!r}; expected such as living_room")
+    return rooms
 
 
 def _unfinished(target: Path, files: Sequence[Path]) -> Path:
@@ -160,10 +171,12 @@ def _write_all(
         image = folder / split / room / f"rgb_{index:05d}.jpg"
         # Last, so that with it all of an image is there.
         if not image.exists():
-            _write_depth(
-                release.depths[index], image.with_name(f"sync_depth_{index:05d}.png"), file
-            )
-            _write_image(release.images[index], image)
+            try:
+                depth, pixels = release.depths[index], release.images[index]
+            except OSError as error:
+                raise UserError(f"{file}: image {index} is damaged ({reason(error)})") from None
+            _write_depth(depth, image.with_name(f"sync_depth_{index:05d}.png"), file)
+            _write_image(pixels, image)
         if progress:
             progress(index + 1, len(release.rooms))
 
