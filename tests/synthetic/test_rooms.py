@@ -85,9 +85,12 @@ def test_what_is_hidden_is_not_mentioned():
         assert describe(drawn, seen.shares) == sentence
 
 
+def test_there_are_enough_kinds():
+    assert len(KINDS) == 12 and set(KINDS) < set(ROOMS)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_a_room_of_nyu_without_gaps(kind):
-    assert kind in ROOMS
     for seed in range(3):
         drawn = sample_room(np.random.default_rng(seed), kind, (64, 48))
         seen = render_room(drawn, "day", np.random.default_rng(0))
