@@ -6,7 +6,7 @@ WORLD := demo/world
 TOKEN := demo/watercolor/learned_embeds.safetensors
 
 .PHONY: setup lint test test-all demo demo-segmentation demo-depth demo-referring demo-panoptic \
-	demo-prompts bench clean
+	demo-prompts app bench clean
 
 setup: $(VENV)/.ready
 
@@ -103,6 +103,13 @@ train = DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \
 	--config-file configs/quick_schedules/$(1).yaml \
 	MODEL.DIFFUSION.WEIGHTS $(WORLD)/stable-diffusion-tiny \
 	SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT) $(2)
+
+# The page to play with words, on the model of `make demo`, which is trained if it is not there.
+app: ITERATIONS = 1100
+app: MODEL = demo/detection_$(ITERATIONS)/model_final.pth
+app: setup
+	@test -f $(MODEL) || $(MAKE) --no-print-directory demo ITERATIONS=$(ITERATIONS)
+	@DETECTRON2_DATASETS=$(WORLD) $(VENV)/bin/tadp-d2 app --weights $(MODEL)
 
 bench: setup
 	@$(RUN) benchmarks/backbone.py

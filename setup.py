@@ -20,6 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["tadp_d2", "tadp_d2.*"]),
     package_data={
+        "tadp_d2.app": ["app.html"],
         "tadp_d2.reports": ["page.html"],
         "tadp_d2.synthetic": ["stable_diffusion/*", "stable_diffusion/*/*"],
     },

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tadp_d2.commands import (
+    app,
     attention,
     benchmark,
     caption,
@@ -33,6 +34,7 @@ COMMANDS = (
     dreambooth,
     predict,
     attention,
+    app,
     benchmark,
     study,
     report,

@@ -123,6 +123,11 @@ class Depth(Task):
             "farthest": float(depth.max()),
         }
 
+    def summary(self, output: Mapping[str, Any]) -> dict[str, str]:
+        depth = _to_array(output)
+        found = {"nearest": depth.min(), "median": np.median(depth), "farthest": depth.max()}
+        return {name: f"{meters:.2f} m" for name, meters in found.items()}
+
 
 def _to_array(output: Mapping[str, Any]) -> np.ndarray:
     return output["depth"].float().cpu().numpy()

@@ -18,7 +18,7 @@ from tadp_d2.evaluation.coco import NamedCOCOEvaluator
 from tadp_d2.evaluation.voc import ClassSubsetVOCEvaluator
 from tadp_d2.tasks.metrics import COCO, COCO_MASKS, VOC07, VOC_AREA
 from tadp_d2.tasks.task import TASK_REGISTRY, Task, class_names
-from tadp_d2.visualization.objects import draw_detections, draw_objects
+from tadp_d2.visualization.objects import MIN_SCORE, draw_detections, draw_objects
 
 # Meta-architecture -> the node of its config that holds NUM_CLASSES.
 _HEADS = {
@@ -148,3 +148,15 @@ class Detection(Task):
         )
         found = [{"class": names[index], "score": score, "box": box} for index, score, box in rows]
         return {"detections": found}
+
+    def summary(self, output: Mapping[str, Any]) -> dict[str, str]:
+        """The scores of the boxes that are drawn, by class."""
+        found: dict[str, list[str]] = {}
+        for index, score in zip(
+            output["instances"].pred_classes.tolist(),
+            output["instances"].scores.tolist(),
+            strict=True,
+        ):
+            if score >= MIN_SCORE:
+                found.setdefault(self.classes()[index], []).append(f"{100 * score:.0f}%")
+        return {name: ", ".join(scores) for name, scores in found.items()}

@@ -195,6 +195,17 @@ class Panoptic(Task):
         ]
         return {"segments": png.name, "segments_info": found}
 
+    def summary(self, output: Mapping[str, Any]) -> dict[str, str]:
+        """The areas of each class's segments."""
+        segments, described = output["panoptic_seg"]
+        things, stuff = self._things_and_stuff
+        found: dict[str, list[str]] = {}
+        for segment in described:
+            name = (things if segment["isthing"] else stuff)[segment["category_id"]]
+            share = (segments == segment["id"]).float().mean().item()
+            found.setdefault(name, []).append(f"{100 * share:.1f}%")
+        return {name: f"{', '.join(shares)} of the area" for name, shares in found.items()}
+
 
 @functools.lru_cache(maxsize=4)
 def _read_truth(dataset: str) -> dict[str, PanopticImage]:

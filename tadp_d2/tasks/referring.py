@@ -101,6 +101,9 @@ class Referring(Task):
             Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
         return {"mask": png.name, "share": float(mask.mean()), "box": _box(mask)}
 
+    def summary(self, output: Mapping[str, Any]) -> dict[str, str]:
+        return {"object": f"{100 * _mask(output).mean():.1f}% of the area"}
+
 
 def _mask(output: Mapping[str, Any]) -> np.ndarray:
     return object_mask(output["sem_seg"]).cpu().numpy()

@@ -105,6 +105,11 @@ class Semantic(Task):
             "shares": _shares(classes, self.classes()),
         }
 
+    def summary(self, output: Mapping[str, Any]) -> dict[str, str]:
+        """Each class's share of the area."""
+        shares = _shares(_class_map(output), self.classes())
+        return {name: f"{100 * share:.1f}% of the area" for name, share in shares.items()}
+
 
 def _colors(dataset: str) -> np.ndarray:
     return np.array(MetadataCatalog.get(dataset).stuff_colors, np.uint8)

@@ -152,6 +152,10 @@ class Task(ABC):
     def write(self, output: Mapping[str, Any], file: Path) -> dict[str, Any]:
         """Writes what JSON cannot hold beside `file`; returns what the JSON file is to hold."""
 
+    def summary(self, output: Mapping[str, Any]) -> dict[str, str]:
+        """What was found -> how much of it, in words, so that two outputs can be compared."""
+        return {}
+
 
 def get_task(cfg: CfgNode) -> Task:
     """The task of a config.

@@ -9,7 +9,7 @@ from PIL import Image
 from tadp_d2.cli import main
 from tadp_d2.reports.curves import Line, chart, thinned, ticks
 
-from .browser import CHROMIUM, Browser
+from ..browser import CHROMIUM, Browser
 
 HOSTILE = "<script>document.title = 'owned'</script> of {caption} & \"so\" on"
 

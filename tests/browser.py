@@ -21,7 +21,8 @@ class Browser:
         # Chromium reads messages from descriptor 3 and writes them to 4. No name can be resolved.
         options = (
             f"--headless=new --no-sandbox --disable-gpu --user-data-dir={profile} "
-            "--no-first-run --remote-debugging-pipe --host-resolver-rules='MAP * ~NOTFOUND'"
+            "--no-first-run --remote-debugging-pipe "
+            "--host-resolver-rules='MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'"
         )
         command = f"exec {CHROMIUM} {options} 3<&{child_reads} 4>&{child_writes}"
         self._process = subprocess.Popen(
@@ -66,19 +67,20 @@ class Browser:
         line, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(line)
 
-    def open(self, file: Path, width: int, height: int = 900, scheme: str = "light") -> None:
-        """Shows a file at a width in CSS pixels and waits until it and its pictures are there."""
+    def open(
+        self, address: Path | str, width: int, height: int = 900, scheme: str = "light"
+    ) -> None:
+        """Shows a file or URL at a width in CSS pixels; waits until it and its images are there."""
+        url = address.as_uri() if isinstance(address, Path) else address
         self.call(
             "Emulation.setDeviceMetricsOverride",
             **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
-        self.call("Page.navigate", url=file.as_uri())
+        self.call("Page.navigate", url=url)
         for _ in range(300):
-            if self.run("location.href") == file.as_uri() and self.run(
-                "document.readyState === 'complete'"
-            ):
+            if self.run("location.href") == url and self.run("document.readyState === 'complete'"):
                 break
             time.sleep(0.05)
         self.run("Promise.all([...document.images].filter(i => i.src).map(i => i.decode()))")

@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Makes the image of docs/app.md, with Chromium, from a running `make app`:
+
+python tools/make_app_screenshot.py http://127.0.0.1:8470/ watercolor_test 1 "a dog"
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tadp_d2.files import replacing
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.browser import Browser  # noqa: E402
+
+
+def wait(browser: Browser, condition: str) -> None:
+    """Until a JavaScript expression is true."""
+    while not browser.run(f"!!({condition})"):
+        time.sleep(0.1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("dataset")
+    parser.add_argument("number", type=int, help="of the image, from 0")
+    parser.add_argument("caption", help="of side B; its last word is shown")
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--scheme", choices=["light", "dark"], default="light")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "app.png")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as profile:
+        browser = Browser(Path(profile))
+        try:
+            browser.open(args.url, args.width, scheme=args.scheme)
+            wait(browser, "image")
+            key = json.dumps(f"{args.dataset}:{args.number}")
+            browser.run(
+                f"document.querySelector('#images [value=' + CSS.escape({key}) + ']').click()"
+            )
+            browser.run(f"sides[1].text.value = {json.dumps(args.caption)}; sides[1].preview()")
+            wait(browser, "sides.every(side => side.reading)")
+            browser.run("predict(); null")
+            wait(browser, "results && !job")
+            browser.run("[...document.querySelectorAll('.b .words button')].pop().click()")
+            browser.run("Promise.all([...document.images].filter(i => i.src).map(i => i.decode()))")
+            with replacing(args.output) as temporary:
+                browser.screenshot(temporary, whole=True)
+        finally:
+            browser.close()
+
+
+if __name__ == "__main__":
+    main()
