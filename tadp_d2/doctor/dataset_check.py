@@ -1,4 +1,4 @@
-"""Data sets: layout, labels, boxes, captions, and whether every picture can be decoded."""
+"""Data sets: layout, labels, boxes, segments, captions, and whether every image can be decoded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from tadp_d2.data.catalog import location, read_entries
 from tadp_d2.data.datasets.refcoco import EXPRESSIONS
 from tadp_d2.data.images import check_each, decode, other_size
 from tadp_d2.data.loader import add_texts, check_texts
+from tadp_d2.data.readers.panoptic_sets import read_segments
 from tadp_d2.data.remembered import forgotten
 from tadp_d2.data.texts import NoCaptions
 from tadp_d2.doctor.findings import Finding, Kind, problems
@@ -37,6 +38,15 @@ PUBLISHED = {
     "ade20k_val": 2000,
     "coco_stuff_train": 118287,
     "coco_stuff_val": 5000,
+    **{
+        f"{name}_{split}{kind}": count
+        for name, counts, kinds in (
+            ("coco_2017", (118287, 5000), ("", "_panoptic", "_panoptic_separated")),
+            ("cityscapes_fine_panoptic", (2975, 500), ("",)),
+        )
+        for split, count in zip(("train", "val"), counts, strict=True)
+        for kind in kinds
+    },
     "nyu_depth_v2_train": 24231,
     "nyu_depth_v2_test": 654,
     "nyu_depth_v2_labeled_train": 795,
@@ -83,6 +93,14 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
             raise other_size(path, size, sizes[path])
 
     check_each(check_image, list(sizes), f"images of {dataset} decoded", report)
+    segmented = {Path(e["pan_seg_file_name"]): e for e in entries if "pan_seg_file_name" in e}
+    if segmented:
+        check_each(
+            lambda file: read_segments(segmented[file]),
+            list(segmented),
+            f"segments of {dataset} read",
+            report,
+        )
     published = PUBLISHED.get(dataset, len(entries))
     if entries and len(entries) != published:
         notes.append(f"{len(entries)} pictures; the published set has {published}")

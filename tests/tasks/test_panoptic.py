@@ -21,11 +21,13 @@ from tadp_d2.data.catalog import read_entries, read_known
 from tadp_d2.data.loader import build_train_loader
 from tadp_d2.data.mapper import ConditionedMapper
 from tadp_d2.data.own_data_sets import _read
+from tadp_d2.data.readers.coco_panoptic import Segment
 from tadp_d2.data.readers.panoptic_sets import class_map, read_segments
 from tadp_d2.engine.optimizer import build_optimizer
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.errors import UserError
 from tadp_d2.evaluation.panoptic_parts import ClassMapEvaluator, ThingEvaluator
+from tadp_d2.evaluation.panoptic_quality import count_image, mean_quality
 from tadp_d2.tasks.task import get_task
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -235,16 +237,14 @@ def test_polygons_become_bitmasks_that_are_cut(make_config, tmp_path):
 def perfect(entry, number=32):
     """What a model would return that knows the truth."""
     segments = read_segments(entry)
-    meta = MetadataCatalog.get(TEST)
     classes = class_map(segments, ignored=number)
     things = [row for row in segments.described if row["isthing"]]
     found = Instances(segments.ids.shape)
-    masks = [torch.from_numpy(segments.ids == row["id"]) for row in things]
-    found.pred_masks = torch.stack(masks)
-    found.pred_classes = torch.tensor([row["category_id"] for row in things])
+    masks = [segments.ids == row["id"] for row in things]
+    found.pred_masks = torch.from_numpy(np.reshape(masks, (-1, *segments.ids.shape)).astype(bool))
+    found.pred_classes = torch.tensor([row["category_id"] for row in things], dtype=torch.int64)
     found.pred_boxes = Boxes(BitMasks(found.pred_masks).get_bounding_boxes().tensor)
     found.scores = torch.ones(len(things))
-    assert all(0 <= row["category_id"] < len(meta.thing_classes) for row in segments.described)
     return {
         "panoptic_seg": (torch.from_numpy(segments.ids), segments.described),
         "instances": found,
@@ -302,6 +302,37 @@ def test_pixels_without_a_segment_are_in_no_class(world):
         evaluator.process([entry], [output])
     results = evaluator.evaluate()["sem_seg"]
     assert void > 0 and results["pACC"] == pytest.approx(100)
+
+
+@pytest.mark.exhaustive
+def test_queries_learn_the_segments_of_an_image(make_panoptic_config):
+    pytest.importorskip("scipy")
+    cfg = make_panoptic_config(
+        *("INPUT.FIXED_SIZE_TRAIN", (96, 96), "INPUT.RANDOM_FLIP", "none"),
+        *("MODEL.MASK_FORMER.POINTS", 512, "SOLVER.BASE_LR", 3e-3, "SOLVER.UNET_LR_FACTOR", 0.3),
+    )
+    mapper = ConditionedMapper(cfg, is_train=True)
+    inputs = mapper({**read_known(TRAIN)[0], "caption": "a dog"})
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    for _ in range(100):
+        loss = sum(model.train()([inputs]).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        (output,) = model.eval()([{**inputs, "height": 96, "width": 96}])
+    found, described = output["panoptic_seg"]
+    truth = inputs["segments"]
+    wanted = np.zeros((96, 96), np.int64)
+    for number, mask in enumerate(truth.gt_masks.tensor, start=1):
+        wanted[mask] = number
+    classes = dict(enumerate(truth.gt_classes.tolist(), start=1))
+    segments = {n: Segment(c, int((wanted == n).sum()), False) for n, c in classes.items()}
+    predicted = {row["id"]: row["category_id"] for row in described}
+    counts = count_image(wanted, segments, found.numpy(), predicted)
+    assert mean_quality(counts.values()).pq > 0.4
 
 
 # --- drawings and files ---
@@ -477,6 +508,87 @@ def test_a_png_of_another_size_than_its_image_is_an_error(make_panoptic_config, 
         mapper({**entry, **own})
 
 
+def test_the_doctor_lists_all_segments_that_are_wrong(own_set, tmp_path, capsys):
+    name, _, _ = own_set
+    main(["doctor", name])
+    assert "2 pictures: readable, with what belongs to them" in capsys.readouterr().out
+    for number, color in ((1, 1), (2, 2)):
+        Image.new("RGB", (30, 20), (color, 0, 0)).save(tmp_path / "segments" / f"{number}.png")
+    with pytest.raises(SystemExit):
+        main(["doctor", name])
+    out = "".join(capsys.readouterr())
+    assert "1.png: has no pixel of the segment id 70000" in out
+    assert "2.png: has the segment id 2, which the JSON file does not describe" in out
+
+
+# --- Cityscapes ---
+
+
+@pytest.fixture(scope="module")
+def cityscapes(world):
+    """`createPanopticImgs` of the synthetic label maps: one segment of each class."""
+    root = world / "cityscapes" / "gtFine"
+    folder = root / "cityscapes_panoptic_val"
+    folder.mkdir(exist_ok=True)
+    meta = MetadataCatalog.get("cityscapes_fine_panoptic_val")
+    things, stuff = meta.thing_dataset_id_to_contiguous_id, meta.stuff_dataset_id_to_contiguous_id
+    ids = {index: category for category, index in {**things, **stuff}.items()}
+    images, annotations = [], []
+    for file in sorted((root / "val").glob("*/*_labelTrainIds.png")):
+        stem = file.name.removesuffix("_gtFine_labelTrainIds.png")
+        labels = np.asarray(Image.open(file)).astype(int)
+        present = [label for label in np.unique(labels).tolist() if label != 255]
+        numbers = np.zeros_like(labels)
+        for label in present:
+            # As Cityscapes numbers them: things by a thousand.
+            numbers[labels == label] = ids[label] * (1000 if ids[label] in things else 1)
+        rgb = np.stack([numbers % 256, numbers // 256 % 256, numbers // 65536], axis=-1)
+        Image.fromarray(rgb.astype(np.uint8)).save(folder / f"{stem}_gtFine_panoptic.png")
+        images.append({"id": stem, "file_name": f"{stem}_gtFine_leftImg8bit.png"})
+        rows = [
+            {
+                "id": ids[label] * (1000 if ids[label] in things else 1),
+                "category_id": ids[label],
+                "area": int((labels == label).sum()),
+                "iscrowd": 0,
+            }
+            for label in present
+        ]
+        name = f"{stem}_gtFine_panoptic.png"
+        annotations.append({"image_id": stem, "file_name": name, "segments_info": rows})
+    categories = [
+        {"id": category, "name": meta.thing_classes[index], "isthing": int(category in things)}
+        for index, category in sorted(ids.items())
+    ]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    root.joinpath("cityscapes_panoptic_val.json").write_text(json.dumps(content))
+    return "cityscapes_fine_panoptic_val"
+
+
+def test_cityscapes_is_read_and_scored(cityscapes, make_panoptic_config, tmp_path):
+    cfg = make_panoptic_config(
+        *("MODEL.MASK_FORMER.NUM_CLASSES", 19, "OUTPUT_DIR", str(tmp_path)),
+        *("DATASETS.TRAIN", (cityscapes,), "DATASETS.TEST", (cityscapes,)),
+    )
+    task, entries = get_task(cfg), read_known(cityscapes)
+    task.check_dataset(cityscapes, training=True)
+    assert task.classes()[:2] == ["road", "sidewalk"] and len(entries) == 3
+    inputs = ConditionedMapper(cfg, is_train=True)({**entries[0], "caption": ""})
+    assert set(inputs["segments"].gt_classes.tolist()) <= set(range(19))
+    results = {}
+    for evaluator in task.evaluators(cityscapes):
+        evaluator.reset()
+        for entry in entries:
+            evaluator.process([entry], [perfect(entry, 19)])
+        results |= evaluator.evaluate()
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(100)
+    assert results["panoptic_seg"]["PQ_th"] == pytest.approx(100)
+    assert results["coco_masks"]["AP"] == pytest.approx(100)
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100)
+    pixels = np.asarray(Image.open(entries[0]["file_name"]).convert("RGB"))
+    assert task.draw_truth(cityscapes, pixels, entries[0]).width == 2 * pixels.shape[1]
+
+
 # --- a data set of one's own ---
 
 
@@ -510,8 +622,11 @@ def own_set(tmp_path, monkeypatch):
         Image.new("RGB", (30, 20), "green").save(tmp_path / "images" / f"{n}.jpg")
         Image.fromarray(rgb).save(tmp_path / "segments" / f"{n}.png")
     name = f"fields_{tmp_path.name}"
-    line = "{layout: panoptic, images: images, segments: segments, annotations: truth.json}"
-    (tmp_path / "datasets.yaml").write_text(f"{name}: {line}\n")
+    keys = ("images: images", "segments: segments", "annotations: truth.json", "captions: c.json")
+    line = ", ".join(("layout: panoptic", *keys))
+    (tmp_path / "datasets.yaml").write_text(f"{name}: {{{line}}}\n")
+    captions = {str(n): {"captions": ["a field"]} for n in (1, 2)}
+    (tmp_path / "c.json").write_text(json.dumps(captions))
     monkeypatch.setattr("tadp_d2.data.own_data_sets.datasets_root", lambda: tmp_path)
     _read.cache_clear()
     file = tmp_path / "truth.json"
