@@ -1,7 +1,7 @@
 """Times how long a run on all of COCO 2017 takes to read its annotations, and its memory.
 
     python benchmarks/coco_start.py
-    python benchmarks/coco_start.py --images 118287 --config configs/coco_panoptic/unconditional.yaml
+    python benchmarks/coco_start.py --config configs/coco_panoptic/unconditional.yaml
 
 The files are made up: as many images and objects as COCO has, with polygons of as many points, and
 empty image files, because the start looks at their names alone.
