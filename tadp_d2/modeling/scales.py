@@ -42,6 +42,8 @@ class InViews:
             probabilities = probabilities.flip(-1) if mirrored else probabilities
             total = probabilities if total is None else total.add_(probabilities)
             number += 1
+            # While the next view is computed, the sum alone is kept.
+            del output, probabilities
         return total.div_(number)
 
     def _views(self, images: list[Tensor]) -> Iterator[tuple[Tensor, bool]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +160,26 @@ def test_a_detector_is_not_tested_on_views(make_config):
         make_config("TEST.VIEWS.SCALES", (1.0,))
     with pytest.raises(UserError, match="TEST.VIEWS.FLIP mirrors the views"):
         make_config("TEST.VIEWS.FLIP", True)
+
+
+def test_while_a_view_is_computed_no_other_is_kept():
+    kept, lived = [], []
+
+    class Plain(nn.Module):
+        def forward(self, batched_inputs):
+            lived.append(sum(reference() is not None for reference in kept))
+            (inputs,) = batched_inputs
+            logits = inputs["image"].float()[:, ::2, ::2].clone()
+            logits = torch.nn.functional.interpolate(logits[None], size=(8, 8))[0]
+            kept.append(weakref.ref(logits))
+            return [{"sem_seg": logits}]
+
+    class InAll(InViews, Plain):
+        pass
+
+    model = InAll(mirrored_views=True).eval()
+    views = [torch.rand(3, side, side) for side in (8, 12, 16, 20)]
+    with torch.no_grad():
+        (found,) = model([{"image": views[0], "views": views}])
+    assert lived == [0] * 8
+    torch.testing.assert_close(found["sem_seg"].sum(dim=0), torch.ones(8, 8))
