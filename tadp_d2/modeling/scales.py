@@ -1,6 +1,5 @@
 """Several scales, and mirrored images, around any dense model; probabilities are averaged."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,8 +11,8 @@ class InViews:
 
     In testing, an input with "views", images of several scales, is predicted at each of them, in
     windows where there are some, and the mean of their probabilities at the size of the output is
-    returned as "sem_seg" (VPD, section 4.1, as released). One map of probabilities is kept, however
-    many views there are.
+    returned as "sem_seg" (VPD, section 4.1, as released). A view and its mirror image are one
+    batch. One map of probabilities is kept, however many views there are.
     """
 
     def __init__(self, *args: Any, mirrored_views: bool = False, **kwargs: Any):
@@ -36,19 +35,15 @@ class InViews:
         """K x H x W, of the input's "height" and "width"."""
         shared = {key: value for key, value in inputs.items() if key != "views"}
         total, number = None, 0
-        for image, mirrored in self._views(inputs["views"]):
-            (output,) = super().forward([{**shared, "image": image}])
-            probabilities = output["sem_seg"].float().softmax(dim=0)
-            probabilities = probabilities.flip(-1) if mirrored else probabilities
-            total = probabilities if total is None else total.add_(probabilities)
-            number += 1
+        for image in inputs["views"]:
+            # Both of one size, and so in one batch.
+            images = [image, image.flip(-1)] if self.mirrored_views else [image]
+            outputs = super().forward([{**shared, "image": own} for own in images])
+            for output, mirrored in zip(outputs, (False, True), strict=False):
+                probabilities = output["sem_seg"].float().softmax(dim=0)
+                probabilities = probabilities.flip(-1) if mirrored else probabilities
+                total = probabilities if total is None else total.add_(probabilities)
+                number += 1
             # While the next view is computed, the sum alone is kept.
-            del output, probabilities
+            del outputs, output, probabilities
         return total.div_(number)
-
-    def _views(self, images: list[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-        """Images, and whether they are mirrored."""
-        for image in images:
-            yield image, False
-            if self.mirrored_views:
-                yield image.flip(-1), True
