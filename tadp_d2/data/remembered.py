@@ -39,7 +39,7 @@ def forgotten() -> Iterator[None]:
 
 
 class Remembered:
-    """Values of the files of a folder, in terms of JSON. For several threads.
+    """Values of the files of a folder, in terms of JSON: a context manager, for several threads.
 
     What several processes keep at once is kept by the last one, whole.
     """
@@ -78,13 +78,17 @@ class Remembered:
         self._found[name] = kept
         return kept[1]
 
-    def keep(self) -> None:
-        """Keeps the values of the files that were asked for, for later runs."""
-        if self._found == self._kept or _read_anew:
+    def __enter__(self) -> "Remembered":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Keeps the values for later runs; of a block that failed also those not asked for yet."""
+        found = self._found if kind is None else {**self._kept, **self._found}
+        if found == self._kept or _read_anew:
             return
         try:
             with replacing(self._file) as temporary:
-                temporary.write_text(json.dumps(self._found, separators=(",", ":")), "utf-8")
+                temporary.write_text(json.dumps(found, separators=(",", ":")), "utf-8")
         except UserError as error:
             _logger.warning(f"The next run reads all files again: {error}")
 

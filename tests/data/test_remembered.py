@@ -93,6 +93,17 @@ def test_what_is_wrong_is_found_every_time(tree, reads):
             read(tree, allowed=(1, 9))
 
 
+def test_what_was_read_before_an_error_is_kept(tree, reads):
+    read(tree)
+    write(tree, "a", 9)
+    with pytest.raises(UserError, match=r"a\.png: has the value 9"):
+        read(tree)
+    write(tree, "a", 2)
+    reads.clear()
+    read(tree)
+    assert set(reads) == {"a.jpg", "a.png"}
+
+
 def test_an_absent_file_is_found_although_it_was_read(tree):
     read(tree)
     (tree / "labels" / "c.png").unlink()
@@ -128,7 +139,6 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tree, caplog):
 
 def test_a_file_that_may_still_change_is_not_kept(tree, monkeypatch):
     monkeypatch.setattr(remembered, "_SETTLED_AFTER", 60.0)
-    memory = Remembered(tree, "kind")
-    assert memory.get(tree / "images" / "a.jpg", lambda path: 1) == 1
-    memory.keep()
+    with Remembered(tree, "kind") as memory:
+        assert memory.get(tree / "images" / "a.jpg", lambda path: 1) == 1
     assert Remembered(tree, "kind").get(tree / "images" / "a.jpg", lambda path: 2) == 2

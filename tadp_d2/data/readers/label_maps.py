@@ -88,13 +88,12 @@ def read_pairs(folders: Folders, dataset: str, report: Report = stop) -> list[Pa
             for image_id in ids
         ]
         absent = _check_counterparts(folders, images, labels, report)
-    sizes = Remembered(folders.images, "sizes of images and their label maps")
     pairs = []
-    for image_id, image, label in zip(ids, images, labels, strict=True):
-        if label is None or label not in absent:
-            with reporting(report):
-                pairs.append(_pair(image_id, image, label, sizes))
-    sizes.keep()
+    with Remembered(folders.images, "sizes of images and their label maps") as sizes:
+        for image_id, image, label in zip(ids, images, labels, strict=True):
+            if label is None or label not in absent:
+                with reporting(report):
+                    pairs.append(_pair(image_id, image, label, sizes))
     return pairs
 
 
@@ -197,22 +196,22 @@ def check_values(
     """
     if not labels:
         return
-    known = Remembered(Path(os.path.commonpath([path.parent for path in labels])), "values")
-    new = []
-    for path in labels:
-        values = known.find(path)
-        if values is None:
-            new.append(path)
-        else:
-            with reporting(report):
-                _check(path, values, allowed, advice)
-    check_each(
-        lambda path: _check(path, known.get(path, _values), allowed, advice),
-        new,
-        "label maps checked",
-        report,
-    )
-    known.keep()
+    folder = Path(os.path.commonpath([path.parent for path in labels]))
+    with Remembered(folder, "values") as known:
+        new = []
+        for path in labels:
+            values = known.find(path)
+            if values is None:
+                new.append(path)
+            else:
+                with reporting(report):
+                    _check(path, values, allowed, advice)
+        check_each(
+            lambda path: _check(path, known.get(path, _values), allowed, advice),
+            new,
+            "label maps checked",
+            report,
+        )
 
 
 def _values(path: Path) -> list[int]:
