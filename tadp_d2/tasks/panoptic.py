@@ -16,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BitMasks, Instances
 from PIL import Image
 
+from tadp_d2.config.keys import KEYS
 from tadp_d2.data.images import read_size
 from tadp_d2.data.readers.coco_panoptic import PanopticImage, read_panoptic
 from tadp_d2.data.readers.panoptic_sets import read_segments
@@ -41,6 +42,9 @@ class Panoptic(Task):
     architectures: ClassVar[frozenset[str]] = frozenset({"PanopticFPN", *_ONE_RANGE})
     needs = "panoptic"
     metric_sets = (PANOPTIC, COCO_MASKS, COCO, SEM_SEG)
+    own_keys: ClassVar[frozenset[str]] = frozenset(
+        key for key in KEYS if key.startswith("MODEL.MASK_FORMER.")
+    )
 
     @property
     def _has_one_range(self) -> bool:
@@ -56,6 +60,20 @@ class Panoptic(Task):
         """One range; or things, then stuff, whose class 0 stands for all things (Detectron2)."""
         things, stuff = self._things_and_stuff
         return things if self._has_one_range else [*things, *stuff[1:]]
+
+    def check_config(self) -> None:
+        for key in ("SUBMISSION", "COCO_METRICS"):
+            if self.cfg.TEST[key]:
+                raise UserError(f"TEST.{key} is True: expected False for panoptic segmentation")
+        if self._has_one_range:
+            return
+        for key in sorted(self.own_keys):
+            value = self.cfg.MODEL.MASK_FORMER[key.rpartition(".")[2]]
+            if value != KEYS[key].default:
+                raise UserError(
+                    f"{key} is {value}: it is for Mask2Former, not for "
+                    f"{self.cfg.MODEL.META_ARCHITECTURE}"
+                )
 
     def check_dataset(self, dataset: str, training: bool) -> None:
         super().check_dataset(dataset, training)

@@ -39,17 +39,19 @@ ROWS = sorted(
 )
 # Small, and on the synthetic data sets.
 SMALL = (
-    *("MODEL.MASK_FORMER.WIDTH", 32, "MODEL.MASK_FORMER.QUERIES", 12),
-    *("MODEL.MASK_FORMER.POINTS", 128, "MODEL.MASK_FORMER.NUM_CLASSES", 32),
-    *("MODEL.MASK_FORMER.ENCODER_LAYERS", 1, "MODEL.MASK_FORMER.DECODER_LAYERS", 2),
-    *("MODEL.CONDITIONER.TAGGING.WIDTH", 16, "MODEL.CONDITIONER.TAGGING.HEADS", 2),
     *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32),
     *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 13, "MODEL.ROI_HEADS.NUM_CLASSES", 20),
     *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 50, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16),
     *("INPUT.FIXED_SIZE_TRAIN", (128, 128), "INPUT.MIN_SIZE_TRAIN", (96, 128)),
     *("INPUT.CROP.SIZE", [64, 128], "INPUT.JITTER", (0.5, 2.0)),
+    *("MODEL.CONDITIONER.TAGGING.WIDTH", 16, "MODEL.CONDITIONER.TAGGING.HEADS", 2),
     *("SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"),
+)
+QUERIES = (
+    *("MODEL.MASK_FORMER.WIDTH", 32, "MODEL.MASK_FORMER.QUERIES", 12),
+    *("MODEL.MASK_FORMER.POINTS", 128, "MODEL.MASK_FORMER.NUM_CLASSES", 32),
+    *("MODEL.MASK_FORMER.ENCODER_LAYERS", 1, "MODEL.MASK_FORMER.DECODER_LAYERS", 2),
 )
 
 
@@ -59,12 +61,17 @@ def row_name(file):
 
 @pytest.fixture
 def make_panoptic_config(make_config):
-    """make_panoptic_config("KEY", value, ...) has Mask2Former on the synthetic VOC, 128 x 128."""
+    """make_panoptic_config("KEY", value, ...) has Mask2Former on the synthetic VOC, 128 x 128.
+
+    For Panoptic FPN without the keys of Mask2Former.
+    """
     base = (
         *("MODEL.META_ARCHITECTURE", "ConditionedMask2Former", "DATASETS.TRAIN", (TRAIN,)),
         *("MODEL.BACKBONE.NAME", "build_diffusion_backbone", "DATASETS.TEST", (TEST,)),
     )
-    return lambda *overrides: make_config(*SMALL, *base, *overrides)
+    return lambda *overrides: make_config(
+        *SMALL, *base, *(() if "ConditionedPanopticFPN" in overrides else QUERIES), *overrides
+    )
 
 
 @pytest.mark.parametrize("file", ROWS, ids=row_name)
@@ -82,6 +89,7 @@ def test_every_config_trains_two_steps(file, model_folder, image_encoder_folder,
             *("MODEL.CONDITIONER.IMAGE_ENCODER", str(image_encoder_folder)),
             *("TEXT.CAPTION_DIR", str(world / "captions"), "OUTPUT_DIR", str(tmp_path)),
             *SMALL,
+            *(QUERIES if train == TRAIN else ()),
         ],
     )
     torch.manual_seed(0)
@@ -471,6 +479,16 @@ def test_a_data_set_of_the_other_kind_is_refused(make_panoptic_config):
     wrong = make_panoptic_config("MODEL.MASK_FORMER.NUM_CLASSES", 31)
     with pytest.raises(UserError, match="NUM_CLASSES is 31, but .* has 32 such classes"):
         get_task(wrong).check_dataset(TRAIN, training=True)
+
+
+def test_keys_that_do_nothing_are_refused(make_panoptic_config, make_config):
+    fpn = ("MODEL.META_ARCHITECTURE", "ConditionedPanopticFPN")
+    with pytest.raises(UserError, match="QUERIES is 50: it is for Mask2Former, not for Cond"):
+        make_panoptic_config(*fpn, "MODEL.MASK_FORMER.QUERIES", 50)
+    with pytest.raises(UserError, match="OVERLAP is 0.5: it is for panoptic, not for detection"):
+        make_config("MODEL.MASK_FORMER.OVERLAP", 0.5)
+    with pytest.raises(UserError, match="TEST.SUBMISSION is True: expected False"):
+        make_panoptic_config("TEST.SUBMISSION", True)
 
 
 @pytest.mark.parametrize(
