@@ -132,7 +132,7 @@ def read_stored_rgb(path: str | os.PathLike) -> np.ndarray:
     Raises:
         UnreadableImage: the file is no RGB PNG of 8 bits, is to be turned, or damaged.
     """
-    with _opened_map(path, ("RGB",)) as image:
+    with _opened_map(path, ("RGB",), "store it as a PNG of mode RGB") as image:
         if packing(image) != "RGB":
             raise UnknownColors("it has 16 bits", "store 8 bits")
         return np.array(image)
@@ -197,13 +197,13 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
 
 @contextlib.contextmanager
 def _opened_map(
-    path: str | os.PathLike, modes: Sequence[str] = ("1", "L", "P", *DEEP)
+    path: str | os.PathLike,
+    modes: Sequence[str] = ("1", "L", "P", *DEEP),
+    advice: str = "store one channel, as a PNG",
 ) -> Iterator[Image.Image]:
     with _open(path, "a map of values", ("PNG",)) as image:
         if image.mode not in modes:
-            raise UnknownColors(
-                f"it has mode {image.mode}", f"store it as a PNG of mode {' or '.join(modes)}"
-            )
+            raise UnknownColors(f"it has mode {image.mode}", advice)
         if orientation(image) != 1:
             raise UnknownColors("it is to be turned", "store it upright")
         yield image

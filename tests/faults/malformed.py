@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "configs" / "quick_schedules"
@@ -528,6 +529,7 @@ TOKEN_CASES = {
     "three axes": _token(_tokens({"<a>": torch.zeros(1, 1, 64)}), "mapping", "<a>"),
     "integers": _token(_tokens({"<a>": torch.zeros(1, 64).int()}), "finite numbers", "<a>"),
     "nan": _token(_tokens({"<a>": torch.full((1, 64), torch.nan)}), "finite numbers", "<a>"),
+    "of another trainer": _token(_tokens({"emb_params": torch.zeros(1, 64)}), "without the name"),
     "two words": _token(_tokens({"a b": torch.zeros(1, 64)}), "'a b' is no token"),
     "no name": _token(_tokens({"": torch.zeros(1, 64)}), "'' is no token"),
     "bin of a pickle attack": _bin(_token_bin(attack), "cannot be read"),
@@ -587,6 +589,24 @@ def _pickled(part: str, old: str, new: str) -> Callable:
     return damage
 
 
+def _with_an_adapter(world: Path) -> None:
+    path = world / _MODEL / "unet" / f"{_DIFFUSION}.safetensors"
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_q_lora.down.weight"
+    save_file({**load_file(path), layer: torch.zeros(4, 8)}, path, metadata={"format": "pt"})
+
+
+def _with_half_a_token(world: Path) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(world / _MODEL / "tokenizer")
+    tokenizer.add_tokens(["<watercolor>"])
+    tokenizer.save_pretrained(world / _MODEL / "tokenizer")
+
+
+def _with_few_merges(world: Path) -> None:
+    path = world / _MODEL / "tokenizer/merges.txt"
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // 2]), "utf-8")
+
+
 _DIFFUSION = "diffusion_pytorch_model"
 _TEXT = "model/text_encoder"
 
@@ -627,6 +647,22 @@ WEIGHTS_CASES = {
     ),
     "vocabulary": _weights(put("model/tokenizer/vocab.json", "{"), "model/tokenizer"),
     "merges": _weights(put("model/tokenizer/merges.txt", b"\xff\xff"), "model/tokenizer"),
+    "merges cut off between lines": _weights(_with_few_merges, "model/tokenizer", "merges.txt is"),
+    "half a token": _weights(_with_half_a_token, "'<watercolor>'", "do not belong together"),
+    "an adapter beside the unet": _weights(_with_an_adapter, "model/unet", "merge it in diffusers"),
+    "an option that is not computed": _weights(
+        swap("model/unet/config.json", '("center_input_sample": )false', r"\1true"),
+        "model/unet/config.json: center_input_sample is true, expected false",
+    ),
+    "a unet of fp16 alone": _weights(
+        lambda world: os.rename(
+            world / f"model/unet/{_DIFFUSION}.safetensors",
+            world / f"model/unet/{_DIFFUSION}.fp16.safetensors",
+        ),
+        "model: lacks unet/",
+        r"fp16\.safetensors",
+        late=False,
+    ),
     "a fine-tuned unet of nothing": Case(
         lambda world: (world / "unet").mkdir(),
         ("unet", "config.json"),
