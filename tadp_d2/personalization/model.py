@@ -1,6 +1,8 @@
 """The parts of a Stable Diffusion model, loaded to be taught."""
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,11 @@ from tadp_d2.precision import autocast
 # That of MODEL.DIFFUSION.WEIGHTS, which lives where Detectron2 does.
 DEFAULT_WEIGHTS = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _PREDICTIONS = ("epsilon", "v_prediction")
+# Options of a noise schedule that a training depends on; others are of sampling.
+_SCHEDULE = (
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    *("rescale_betas_zero_snr", "prediction_type"),
+)
 
 
 @dataclass
@@ -94,7 +101,10 @@ class TrainableDiffusion:
         return autocast(self.device.type, precision)
 
     def fingerprints(self) -> dict[str, str]:
-        """Those of the base model's parts, as checkpoints of `train_net.py` record them."""
+        """Those of the base model's parts, as checkpoints of `train_net.py` record them.
+
+        Besides, of the noise schedule, of which no checkpoint knows.
+        """
         encoder = {
             name: child
             for name, child in self.vae.named_children()
@@ -105,6 +115,7 @@ class TrainableDiffusion:
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
             "unet": unet_fingerprint(self.unet),
             "vae": fingerprint(nn.ModuleDict({"vae": nn.ModuleDict(encoder)})),
+            "scheduler": _schedule_fingerprint(self.scheduler),
         }
 
     def context(self, prompts: Sequence[str]) -> Tensor:
@@ -182,3 +193,9 @@ def _load_scheduler(folder: Path) -> DDPMScheduler:
             f"expected {' or '.join(_PREDICTIONS)}"
         )
     return scheduler
+
+
+def _schedule_fingerprint(scheduler: DDPMScheduler) -> str:
+    """SHA-256 of the options that noise and target depend on."""
+    options = {option: scheduler.config[option] for option in _SCHEDULE}
+    return hashlib.sha256(json.dumps(options, default=list).encode()).hexdigest()

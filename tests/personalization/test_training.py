@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tadp_d2.personalization import dreambooth, textual_inversion
 from tadp_d2.personalization.dreambooth import DreamBooth
+from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.output import OutputFolder
 from tadp_d2.personalization.training import TrainingState
 from tadp_d2.records.artifacts import read_metadata
@@ -282,3 +283,24 @@ def test_a_folder_that_is_no_diffusion_model(fails, pictures, model_folder, tmp_
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(flow))
     message = fails("invert", tmp_path / "out", "--weights", copy)
     assert "FlowMatchEulerDiscreteScheduler is no noise schedule of Stable Diffusion" in message
+
+
+def test_another_noise_schedule_is_another_base(model_folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(model_folder, copy)
+    file = copy / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+
+    def fingerprint(**options):
+        file.write_text(json.dumps(config | options))
+        return TrainableDiffusion.load(str(copy)).fingerprints()["scheduler"]
+
+    base = fingerprint()
+    others = [
+        fingerprint(prediction_type="v_prediction"),
+        fingerprint(beta_end=0.02),
+        fingerprint(beta_schedule="linear"),
+        fingerprint(rescale_betas_zero_snr=True),
+    ]
+    assert len({base, *others}) == 5
+    assert fingerprint(_class_name="PNDMScheduler", skip_prk_steps=True, steps_offset=0) == base
