@@ -81,6 +81,7 @@ class SaveOnSignal(HookBase):
             _logger.info(f"{signal.Signals(number).name}: stopping after this iteration")
             signal.setitimer(signal.ITIMER_REAL, 1, 1)
         elif time.monotonic() - self._when > _REPEATED:
+            end_workers()
             raise SystemExit(128 + number)
 
     def _look(self, number: int, frame: FrameType | None) -> None:
