@@ -11,7 +11,7 @@ TOKEN := demo/watercolor/learned_embeds.safetensors
 setup: $(VENV)/.ready
 
 # Steps that are done already are quick to repeat; the stamp skips them while nothing changed.
-$(VENV)/.ready: requirements.txt requirements-dev.txt setup.py tools/install_detectron2.py
+$(VENV)/.ready: requirements.txt requirements-dev.txt setup.py tadp_d2/install_detectron2.py
 	@echo "== Virtual environment in $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		(echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2)
@@ -19,7 +19,7 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt setup.py tools/install_det
 	@echo "== The pinned, tested set of packages (a few GB the first time)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@echo "== Detectron2"
-	@$(RUN) tools/install_detectron2.py
+	@$(RUN) -m tadp_d2.install_detectron2
 	@echo "== This package, editable"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@

@@ -50,7 +50,7 @@ REQUIREMENTS = {
     "fvcore": "fvcore==0.1.5.post20221221",
     "iopath": "iopath==0.1.10",
     "cityscapesscripts": "cityscapesscripts==2.3.0",
-    "detectron2": "detectron2, as tools/install_detectron2.py installs it",
+    "detectron2": "detectron2, as tadp_d2.install_detectron2 installs it",
 }
 # Section -> the most seconds it may take, in the order of their worth; together they are more than
 # a run has, so that a quick section leaves its time to the others.

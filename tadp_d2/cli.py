@@ -12,6 +12,7 @@ from tadp_d2.commands import (
     caption,
     captions,
     clean,
+    configs,
     doctor,
     dreambooth,
     invert,
@@ -20,11 +21,13 @@ from tadp_d2.commands import (
     report,
     study,
     synth,
+    train,
 )
 from tadp_d2.errors import exit_on_user_error
 
 COMMANDS = (
     doctor,
+    configs,
     synth,
     prepare,
     caption,
@@ -32,6 +35,7 @@ COMMANDS = (
     captions,
     invert,
     dreambooth,
+    train,
     predict,
     attention,
     app,
@@ -39,12 +43,15 @@ COMMANDS = (
     study,
     report,
 )
+# A user chooses by one of these how threads wait for each other.
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # Those that continue where they were stopped, and do not print that themselves.
 _CONTINUED = (caption.run, predict.run, study.run)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; wrong input ends in one message and exit code 2."""
+    _set_up_threads()
     parser = argparse.ArgumentParser(prog="tadp-d2", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in COMMANDS:
@@ -62,3 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever reads, such as head, has seen enough. Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _set_up_threads() -> None:
+    """Lets threads sleep at a barrier, which OpenMP reads when a command imports torch.
+
+    By default they spin there. Where another program has a core, the thread for which the others
+    wait then does not get it back: a step of the segmentation demo takes several times as long.
+    """
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

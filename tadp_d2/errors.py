@@ -55,7 +55,7 @@ def exit_on_user_error() -> Iterator[None]:
         if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("detectron2"):
             error = UserError(
                 f"{error.name} is not there: Detectron2 is not installed, or not in full; run "
-                "python tools/install_detectron2.py"
+                "python -m tadp_d2.install_detectron2"
             )
         # A process that this one started relays its exception as another type.
         if not isinstance(error, UserError) and _RELAYED not in str(error):

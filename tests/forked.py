@@ -75,8 +75,8 @@ def _outputs(folder: Path, number: int) -> tuple[Path, Path]:
 def _serve(folder: Path, limit: int) -> None:
     # What the commands import.
     import tadp_d2.cli
-    import tadp_d2.doctor.examine  # noqa: F401
-    import train_net  # noqa: F401
+    import tadp_d2.doctor.examine
+    import tadp_d2.engine.run  # noqa: F401
     from tadp_d2.diffusion.clip_text import TextEncoder
     from tadp_d2.synthetic import tiny_diffusion
 

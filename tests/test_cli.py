@@ -76,7 +76,8 @@ def test_without_detectron2_a_command_that_needs_it_ends_in_a_message(tmp_path):
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 + len(commands) and "Traceback" not in done.stderr
     for line in told:
-        assert "Detectron2 is not installed" in line and "tools/install_detectron2.py" in line
+        assert "Detectron2 is not installed" in line
+        assert "python -m tadp_d2.install_detectron2" in line
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from tadp_d2 import install_detectron2
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -47,3 +49,8 @@ def test_what_the_package_imports_is_required():
         unknown = {"open_clip": "open_clip_torch"}.get(module, module)
         names = {plain(name) for name in of_module.get(module, [unknown])}
         assert names & required(), f"{module}: setup.py requires none of {names}"
+
+
+def test_what_detectron2_is_built_with_is_required():
+    needed = {plain(requirement) for requirement in install_detectron2.REQUIREMENTS}
+    assert {*needed, "torch", "torchvision", "setuptools"} <= required()

@@ -12,7 +12,7 @@ from typing import Any
 from tadp_d2.data.images import find_image_files
 from tadp_d2.data.own_data_sets import read_own_sets
 from tadp_d2.data.present_classes import PresentClasses
-from tadp_d2.data.root import datasets_root
+from tadp_d2.data.root import data_set_guide, datasets_root
 from tadp_d2.errors import UserError
 
 
@@ -99,7 +99,7 @@ def _registered(dataset: str) -> list[CaptionImage]:
     if dataset not in (*known_datasets(), *DatasetCatalog.list()):
         raise UserError(
             f"{dataset!r} is neither a folder of pictures nor a registered data set, such as "
-            "voc_2007_test, watercolor_test or dark_zurich_val (README.md lists them)"
+            f"voc_2007_test, watercolor_test or dark_zurich_val ({data_set_guide()} lists them)"
         )
     entries = read_entries(dataset)
     if not entries:

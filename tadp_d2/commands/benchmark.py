@@ -14,7 +14,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "benchmark",
         help="evaluate several trained models on the same data in one pass",
-        description="Evaluates several models with the numbers of train_net.py --eval-only, but "
+        description="Evaluates several models with the numbers of tadp-d2 train --eval-only, but "
         "reads every picture and runs the VAE once. All models are in memory at once; those with "
         "the same weights, which differ in their prompts, are one.",
     )

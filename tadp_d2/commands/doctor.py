@@ -22,7 +22,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="*",
         help="registered names; default: those of the config, or all that are here",
     )
-    doctor.add_argument("--config-file", default="", metavar="FILE", help="of train_net.py")
+    doctor.add_argument(
+        "--config-file",
+        "--config",
+        default="",
+        metavar="NAME|FILE",
+        help="as tadp-d2 train takes it; default: none, and all data sets that are here",
+    )
     doctor.add_argument(
         "--all", action="store_true", help=f"show more than {_MOST} problems of a data set"
     )

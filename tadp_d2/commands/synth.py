@@ -23,8 +23,8 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"Wrote {args.folder}. To use it:\n"
         f"  export DETECTRON2_DATASETS={args.folder}\n"
-        f"  python train_net.py --config-file configs/quick_schedules/voc2watercolor_simple.yaml "
+        f"  tadp-d2 train --config quick_schedules/voc2watercolor_simple "
         f"MODEL.DIFFUSION.WEIGHTS {args.folder / MODEL_FOLDER}\n"
-        f"or cityscapes2darkzurich_simple.yaml, for segmentation, or refcoco.yaml, for what "
+        f"or cityscapes2darkzurich_simple, for segmentation, nyu_depth, or refcoco, for what "
         f"expressions refer to."
     )

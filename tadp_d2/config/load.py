@@ -12,10 +12,9 @@ from detectron2.config import CfgNode, get_cfg
 
 from tadp_d2.config.keys import check_values, flatten
 from tadp_d2.config.registration import add_tadp_config
+from tadp_d2.config.shipped import advice, find_config, find_preset
 from tadp_d2.engine.checks import check_config
 from tadp_d2.errors import UserError, reason
-
-PRESETS = Path(__file__).parents[2] / "configs" / "presets"
 
 
 def load_config(
@@ -24,6 +23,7 @@ def load_config(
     """Defaults, then a config file, then presets of `configs/presets/`, then `KEY VALUE` pairs.
 
     Args:
+        config_file: path, or name of a config of the package such as "voc2watercolor_simple".
         preset: name of one, or of several that are merged in their order.
 
     Raises:
@@ -33,9 +33,9 @@ def load_config(
     add_tadp_config(cfg)
     defaults = cfg.clone()
     presets = [preset] if isinstance(preset, str) else preset
-    for file in (config_file, *(_preset_file(name) for name in presets if name)):
+    for file in (find_config(str(config_file)), *map(find_preset, filter(None, presets))):
         if file:
-            _merge_file(cfg, str(file))
+            _merge_file(cfg, file)
     _merge_overrides(cfg, list(overrides))
     _refuse_null(cfg, defaults)
     check_values(flatten(cfg), flatten(defaults))
@@ -44,13 +44,6 @@ def load_config(
     check_config(cfg)
     cfg.freeze()
     return cfg
-
-
-def _preset_file(preset: str) -> Path:
-    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    if preset not in names:
-        raise UserError(f"unknown preset {preset!r}: expected one of {', '.join(names)}")
-    return PRESETS / f"{preset}.yaml"
 
 
 def _merge_file(cfg: CfgNode, file: str) -> None:
@@ -130,7 +123,8 @@ def _check_file(file: Path, above: tuple[Path, ...] = ()) -> None:
             the files rest on each other in a circle.
     """
     if not file.is_file():
-        raise UserError(f"{above[-1]}: _BASE_ names {file}" if above else f"no config file {file}")
+        named = f"{above[-1]}: _BASE_ names {file}" if above else f"no config file {file}"
+        raise UserError(f"{named}{advice(file)}")
     if file.resolve() in above:
         raise UserError(f"{file}: rests on itself by _BASE_; take the circle apart")
     try:

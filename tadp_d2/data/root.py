@@ -11,6 +11,12 @@ def datasets_root() -> Path:
     return Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
 
 
+def data_set_guide() -> str:
+    """Where layouts and sources of the data sets are described: a path, for messages."""
+    installed = Path(__file__).parents[1] / "datasets" / "README.md"
+    return str(installed) if installed.is_file() else "datasets/README.md"
+
+
 def not_found(dataset: str, missing: Path, expected: str) -> UserError:
     """The error for a data set that is absent.
 
@@ -20,6 +26,6 @@ def not_found(dataset: str, missing: Path, expected: str) -> UserError:
     """
     return UserError(
         f"data set {dataset!r} not found: there is no {missing}. Expected {expected}; "
-        "datasets/README.md says where it comes from. Set DETECTRON2_DATASETS to the folder that "
+        f"{data_set_guide()} says where it comes from. Set DETECTRON2_DATASETS to the folder that "
         "holds the data sets, or write a small synthetic world: tadp-d2 synth FOLDER"
     )

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tadp_d2.data.root import data_set_guide
 from tadp_d2.errors import Report, UserError, reporting, stop
 from tadp_d2.files import complete_lines, replacing, sha256
 
@@ -111,7 +112,7 @@ def find_caption_file(folder: str | Path, dataset: str) -> Path:
         raise UserError(f"{found[0]} and {found[1]} both exist: remove the one that is not meant")
     raise NoCaptions(
         f"no captions for data set {dataset!r}: expected {folder / dataset}.jsonl (our format) or "
-        f"{folder / dataset}.json (the published format), as datasets/README.md describes. "
+        f"{folder / dataset}.json (the published format), as {data_set_guide()} describes. "
         "TEXT.CAPTION_DIR names another folder"
     )
 

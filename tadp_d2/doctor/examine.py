@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from tadp_d2.config.load import load_config
 from tadp_d2.data.catalog import check_registered, known_datasets
 from tadp_d2.data.images import set_pixel_limit
-from tadp_d2.data.root import datasets_root
+from tadp_d2.data.root import data_set_guide, datasets_root
 from tadp_d2.doctor.dataset_check import check_dataset, present
 from tadp_d2.doctor.environment import check_environment
 from tadp_d2.doctor.findings import Printout, problems
@@ -49,7 +49,7 @@ def examine(
         printout.section(dataset, check_dataset(cfg, dataset, needed=False))
     if not found:
         nothing = (
-            f"{datasets_root()}: no data set is here in one of the layouts of datasets/README.md. "
+            f"{datasets_root()}: no data set is here in one of the layouts of {data_set_guide()}. "
             "Set DETECTRON2_DATASETS to the folder that holds them, or write a small synthetic "
             "world: tadp-d2 synth FOLDER"
         )

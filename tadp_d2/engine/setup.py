@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from tadp_d2.config.load import load_config
+from tadp_d2.config.shipped import find_config
 from tadp_d2.data.images import set_pixel_limit
 from tadp_d2.engine.checks import check_inputs
 from tadp_d2.engine.launch import is_first_failure
@@ -22,7 +23,7 @@ from tadp_d2.progress import hide_library_bars
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Reads the config of `train_net.py`'s arguments, checks what it names, prepares the output.
+    """Reads the config of `tadp-d2 train`'s arguments, checks what it names, prepares the output.
 
     An evaluation writes into the folder `evaluation` of the run, so that it changes nothing else
     there; nothing at all is written before all that can be checked was found right.
@@ -31,6 +32,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         UserError: the config is wrong, or data, captions, weights or a checkpoint are missing.
     """
     hide_library_bars()
+    # Detectron2 reads the file, too.
+    args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.preset, args.opts)
     set_pixel_limit(cfg.INPUT.MAX_PIXELS)
     cfg.defrost()

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 def add_model_options(parser: argparse.ArgumentParser, weights_required: bool) -> None:
     parser.add_argument(
-        "--config-file", help="of the model (default: the config.yaml beside --weights)"
+        "--config-file",
+        "--config",
+        metavar="NAME|FILE",
+        help="of the model (default: the config.yaml beside --weights)",
     )
     parser.add_argument(
         "--weights", required=weights_required, help="checkpoint of a run, such as model_final.pth"
@@ -30,7 +33,7 @@ def add_opts(parser: argparse.ArgumentParser) -> None:
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
-        help="config keys, as in train_net.py; last on the command line",
+        help="config keys, as in tadp-d2 train; last on the command line",
     )
 
 

@@ -93,7 +93,7 @@ def _result_files(path: Path) -> list[Path]:
     found = [path] if path.is_file() else _below(path)
     if not found:
         raise UserError(
-            f"{path}: no results.json there; expected the output folder of a run of train_net.py, "
+            f"{path}: no results.json there; expected the output folder of a run of tadp-d2 train, "
             "or a folder of such folders"
         )
     return found

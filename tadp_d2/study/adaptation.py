@@ -17,7 +17,8 @@ from detectron2.utils.env import seed_all_rng
 from diffusers import UNet2DConditionModel
 
 from tadp_d2.conditioning.domains import SLOT
-from tadp_d2.config.load import PRESETS, load_config
+from tadp_d2.config.load import load_config
+from tadp_d2.config.shipped import config_folder
 from tadp_d2.data.datasets.art import SHARED_CLASSES
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.files import sha256
@@ -55,7 +56,7 @@ class Schedule:
     told_by: tuple[str, ...] = ()
 
 
-_QUICK = PRESETS.parent / "quick_schedules"
+_QUICK = config_folder() / "quick_schedules"
 _SHARED = {
     "SOLVER.CHECKPOINT_PERIOD": 10_000,  # one, at the end
     "TEST.GALLERY_IMAGES": 0,

@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 from torch import Tensor
 from torch.nn import functional as F
 
-from tadp_d2.config.load import PRESETS, load_config
+from tadp_d2.config.load import load_config
 from tadp_d2.data.catalog import read_entries
 from tadp_d2.data.images import read_rgb
 from tadp_d2.data.loader import load_captions
@@ -35,7 +35,7 @@ from tadp_d2.synthetic.sentences import plural
 from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES
 
 DATASETS = {"photo": "voc_2007_test", "watercolor": "watercolor_test", "comic": "comic_test"}
-_CONFIG = PRESETS.parent / "quick_schedules" / "voc2watercolor_simple.yaml"
+_CONFIG = "quick_schedules/voc2watercolor_simple"
 _WORDS, _END = "words", "end of text"
 _LEVELS = {"s4": 16, "s5": 32}
 
@@ -67,7 +67,7 @@ def look(world: Path, style: str, pictures: int | None = None) -> dict[str, Any]
     dataset = DATASETS[style]
     overrides = ["MODEL.DIFFUSION.WEIGHTS", str(world / MODEL_FOLDER), "MODEL.DEVICE", "cpu"]
     overrides += ["TEXT.MODIFIER", STYLE_TEMPLATES[style]]
-    cfg = load_config(str(_CONFIG), overrides=overrides)
+    cfg = load_config(_CONFIG, overrides=overrides)
     conditioning, probe = load_captions_conditioner(cfg), AttentionProbe(cfg, load_untrained(cfg))
     captions, names = load_captions(cfg, dataset), MetadataCatalog.get(dataset).thing_classes
     ratios: dict[str, dict[str, list[float]]] = {

@@ -16,7 +16,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 
-from tadp_d2.config.load import PRESETS, load_config
+from tadp_d2.config.load import load_config
+from tadp_d2.config.shipped import config_folder
 from tadp_d2.data.texts import find_caption_file, read_captions, write_captions
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.records.result_files import read_results
@@ -35,7 +36,7 @@ TESTED_ON = {
     "rooms_night_test": "night",
     "rooms_watercolor_test": "watercolor",
 }
-_CONFIG = PRESETS.parent / "quick_schedules" / "nyu_depth.yaml"
+_CONFIG = config_folder() / "quick_schedules" / "nyu_depth.yaml"
 # A third of the quick schedule's sides, and a quarter of its images.
 SCHEDULE: Mapping[str, Any] = {
     "SOLVER.MAX_ITER": 150,  # 5 ep = 150 iters * 8 images/iter / 240 images/ep

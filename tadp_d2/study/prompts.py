@@ -12,7 +12,8 @@ from typing import Any
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from tadp_d2.config.load import PRESETS, load_config
+from tadp_d2.config.load import load_config
+from tadp_d2.config.shipped import config_folder
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.records.result_files import read_results
 from tadp_d2.study.identity import identity
@@ -26,7 +27,7 @@ _UNSCALED = ("MODEL.DIFFUSION.LATENT_SCALING", False)
 _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
 _NO_MAPS = (f"{_MAPS}.LEVELS", ())
 _VPD = (_NAME, "TextAdapter")
-SCHEDULE = PRESETS.parent / "quick_schedules" / "pascal_prompts.yaml"
+SCHEDULE = config_folder() / "quick_schedules" / "pascal_prompts.yaml"
 # Task of a training -> what differs from the schedule.
 OVERRIDES: dict[str, Mapping[str, Any]] = {
     "pascal": {},

@@ -1,6 +1,7 @@
 """train_net.py with a detector that knows the truth, but not exactly, and at once."""
 
 import functools
+import sys
 import zlib
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
-from tadp_d2.engine.launch import launch
+from tadp_d2.cli import main
 from tadp_d2.modeling.conditioned import CaptionedRCNN
 
 
@@ -38,7 +39,5 @@ def _instances(inputs):
 
 
 if __name__ == "__main__":
-    import train_net
-
     CaptionedRCNN.inference = guess
-    launch(train_net.main, train_net.parse_arguments())
+    main(["train", *sys.argv[1:]])

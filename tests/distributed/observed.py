@@ -5,16 +5,17 @@ of all gradients of every iteration; `weights_<process>.pth`.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 from detectron2.utils import comm
 
-import train_net
-from tadp_d2.engine.launch import launch
+from tadp_d2.cli import main
+from tadp_d2.engine import run
 
 
-class Observed(train_net.Trainer):
+class Observed(run.Trainer):
     def run_step(self):
         super().run_step()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -34,5 +35,5 @@ class Observed(train_net.Trainer):
 
 
 if __name__ == "__main__":
-    train_net.Trainer = Observed
-    launch(train_net.main, train_net.parse_arguments())
+    run.Trainer = Observed
+    main(["train", *sys.argv[1:]])

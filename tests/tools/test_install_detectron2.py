@@ -11,7 +11,10 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "install_detectron2.py"
+from tadp_d2 import install_detectron2
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "install_detectron2.py"
 
 
 def load(path: Path, name: str) -> ModuleType:
@@ -21,9 +24,9 @@ def load(path: Path, name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def installer() -> ModuleType:
-    return load(SCRIPT, "install_detectron2")
+    return install_detectron2
 
 
 @pytest.fixture
@@ -104,24 +107,28 @@ def test_using_an_operator_of_the_stub_says_what_is_absent_and_what_to_do(stub):
         assert part in str(error.value)
 
 
-def run_with(package: str, folder: Path) -> subprocess.CompletedProcess:
-    """Runs the script where `detectron2/__init__.py` holds `package`."""
+def run_with(package: str, folder: Path, *command: str) -> subprocess.CompletedProcess:
+    """Runs the module where `detectron2/__init__.py` holds `package`."""
     (folder / "detectron2").mkdir()
     (folder / "detectron2" / "__init__.py").write_text(package)
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    command = [sys.executable, str(SCRIPT)]
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    command = [sys.executable, *command]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_an_importable_detectron2_is_left_alone(tmp_path):
-    result = run_with("__version__ = '9.9'\n", tmp_path)
+MODULE = ("-m", "tadp_d2.install_detectron2")
+
+
+@pytest.mark.parametrize("command", [MODULE, (str(SCRIPT),)])
+def test_an_importable_detectron2_is_left_alone(tmp_path, command):
+    result = run_with("__version__ = '9.9'\n", tmp_path, *command)
     assert (result.returncode, result.stderr) == (0, "")
     folder = tmp_path / "detectron2"
     assert result.stdout == f"Detectron2 9.9 in {folder} is importable and left alone.\n"
 
 
 def test_a_broken_detectron2_is_reported_and_not_replaced(tmp_path):
-    result = run_with("raise OSError('libtorch.so: no such symbol')\n", tmp_path)
+    result = run_with("raise OSError('libtorch.so: no such symbol')\n", tmp_path, *MODULE)
     assert (result.returncode, result.stdout) == (2, "")
     assert "OSError: libtorch.so: no such symbol" in result.stderr
     assert "Traceback" not in result.stderr

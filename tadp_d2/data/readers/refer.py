@@ -15,6 +15,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 from tadp_d2.data.images import read_size
+from tadp_d2.data.root import data_set_guide
 from tadp_d2.errors import Report, UserError, reason, reporting, stop
 from tadp_d2.files import replacing
 
@@ -247,7 +248,7 @@ def read_refer(dataset: str, report: Report = stop) -> list[dict[str, Any]]:
     if not file.is_file():
         raise UserError(
             f"data set {dataset!r} not found: there is no {file}. tadp-d2 prepare "
-            f"{file.parent.name} makes it of the published files; datasets/README.md says where "
+            f"{file.parent.name} makes it of the published files; {data_set_guide()} says where "
             "they come from. Set DETECTRON2_DATASETS to the folder that holds the data sets, or "
             "write small synthetic ones: tadp-d2 synth FOLDER"
         )

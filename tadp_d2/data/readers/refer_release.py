@@ -18,6 +18,7 @@ from tadp_d2.data.readers.refer import (
     read_json,
     write_references,
 )
+from tadp_d2.data.root import data_set_guide
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import sha256
 
@@ -43,7 +44,7 @@ def prepare_references(folder: Path) -> dict[str, list[Reference]]:
     if not pickles or not instances.is_file():
         raise UserError(
             f"{folder}: expected instances.json and refs(unc).p, refs(umd).p or refs(google).p; "
-            "datasets/README.md says where they come from"
+            f"{data_set_guide()} says where they come from"
         )
     images, annotations = _read_instances(instances)
     prepared, made_of = {}, {}
