@@ -12,6 +12,7 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tadp_d2.errors import UserError
 from tadp_d2.modeling.heads.mask2former_head import Mask2FormerHead, Targets
 
 
@@ -54,8 +55,14 @@ class Mask2Former(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        dataset = cfg.DATASETS.TRAIN[0]
+        ids = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id")
+        if ids is None:
+            raise UserError(
+                f"data set {dataset!r} does not tell which of its classes are things; its "
+                "annotations are absent, or it is no panoptic data set"
+            )
         backbone = build_backbone(cfg)
-        ids = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_dataset_id_to_contiguous_id
         return {
             "backbone": backbone,
             "head": Mask2FormerHead(cfg, backbone.output_shape()),

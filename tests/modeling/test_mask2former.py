@@ -309,6 +309,12 @@ def model(make_config):
     return build_model(make_config(*SMALL)).eval()
 
 
+def test_a_data_set_without_things_is_an_error(make_config):
+    cfg = make_config(*SMALL, "DATASETS.TRAIN", ("cityscapes_train",))
+    with pytest.raises(UserError, match="'cityscapes_train' does not tell which .* are things"):
+        build_model(cfg)
+
+
 def test_an_image_gets_the_same_answer_alone_and_beside_a_larger_one(model):
     """Up to the padding, which the deformable attention sees."""
     assert isinstance(model, Mask2Former) and model.things == frozenset(range(20))
