@@ -68,11 +68,11 @@ class Remembered:
             self._found[str(path)] = [_stamp(before), value]
         return value
 
-    def find(self, path: Path) -> Any:
+    def find(self, path: str | Path) -> Any:
         """What is kept of a file, if it is unchanged; None where there is nothing."""
         name = str(path)
         kept = self._kept.get(name)
-        status = _status(path) if isinstance(kept, list) else None
+        status = _status(name) if isinstance(kept, list) else None
         if status is None or kept[:-1] != [_stamp(status)]:
             return None
         self._found[name] = kept
@@ -93,7 +93,7 @@ class Remembered:
             _logger.warning(f"The next run reads all files again: {error}")
 
 
-def _status(path: Path) -> os.stat_result | None:
+def _status(path: str | Path) -> os.stat_result | None:
     try:
         return os.stat(path)
     except OSError:
