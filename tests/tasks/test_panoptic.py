@@ -539,6 +539,82 @@ def test_the_doctor_lists_all_segments_that_are_wrong(own_set, tmp_path, capsys)
     assert "2.png: has the segment id 2, which the JSON file does not describe" in out
 
 
+# --- COCO ---
+
+
+@pytest.fixture(scope="module")
+def coco(world):
+    """COCO 2017 val in its layout: two images, each a person (1) before a sky (187)."""
+    root = world / "coco"
+    folders = ("val2017", "annotations", "panoptic_val2017", "panoptic_stuff_val2017")
+    for folder in folders:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    meta = MetadataCatalog.get("coco_2017_val_panoptic")
+    names = {
+        category: (meta.thing_classes[index], is_thing)
+        for is_thing, ids in (
+            (1, meta.thing_dataset_id_to_contiguous_id),
+            (0, meta.stuff_dataset_id_to_contiguous_id),
+        )
+        for category, index in ids.items()
+    }
+    images, things, segments = [], [], []
+    for number in (139, 285):
+        stem = f"{number:012d}"
+        Image.new("RGB", (60, 40), "blue").save(root / "val2017" / f"{stem}.jpg")
+        ids = np.full((40, 60), 66000)
+        ids[10:40, 20:30] = 3
+        rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
+        Image.fromarray(rgb.astype(np.uint8)).save(root / "panoptic_val2017" / f"{stem}.png")
+        stuff = np.where(ids == 3, 0, 53).astype(np.uint8)
+        Image.fromarray(stuff).save(root / "panoptic_stuff_val2017" / f"{stem}.png")
+        images.append({"id": number, "file_name": f"{stem}.jpg", "height": 40, "width": 60})
+        box = {"bbox": [20, 10, 10, 30], "area": 300, "iscrowd": 0}
+        outline = [[20, 10, 30, 10, 30, 40, 20, 40]]
+        things.append({"id": number, "image_id": number, "category_id": 1, **box})
+        things[-1]["segmentation"] = outline
+        rows = [
+            {"id": 3, "category_id": 1, **box},
+            {"id": 66000, "category_id": 187, "bbox": [0, 0, 60, 40], "area": 2100, "iscrowd": 0},
+        ]
+        segments.append({"image_id": number, "file_name": f"{stem}.png", "segments_info": rows})
+    for kind, annotations in (("instances", things), ("panoptic", segments)):
+        categories = [
+            {"id": category, "name": name, "isthing": is_thing}
+            for category, (name, is_thing) in names.items()
+            if is_thing or kind == "panoptic"
+        ]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"{kind}_val2017.json").write_text(json.dumps(content))
+    return "coco_2017_val"
+
+
+def test_coco_is_read_with_and_without_semantic_maps_and_scored(coco, make_panoptic_config):
+    cfg = make_panoptic_config(
+        *("MODEL.MASK_FORMER.NUM_CLASSES", 133, "DATASETS.TRAIN", (f"{coco}_panoptic",)),
+        *("DATASETS.TEST", (f"{coco}_panoptic",)),
+    )
+    Path(cfg.OUTPUT_DIR).mkdir()
+    task = get_task(cfg)
+    task.check_dataset(f"{coco}_panoptic", training=True)
+    entries = read_known(f"{coco}_panoptic")
+    assert [[row["category_id"] for row in e["segments_info"]] for e in entries] == [[0, 119]] * 2
+    results = {}
+    for evaluator in task.evaluators(f"{coco}_panoptic"):
+        evaluator.reset()
+        for entry in entries:
+            evaluator.process([entry], [perfect(entry, 133)])
+        results |= evaluator.evaluate()
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(100)
+    assert results["coco_masks"]["AP"] == pytest.approx(100) == results["coco"]["AP"]
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100)
+    # Without semantic maps, with them, and boxes alone.
+    assert not any("sem_seg_file_name" in entry for entry in entries)
+    separated = read_known(f"{coco}_panoptic_separated")
+    assert all("sem_seg_file_name" in e and len(e["annotations"]) == 1 for e in separated)
+    assert [len(entry["annotations"]) for entry in read_known(coco)] == [1, 1]
+
+
 # --- Cityscapes ---
 
 
