@@ -64,7 +64,7 @@ setup(
     extras_require={
         "dev": ["pytest", "ruff"],
         "nouns": ["textblob"],
-        "nyu": ["h5py", "scipy"],
+        "nyu": ["h5py"],
         "clip-templates": ["open_clip_torch"],
         "lora": ["peft"],
         "normalization": ["ftfy"],
