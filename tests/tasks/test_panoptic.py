@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -559,7 +560,7 @@ def coco(world):
         for category, index in ids.items()
     }
     images, things, segments = [], [], []
-    for number in (139, 285):
+    for number in (900139, 900285):
         stem = f"{number:012d}"
         Image.new("RGB", (60, 40), "blue").save(root / "val2017" / f"{stem}.jpg")
         ids = np.full((40, 60), 66000)
@@ -586,7 +587,13 @@ def coco(world):
         ]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"{kind}_val2017.json").write_text(json.dumps(content))
-    return "coco_2017_val"
+    yield "coco_2017_val"
+    # Other data sets are in these folders, and the doctor looks at all that is here.
+    for kind in ("instances", "panoptic"):
+        (root / "annotations" / f"{kind}_val2017.json").unlink()
+    for number in (900139, 900285):
+        for file in root.rglob(f"{number:012d}.*"):
+            file.unlink()
 
 
 def test_coco_is_read_with_and_without_semantic_maps_and_scored(coco, make_panoptic_config):
@@ -655,8 +662,11 @@ def cityscapes(world):
         for index, category in sorted(ids.items())
     ]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    root.joinpath("cityscapes_panoptic_val.json").write_text(json.dumps(content))
-    return "cityscapes_fine_panoptic_val"
+    file = root / "cityscapes_panoptic_val.json"
+    file.write_text(json.dumps(content))
+    yield "cityscapes_fine_panoptic_val"
+    file.unlink()
+    shutil.rmtree(folder)
 
 
 def test_cityscapes_is_read_and_scored(cityscapes, make_panoptic_config, tmp_path):
