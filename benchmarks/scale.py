@@ -72,7 +72,7 @@ class Work:
     fp32: float = 0.0
 
     def hours(self, card: Card, utilisation: float, gpus: int = 1) -> float:
-        """The same pictures in all, shared among `gpus`; the exchange is not hidden."""
+        """The same images in all, shared among `gpus`; the exchange is not hidden."""
         seconds = (self.operations - self.fp32) / (card.bf16 * 1e12 * utilisation)
         seconds += self.fp32 / (card.fp32 * 1e12 * utilisation)
         seconds += self.traffic / (card.memory * 1e9)
@@ -193,7 +193,7 @@ def blip2() -> tuple[int, int]:
 
 
 def inversion(text: nn.Module) -> int:
-    """A picture of textual inversion: no weight of UNet and text encoder gets a gradient."""
+    """An image of textual inversion: no weight of UNet and text encoder gets a gradient."""
     with torch.device("meta"):
         unet = make_unet().requires_grad_(False)
     text.requires_grad_(False)
@@ -208,7 +208,7 @@ def inversion(text: nn.Module) -> int:
 
 
 def dreambooth() -> tuple[int, int]:
-    """Operations of a picture, and weights."""
+    """Operations of an image, and weights."""
     with torch.device("meta"):
         unet = make_unet()
     inputs = empty(1, 4, 64, 64), torch.zeros(1, device="meta"), empty(1, 77, 768)
@@ -258,7 +258,7 @@ def personalisation(text: nn.Module) -> list[Work]:
 
 
 def captioning(name: str, pictures: int) -> Work:
-    """One picture at a time in bf16: every token reads the language model."""
+    """One image at a time in bf16: every token reads the language model."""
     operations, weights = blip2()
     return Work(name, pictures, operations, 2 * weights * CAPTION)
 

@@ -1,4 +1,4 @@
-"""The built-in world, cut down to what a benchmark has time for."""
+"""The synthetic data sets, cut down to what a benchmark has time for."""
 
 import shutil
 from pathlib import Path

@@ -39,7 +39,7 @@ TITLES = ("target", "attention, before training", "attention, trained", "detecti
 def look(
     probes: Sequence[AttentionProbe], predictor: Predictor, file: Path, caption: str
 ) -> list[Image.Image]:
-    """A picture, two maps at stride 16, its detections."""
+    """An image, two maps at stride 16, its detections."""
     picture, _ = read_rgb(file)
     pixels = np.asarray(picture)
     prompt = end_of_text(make_prompts(predictor.model.conditioner, caption)["caption"])

@@ -125,7 +125,7 @@ def _identity(model: str, folder: Path) -> dict[str, Any]:
 
 
 class Captioner:
-    """An image-to-text model with its processor, which describes pictures without a prompt."""
+    """An image-to-text model with its processor, which describes images without a prompt."""
 
     def __init__(self, model: torch.nn.Module, processor: Any):
         """
@@ -182,7 +182,7 @@ class Captioner:
             tokens = self._generate(pictures, min_new_tokens, max_new_tokens)
         except torch.OutOfMemoryError:
             raise UserError(
-                f"{len(pictures)} pictures at once do not fit into the memory of {self.device}: "
+                f"{len(pictures)} images at once do not fit into the memory of {self.device}: "
                 "use a smaller --batch-size, or --dtype bf16"
             ) from None
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
@@ -209,7 +209,7 @@ class Captioner:
             self._generate([Image.new("RGB", (32, 32))], 0, 1)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise UserError(
-                f"{folder}: this model does not describe a picture by itself ({reason(error)}); "
+                f"{folder}: this model does not describe an image by itself ({reason(error)}); "
                 "use BLIP-2, BLIP, or another captioner that needs no prompt"
             ) from error
 

@@ -115,7 +115,7 @@ def _caption(
 ) -> dict[str, Caption]:
     for read in batch:
         if read.error and not skip_unreadable:
-            advice = ", or leave such pictures out with --skip-unreadable" * source.needs_pictures
+            advice = ", or leave such images out with --skip-unreadable" * source.needs_pictures
             raise UserError(
                 f"{read.image.path}: cannot be read as an image ({read.error}); replace it"
                 f"{advice}. Captions made so far are kept"
@@ -136,7 +136,7 @@ def _caption(
 def _read_ahead(
     images: Sequence[CaptionImage], batch_size: int, decode: bool
 ) -> Iterator[list[_Read]]:
-    """Batches of pictures; the next one is read while the caller works on this one."""
+    """Batches of images; the next one is read while the caller works on this one."""
     # PIL decodes outside of Python's lock.
     with ThreadPoolExecutor() as pool:
 

@@ -98,12 +98,12 @@ def _registered(dataset: str) -> list[CaptionImage]:
 
     if dataset not in (*known_datasets(), *DatasetCatalog.list()):
         raise UserError(
-            f"{dataset!r} is neither a folder of pictures nor a registered data set, such as "
+            f"{dataset!r} is neither a folder of images nor a registered data set, such as "
             f"voc_2007_test, watercolor_test or dark_zurich_val ({data_set_guide()} lists them)"
         )
     entries = read_entries(dataset)
     if not entries:
-        raise UserError(f"data set {dataset!r} holds no picture")
+        raise UserError(f"data set {dataset!r} holds no image")
     meta = MetadataCatalog.get(dataset)
     vocabulary = tuple(meta.get("thing_classes") or meta.get("stuff_classes") or ())
     ignore_label = meta.get("ignore_label", 255)
@@ -118,8 +118,6 @@ def _from_dict(
     dataset: str, entry: Mapping[str, Any], vocabulary: tuple[str, ...], ignore_label: int
 ) -> CaptionImage:
     if "image_id" not in entry:
-        raise UserError(
-            f"data set {dataset!r}: its pictures have no ids, by which captions are kept"
-        )
+        raise UserError(f"data set {dataset!r}: its images have no ids, by which captions are kept")
     annotation = PresentClasses.of_entry(entry, vocabulary, ignore_label)
     return CaptionImage(str(entry["image_id"]), Path(entry["file_name"]), annotation)

@@ -42,7 +42,7 @@ class Shard:
             UserError: there are fewer images than parts.
         """
         if self.count > len(images):
-            raise UserError(f"--shard {self.index}/{self.count}: there are {len(images)} pictures")
+            raise UserError(f"--shard {self.index}/{self.count}: there are {len(images)} images")
         return sorted(images, key=lambda image: image.image_id)[self.index - 1 :: self.count]
 
 

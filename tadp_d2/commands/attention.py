@@ -1,4 +1,4 @@
-"""`tadp-d2 attention`: what each word of a prompt looks at in a picture."""
+"""`tadp-d2 attention`: what each word of a prompt looks at in an image."""
 
 import argparse
 import functools
@@ -11,12 +11,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "attention",
         help="draw what each word of a prompt looks at",
-        description="Draws the cross-attention of each word over a picture, at each stride and "
+        description="Draws the cross-attention of each word over an image, at each stride and "
         "averaged, for several prompts: the caption, the classes' names, their averaged "
         "embeddings, and the objects if they are named. Before training, and with --weights after "
         "it. The maps are also written as numbers, into a .safetensors file beside the sheet.",
     )
-    parser.add_argument("image", type=Path, help="a picture")
+    parser.add_argument("image", type=Path, help="an image")
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--caption", metavar="TEXT", help="its caption")
     text.add_argument(

@@ -15,7 +15,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "benchmark",
         help="evaluate several trained models on the same data in one pass",
         description="Evaluates several models with the numbers of tadp-d2 train --eval-only, but "
-        "reads every picture and runs the VAE once. All models are in memory at once; those with "
+        "reads every image and runs the VAE once. All models are in memory at once; those with "
         "the same weights, which differ in their prompts, are one.",
     )
     parser.add_argument(

@@ -36,7 +36,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Makes the captions that a data set lacks. It may be stopped at any moment: "
         "the same command goes on where it was.",
     )
-    parser.add_argument("dataset", help="a registered data set, or a folder of pictures")
+    parser.add_argument("dataset", help="a registered data set, or a folder of images")
     parser.add_argument(
         "--source",
         choices=OPTIONS,
@@ -77,14 +77,14 @@ def _add_blip2(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--revision", help="branch, tag or commit of the hub's model")
     group.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="default: fp32")
     group.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
-    group.add_argument("--batch-size", type=int, help="pictures at once (default: 8)")
+    group.add_argument("--batch-size", type=int, help="images at once (default: 8)")
     group.add_argument("--min-new-tokens", type=int, help="TADP: 0 (default), 20 or 40")
     group.add_argument("--max-new-tokens", type=int, help="default: 77")
     group.add_argument(
         "--skip-unreadable",
         action="store_true",
         default=None,
-        help="leave out pictures that cannot be read, and list them at the end",
+        help="leave out images that cannot be read, and list them at the end",
     )
 
 
@@ -154,9 +154,7 @@ def output_path(dataset: str, folder: Path | None) -> Path:
 
     path = caption_path(dataset, folder)
     if path == Path(dataset):
-        raise UserError(
-            f"{dataset}: expected a data set or a folder of pictures, not a caption file"
-        )
+        raise UserError(f"{dataset}: expected a data set or a folder of images, not a caption file")
     published = path.with_suffix(".json")
     if published.exists():
         raise UserError(
@@ -206,6 +204,6 @@ def _print_report(report: "Report", path: Path) -> None:
     if report.empty:
         print(f"empty captions: {len(report.empty)}, such as that of {report.empty[0]}")
     if report.skipped:
-        print(f"{len(report.skipped)} pictures could not be read and have no caption:")
+        print(f"{len(report.skipped)} images could not be read and have no caption:")
         for image_id, reason in report.skipped.items():
             print(f"  {image_id}: {reason}")

@@ -50,7 +50,7 @@ def _add_show(actions: argparse._SubParsersAction) -> None:
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", help="a registered data set, or a folder of pictures")
+    parser.add_argument("dataset", help="a registered data set, or a folder of images")
     parser.add_argument(
         "--caption-dir",
         type=Path,
@@ -114,7 +114,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _print_made_by(made_by) -> None:
-    told = ", ".join(f"{key} {value}" for key, value in made_by.items()) or "it does not say"
+    told = ", ".join(f"{key} {value}" for key, value in made_by.items()) or "not recorded"
     print(f"  made by: {told}")
 
 

@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "stopped continues where it was, and asks for nothing twice.",
     )
     clean.add_argument(
-        "dataset", help="a data set's name, a folder of pictures, or a caption file (.jsonl)"
+        "dataset", help="a data set's name, a folder of images, or a caption file (.jsonl)"
     )
     clean.add_argument("--domain", required=True, choices=DOMAINS, help="what to remove")
     clean.add_argument(

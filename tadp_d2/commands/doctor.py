@@ -13,7 +13,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     doctor = commands.add_parser(
         "doctor",
         help="find everything that is wrong before training",
-        description="Checks the installation, weights and data sets, and decodes every picture. "
+        description="Checks the installation, weights and data sets, and decodes every image. "
         "Lists all that is wrong and what to do about it; the exit code is 2 then, and 0 if "
         "nothing is.",
     )

@@ -9,8 +9,8 @@ from tadp_d2.personalization.arguments import add_shared, run_personalization
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "dreambooth",
-        help="fine-tune a UNet on pictures (DreamBooth)",
-        description="Fine-tunes a diffusion model's UNet on pictures under one prompt. Writes "
+        help="fine-tune a UNet on images (DreamBooth)",
+        description="Fine-tunes a diffusion model's UNet on images under one prompt. Writes "
         "unet/, which diffusers and MODEL.DIFFUSION.UNET read. It may be stopped at any moment: "
         "with --resume the same command goes on.",
     )
@@ -22,7 +22,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         save=250,
     )
     own = parser.add_argument_group("DreamBooth")
-    own.add_argument("--prompt", help='of every picture, such as "an image in sks style"')
+    own.add_argument("--prompt", help='of every image, such as "an image in sks style"')
     own.add_argument(
         "--prior-images", type=int, metavar="N", help="prior preservation (default: 0, none)"
     )

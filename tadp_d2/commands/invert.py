@@ -1,4 +1,4 @@
-"""`tadp-d2 invert`: a new word from a few pictures (textual inversion)."""
+"""`tadp-d2 invert`: a new word from a few images (textual inversion)."""
 
 import argparse
 import re
@@ -11,8 +11,8 @@ from tadp_d2.personalization.settings import KINDS
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "invert",
-        help="learn a token from pictures (textual inversion)",
-        description="Learns the vectors of a new word from pictures, and nothing else. Writes "
+        help="learn a token from images (textual inversion)",
+        description="Learns the vectors of a new word from images, and nothing else. Writes "
         "learned_embeds.safetensors, which diffusers and TEXT.TOKENS read. It may be stopped at "
         "any moment: with --resume the same command goes on.",
     )

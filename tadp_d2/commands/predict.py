@@ -1,4 +1,4 @@
-"""`tadp-d2 predict`: pictures with what a trained model finds in them."""
+"""`tadp-d2 predict`: images with what a trained model finds in them."""
 
 import argparse
 from pathlib import Path
@@ -15,36 +15,36 @@ if TYPE_CHECKING:
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "predict",
-        help="detect, segment, measure depth or find what an expression says in pictures",
-        description="Runs a trained model on pictures. Writes a drawing and a "
+        help="detect, segment, measure depth or find what an expression names in images",
+        description="Runs a trained model on images. Writes a drawing and a "
         "JSON file for each. It may be stopped at any moment: the same command goes on where it "
         "was.",
     )
-    parser.add_argument("image", nargs="+", help="pictures, and folders of pictures")
+    parser.add_argument("image", nargs="+", help="images, and folders of images")
     caption = parser.add_mutually_exclusive_group()
-    caption.add_argument("--caption", metavar="TEXT", help="the caption of all pictures")
+    caption.add_argument("--caption", metavar="TEXT", help="the caption of all images")
     caption.add_argument(
         "--captions", metavar="DATASET|FILE", help="a data set's captions, or a caption file"
     )
     caption.add_argument(
         "--captioner",
         metavar="MODEL",
-        help="caption the pictures now: blip2, or another captioner's hub id or folder",
+        help="caption the images now: blip2, or another captioner's hub id or folder",
     )
     caption.add_argument(
-        "--expression", metavar="TEXT", help='what to find in all pictures, such as "the left dog"'
+        "--expression", metavar="TEXT", help='what to find in all images, such as "the left dog"'
     )
     caption.add_argument(
         "--expressions",
         metavar="FILE",
         type=Path,
-        help='JSON file, {"picture.jpg": ["the left dog", ...], ...}',
+        help='JSON file, {"image.jpg": ["the left dog", ...], ...}',
     )
     caption.add_argument(
-        "--room", metavar="NAME", help="the room that all pictures show, such as kitchen"
+        "--room", metavar="NAME", help="the room that all images show, such as kitchen"
     )
     caption.add_argument(
-        "--rooms", metavar="FILE", type=Path, help='JSON file, {"picture.jpg": "kitchen", ...}'
+        "--rooms", metavar="FILE", type=Path, help='JSON file, {"image.jpg": "kitchen", ...}'
     )
     parser.add_argument(
         "--output", type=Path, default=Path("predictions"), help="folder (default: predictions)"
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     if unreadable:
         names = "; ".join(f"{path} ({reason})" for path, reason in unreadable.items())
         raise UserError(
-            f"{len(unreadable)} of {len(pictures)} pictures cannot be read: {names}. The others "
+            f"{len(unreadable)} of {len(pictures)} images cannot be read: {names}. The others "
             "are done"
         )
 
@@ -115,7 +115,7 @@ def _check_texts(args: argparse.Namespace, cfg: "CfgNode") -> None:
 def _jobs(
     args: argparse.Namespace, cfg: "CfgNode", pictures: dict[Path, str]
 ) -> tuple[list["PredictionJob"], dict[Path, str]]:
-    """The predictions, and for each picture that cannot be read the reason."""
+    """The predictions, and for each image that cannot be read the reason."""
     from tadp_d2.inference.image_captions import look_up_expressions, look_up_rooms
     from tadp_d2.inference.predictions import PredictionJob, check_names
 
@@ -142,7 +142,7 @@ def _jobs(
 def _captions(
     args: argparse.Namespace, cfg: "CfgNode", pictures: dict[Path, str]
 ) -> tuple[dict[Path, str], dict[Path, str]]:
-    """The pictures' captions, and for each one that cannot be read the reason."""
+    """The images' captions, and for each one that cannot be read the reason."""
     if args.caption is not None:
         return dict.fromkeys(pictures, args.caption), {}
     if not args.captions and not args.captioner:

@@ -1,4 +1,4 @@
-"""`tadp-d2 study`: questions that the built-in world answers."""
+"""`tadp-d2 study`: questions that the synthetic data sets answer."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def add(commands: argparse._SubParsersAction) -> None:
     study = commands.add_parser(
         "study",
-        help="answer a question on the built-in world, with several seeds",
+        help="answer a question on the synthetic data sets, with several seeds",
         description="Writes result files and a table. It may be stopped at any moment: the same "
         "command goes on. Same seeds, same numbers on one machine, however many processes.",
     )
@@ -47,8 +47,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--detector",
         type=Path,
         metavar="RUN",
-        help="for words: output folder of a detector's training on the world, such as that of "
-        "make demo",
+        help="for words: output folder of a detector's training on the synthetic data sets, "
+        "such as that of make demo",
     )
     study.add_argument(
         "--question",
@@ -114,14 +114,14 @@ def _check_detector(args: argparse.Namespace) -> None:
 
     if not args.detector:
         raise UserError(
-            "words needs --detector: the output folder of a detector's training on the world, such "
-            "as that of make demo"
+            "words needs --detector: the output folder of a detector's training on the synthetic "
+            "data sets, such as that of make demo"
         )
     check_detector(args.detector)
 
 
 def _world(args: argparse.Namespace) -> Path:
-    """The world, written if there is none, in the place where Detectron2 looks for data sets."""
+    """The synthetic data sets, written if there are none, where Detectron2 looks for data sets."""
     from tadp_d2.errors import UserError
     from tadp_d2.progress import hide_library_bars, progress_line
     from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder
@@ -129,12 +129,12 @@ def _world(args: argparse.Namespace) -> Path:
     hide_library_bars()
     world = args.world or args.output / "world"
     if not world.exists():
-        write_data_folder(world, seed=0, progress=progress_line("pictures"))
+        write_data_folder(world, seed=0, progress=progress_line("images"))
     for name in ("captions", MODEL_FOLDER):
         if not (world / name).is_dir():
             raise UserError(
-                f"{world}: is no built-in world, there is no folder {name}; tadp-d2 synth writes "
-                "one into a new folder"
+                f"{world}: holds no synthetic data sets, there is no folder {name}; tadp-d2 synth "
+                "writes them into a new folder"
             )
     # The processes that run the jobs read it when they import Detectron2.
     os.environ["DETECTRON2_DATASETS"] = str(world)

@@ -1,4 +1,4 @@
-"""What happens to a picture and its annotation before the model sees them, from the config."""
+"""What happens to an image and its annotation before the model sees them, from the config."""
 
 import numpy as np
 import torch
@@ -171,7 +171,7 @@ def _shift_hsv(pixels: np.ndarray, shift: list[int]) -> np.ndarray:
 
 
 class RandomHue(T.Augmentation):
-    """Turns the colours of an RGB picture on the colour wheel, which Detectron2 cannot do."""
+    """Turns the colors of an RGB image on the color wheel, which Detectron2 cannot do."""
 
     def __init__(self, reach: float):
         """

@@ -184,7 +184,7 @@ def _with_bitmasks(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:
-    """Whether nothing is decided at random about a picture but the mirroring."""
+    """Whether nothing is decided at random about an image but the mirroring."""
     if cfg.INPUT.RESIZE != "fixed":
         return False
     if not is_train:

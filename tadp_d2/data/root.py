@@ -26,6 +26,6 @@ def not_found(dataset: str, missing: Path, expected: str) -> UserError:
     """
     return UserError(
         f"data set {dataset!r} not found: there is no {missing}. Expected {expected}; "
-        f"{data_set_guide()} says where it comes from. Set DETECTRON2_DATASETS to the folder that "
-        "holds the data sets, or write a small synthetic world: tadp-d2 synth FOLDER"
+        f"{data_set_guide()} lists its source. Set DETECTRON2_DATASETS to the folder that "
+        "holds the data sets, or write small synthetic data sets: tadp-d2 synth FOLDER"
     )

@@ -103,12 +103,12 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
         )
     published = PUBLISHED.get(dataset, len(entries))
     if entries and len(entries) != published:
-        notes.append(f"{len(entries)} pictures; the published set has {published}")
+        notes.append(f"{len(entries)} images; the published set has {published}")
     empty = [entry["image_id"] for entry in entries if entry.get("caption") == ""]
     if empty:
         notes.append(f"{len(empty)} captions are empty, such as that of {empty[0]!r}")
     if not errors:
-        yield Finding(Kind.GOOD, f"{len(entries)} pictures: readable, with what belongs to them")
+        yield Finding(Kind.GOOD, f"{len(entries)} images: readable, with what belongs to them")
     for text in notes:
         yield Finding(Kind.NOTE, text)
     yield from problems(errors)

@@ -1,4 +1,4 @@
-"""The texts of pictures that belong to no data set: from a file, or from a captioner now."""
+"""The texts of images that belong to no data set: from a file, or from a captioner now."""
 
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -47,10 +47,10 @@ def look_up_expressions(pictures: Mapping[Path, str], file: Path) -> dict[Path, 
 
 
 def look_up_rooms(pictures: Mapping[Path, str], file: Path) -> dict[Path, str]:
-    """Picture -> its room in a JSON file, `{image id: room}`; image ids as those of `look_up`.
+    """Image -> its room in a JSON file, `{image id: room}`; image ids as those of `look_up`.
 
     Raises:
-        UserError: the file is damaged or another one, or has none for a picture.
+        UserError: the file is damaged or another one, or has none for an image.
     """
     content = read_json(file)
     if not isinstance(content, dict) or not all(isinstance(room, str) for room in content.values()):
@@ -70,7 +70,7 @@ def _are_expressions(value: Any) -> bool:
 def _find_all(
     pictures: Mapping[Path, str], known: Mapping[str, Any], file: Path, what: str
 ) -> dict[Path, str]:
-    """Picture -> its image id."""
+    """Image -> its image id."""
     found = {path: _find(path, known) for path in pictures}
     missing = [path for path, image_id in found.items() if image_id is None]
     if missing:

@@ -98,7 +98,7 @@ class PredictionFolder:
                 temporary.write_text(yaml.safe_dump(self._model))
 
     def file(self, name: str) -> Path:
-        """The JSON file of a picture."""
+        """The JSON file of an image."""
         return (self.path / name).with_suffix(".json")
 
 
@@ -156,7 +156,7 @@ def predict_pictures(
         if not _is_done(folder.file(job.name), record)
     ]
     if len(to_do) < len(jobs):
-        print(f"{len(jobs) - len(to_do)} of {len(jobs)} pictures were predicted before")
+        print(f"{len(jobs) - len(to_do)} of {len(jobs)} images were predicted before")
     unreadable = {}
     for job, record in to_do:
         try:

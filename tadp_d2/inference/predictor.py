@@ -1,4 +1,4 @@
-"""A trained model as a function of one picture and its text."""
+"""A trained model as a function of one image and its text."""
 
 from typing import Any
 

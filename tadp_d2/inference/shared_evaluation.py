@@ -47,7 +47,7 @@ class Contestant:
 
 
 class EncodeOnce(Frozen):
-    """A VAE that several models ask: it encodes equal pictures once until `forget` is called."""
+    """A VAE that several models ask: it encodes equal images once until `forget` is called."""
 
     def __init__(self, latent_encoder: nn.Module):
         super().__init__(latent_encoder)

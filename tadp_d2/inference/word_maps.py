@@ -101,7 +101,7 @@ def end_of_text(prompt: Prompt) -> Prompt:
 
 
 class AttentionProbe:
-    """Picture and prompt -> the map of each word, at each level of a backbone that has maps."""
+    """Image and prompt -> the map of each word, at each level of a backbone that has maps."""
 
     def __init__(self, cfg: CfgNode, backbone: DiffusionBackbone):
         """

@@ -29,7 +29,7 @@ def add_shared(
     Args:
         output, rate, accumulation, save: the defaults; all but the last for the help only.
     """
-    parser.add_argument("images", nargs="+", type=Path, help="pictures, or folders of them")
+    parser.add_argument("images", nargs="+", type=Path, help="images, or folders of them")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"default: {output}")
     parser.add_argument(
         "--weights",
@@ -43,7 +43,7 @@ def add_shared(
         "--resume", action="store_true", help="continue the run in the output folder, if any"
     )
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out pictures that cannot be read"
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be read"
     )
     parser.add_argument(
         "--preset",
@@ -60,14 +60,14 @@ def _add_training(group: argparse._ArgumentGroup, rate: str, accumulation: int) 
     switch = {"action": "store_true", "default": None}
     group.add_argument("--steps", type=int, help="default: 1000")
     group.add_argument("--rate", type=float, help=f"constant learning rate (default: {rate})")
-    group.add_argument("--batch", type=int, help="pictures at once (default: 1)")
+    group.add_argument("--batch", type=int, help="images at once (default: 1)")
     group.add_argument(
         "--accumulation", type=int, help=f"batches per step (default: {accumulation})"
     )
     group.add_argument("--size", type=int, help="side of the square crops (default: 512)")
-    group.add_argument("--center-crop", **switch, help="the middle, no random part of a picture")
+    group.add_argument("--center-crop", **switch, help="the middle, no random part of an image")
     group.add_argument(
-        "--no-flip", action="store_false", default=None, dest="flip", help="mirror no picture"
+        "--no-flip", action="store_false", default=None, dest="flip", help="mirror no image"
     )
     group.add_argument("--weight-decay", type=float, help="of AdamW (default: 0.01)")
     group.add_argument("--clip", type=float, help="greatest norm of the gradient; 0: no limit")
@@ -81,7 +81,7 @@ def _add_training(group: argparse._ArgumentGroup, rate: str, accumulation: int) 
 def _add_watch(group: argparse._ArgumentGroup, save: int) -> None:
     for name, default, meaning in (
         ("evaluate", 100, "loss on a fixed set"),
-        ("sample", 250, "pictures into samples.png"),
+        ("sample", 250, "images into samples.png"),
         ("save", save, "checkpoint, for --resume"),
     ):
         group.add_argument(

@@ -1,4 +1,4 @@
-"""DreamBooth: the UNet is fine-tuned until a rare word means what the pictures show."""
+"""DreamBooth: the UNet is fine-tuned until a rare word means what the images show."""
 
 import shutil
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _PRIOR_STEPS = 50
 
 
 class DreamBooth(Objective):
-    """The denoising loss under one prompt, plus that of the prior's pictures under theirs."""
+    """The denoising loss under one prompt, plus that of the prior's images under theirs."""
 
     needs = ("text_encoder", "tokenizer", "vae")
 
@@ -55,9 +55,9 @@ class DreamBooth(Objective):
             self.parameters += model.text_encoder.parameters()
 
     def prepare(self, folder: Path) -> None:
-        """Draws the prior's pictures, if there is to be a prior, into `prior/`."""
+        """Draws the prior's images, if there is to be a prior, into `prior/`."""
         if self.settings.prior_images:
-            show = progress_line("prior pictures")
+            show = progress_line("prior images")
             make_prior_pictures(self.model, self.settings, folder / "prior", show)
             self.sources.append(prior_source(self.model, self.settings, folder / "prior"))
 
@@ -146,7 +146,7 @@ def make_prior_pictures(
 def prior_source(
     model: TrainableDiffusion, settings: DreamBoothSettings, folder: Path
 ) -> LatentSource:
-    """The latents of the pictures that `make_prior_pictures` left in `folder`."""
+    """The latents of the images that `make_prior_pictures` left in `folder`."""
     paths = [folder / f"{number:05}.png" for number in range(settings.prior_images)]
     pictures, _ = read_pictures(paths, settings.size)
     return LatentSource(model, Crops(pictures, settings.size, settings.flip, center=True))

@@ -35,7 +35,7 @@ class LatentSource:
         return torch.stack([self._encode(crop) for crop in self.last]).to(self.model.device)
 
     def names(self) -> str:
-        """The pictures that were drawn last."""
+        """The images that were drawn last."""
         return ", ".join(str(self.crops.pictures[crop.index].path) for crop in self.last)
 
     def _encode(self, crop: Crop) -> Tensor:

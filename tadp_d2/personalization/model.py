@@ -83,7 +83,7 @@ class TrainableDiffusion:
 
     @property
     def divisor(self) -> int:
-        """What a picture's side must divide by: the stride of the UNet's deepest level."""
+        """What an image's side must divide by: the stride of the UNet's deepest level."""
         return self.stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     @property

@@ -116,7 +116,7 @@ class Objective(ABC):
             model.unet.enable_gradient_checkpointing()
 
     def prepare(self, folder: Path) -> None:  # noqa: B027, most objectives need nothing
-        """Makes in the folder of the run what is needed besides the pictures."""
+        """Makes in the folder of the run what is needed besides the images."""
 
     @abstractmethod
     def loss(self, generator: torch.Generator) -> Tensor:
@@ -131,7 +131,7 @@ class Objective(ABC):
         """Writes the artifact; returns the fingerprints of what it consists of."""
 
     def watched_loss(self) -> float:
-        """`held_out_loss` of the middles of the first pictures."""
+        """`held_out_loss` of the middles of the first images."""
         crops = self.sources[0].crops
         images = crops.middles(min(WATCHED, len(crops.pictures)))
         prompts = [self.watched_prompt()] * len(images)

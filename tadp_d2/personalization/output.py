@@ -137,7 +137,7 @@ def _difference(key: str, held: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     if key == "images":
         # An image may have been renamed.
         same = [image["sha256"] for image in mine] == [image["sha256"] for image in yours]
-        return "" if same else "of other pictures"
+        return "" if same else "of other images"
     if key == "base":
         # Runs of earlier versions do not name the tokenizer.
         yours = {part: value for part, value in yours.items() if part in mine}

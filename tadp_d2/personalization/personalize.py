@@ -1,4 +1,4 @@
-"""A run from pictures to artifact: the two functions that the commands call."""
+"""A run from images to artifact: the two functions that the commands call."""
 
 import datetime
 import sys
@@ -179,12 +179,12 @@ def _check_size(settings: PersonalizationSettings, model: TrainableDiffusion) ->
 
 def _say_what_is_read(pictures: Sequence[TrainingImage], skipped: Mapping[Path, str]) -> None:
     if skipped:
-        print(f"{len(skipped)} pictures cannot be read and are left out:", file=sys.stderr)
+        print(f"{len(skipped)} images cannot be read and are left out:", file=sys.stderr)
         for path, reason in skipped.items():
             print(f"  {path}: {reason}", file=sys.stderr)
     if len(pictures) == 1:
         print(
-            f"learning from one picture only, {pictures[0].path}: what is learned may be its "
+            f"learning from one image only, {pictures[0].path}: what is learned may be its "
             "content as much as its style",
             file=sys.stderr,
         )

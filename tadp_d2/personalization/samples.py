@@ -23,7 +23,7 @@ _TITLE = 40
 def draw_sample(
     model: TrainableDiffusion, prompt: str, size: int, steps: int, precision: str, seed: int
 ) -> Image.Image:
-    """A picture of size x size pixels; same seed, same initial noise, on every device."""
+    """An image of size x size pixels; same seed, same initial noise, on every device."""
     pipeline = model.pipeline()
     with model.autocast(precision):
         latents = pipeline(

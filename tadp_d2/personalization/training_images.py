@@ -1,4 +1,4 @@
-"""The pictures to learn from: read, and cropped to squares."""
+"""The images to learn from: read, and cropped to squares."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def read_pictures(
     if not pictures:
         first = next(iter(skipped))
         raise UserError(
-            f"none of {len(paths)} pictures can be read; {first}: {skipped[first]}"
+            f"none of {len(paths)} images can be read; {first}: {skipped[first]}"
         ) from None
     return pictures, skipped
 
@@ -78,7 +78,7 @@ def _read(path: Path, size: int) -> TrainingImage:
 
 
 class Crop(NamedTuple):
-    """A square of a picture."""
+    """A square of an image."""
 
     index: int
     top: int
@@ -87,7 +87,7 @@ class Crop(NamedTuple):
 
 
 class Crops:
-    """Squares of pictures in random order: every picture once before one comes again."""
+    """Squares of images in random order: every image once before one comes again."""
 
     def __init__(
         self, pictures: Sequence[TrainingImage], size: int, flip: bool = True, center: bool = False
@@ -106,7 +106,7 @@ class Crops:
         self.order: list[int] = []
 
     def draw(self, generator: torch.Generator) -> Crop:
-        """The next picture's crop."""
+        """The next image's crop."""
         if not self.order:
             self.order = torch.randperm(len(self.pictures), generator=generator).tolist()
         index = self.order.pop()
@@ -120,12 +120,12 @@ class Crops:
         return crop._replace(flip=self.flip and bool(_integer(2, generator)))
 
     def middle(self, index: int) -> Crop:
-        """The middle of a picture, not mirrored."""
+        """The middle of an image, not mirrored."""
         _, height, width = self.pictures[index].pixels.shape
         return Crop(index, (height - self.size) // 2, (width - self.size) // 2, False)
 
     def middles(self, count: int) -> Tensor:
-        """Those of the first pictures, count x 3 x size x size."""
+        """Those of the first images, count x 3 x size x size."""
         return torch.stack([self.pixels(self.middle(index)) for index in range(count)])
 
     def pixels(self, crop: Crop) -> Tensor:

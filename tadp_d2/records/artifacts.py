@@ -77,11 +77,11 @@ def check_base(
     """
     metadata = read_metadata(metadata_path)
     if metadata is None:
-        _logger.warning(f"{artifact} does not say for which base model it was made")
+        _logger.warning(f"{artifact} does not record for which base model it was made")
         return
     if any(metadata["artifact"].get(name) != value for name, value in own.items()):
         _logger.warning(
-            f"{artifact} is not the one that {metadata_path} describes, and does not say for which "
+            f"{artifact} is not the one that {metadata_path} describes, and does not record for which "
             "base model it was made"
         )
         return

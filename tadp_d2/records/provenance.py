@@ -100,7 +100,7 @@ class Provenance:
                 be continued with its own tokens and captions.
         """
         if trained is None:
-            _logger.warning(f"{checkpoint} does not say on which base model it was trained")
+            _logger.warning(f"{checkpoint} does not record on which base model it was trained")
             return
         # Records of earlier versions lack the conditioner, of which there was one.
         trained = {"conditioner": "CaptionPrompt", **trained}
@@ -113,7 +113,7 @@ class Provenance:
         unknown = [key for key in _ESSENTIAL_SINCE if key in self.record and key not in trained]
         if unknown:
             _logger.warning(
-                f"{checkpoint} is of an earlier version and does not say with which "
+                f"{checkpoint} is of an earlier version and does not record with which "
                 f"{', '.join(unknown)} it was trained"
             )
         for key, meaning in _ESSENTIAL_SINCE.items():

@@ -1,4 +1,4 @@
-"""The pictures that runs left of a data set, with what the model read of each."""
+"""The images that runs left of a data set, with what the model read of each."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ _SHARED = ("image", "truth")
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture file, and what it shows: "image", "truth", "prediction"."""
+    """An image file, and what it shows: "image", "truth", "prediction"."""
 
     title: str
     file: Path
@@ -46,7 +46,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Shown:
-    """An image of a data set: its id, the pictures that no model made, and the predictions."""
+    """An image of a data set: its id, the images that no model made, and the predictions."""
 
     image_id: str
     shared: list[Drawn]
@@ -68,7 +68,7 @@ def find_shown(comparison: Comparison) -> list[Shown]:
 
 
 def _drawn(gallery: Path) -> dict[str, list[Drawn]]:
-    """Image id -> its pictures."""
+    """Image id -> its images."""
     folders = sorted(gallery.iterdir()) if gallery.is_dir() else []
     return {
         unquote(folder.name): [Drawn(file.stem, file) for file in sorted(folder.glob("[!.]*.jpg"))]

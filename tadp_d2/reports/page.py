@@ -53,7 +53,7 @@ def page(
         "Differences to null": _tables(effects_tables(comparisons)),
         "Classes": "".join(bars(comparison, colors) for comparison in comparisons),
         "Learning curves": learning_curves(runs, colors),
-        "Pictures": gallery(comparisons),
+        "Images": gallery(comparisons),
         "Attention": "".join(map(attention_sheet, attention)),
         "Runs": "".join(map(_run, runs)),
     }
@@ -80,7 +80,7 @@ def _datasets(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _colors(runs: Sequence[Run]) -> dict[str, str]:
-    """Modifier -> class of its colour; the paper's modifiers have the same in every report."""
+    """Modifier -> class of its color; the paper's modifiers have the same in every report."""
     own = (modifier_title(run.modifier) for run in runs)
     titles = dict.fromkeys([*MODIFIER_TITLES.values(), *own])
     return {title: f"c{index % COLORS}" for index, title in enumerate(titles)}

@@ -1,4 +1,4 @@
-"""The pictures of a page, as HTML: each image with its truth, captions, prompts and predictions."""
+"""The images of a page, as HTML: each image with its truth, captions, prompts and predictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +75,7 @@ def _figure(drawn: Drawn, title: str, prompt: str, modifier: str = "") -> str:
 
 
 def attention_sheet(sheet: Path) -> str:
-    """A picture at a size at which its words can be read."""
+    """An image at a size at which its words can be read."""
     uri = data_uri(sheet, MAX_SHEET_SIDE)
     name = escape(sheet.name)
     return (

@@ -1,1 +1,1 @@
-"""Questions that the built-in world answers, with several seeds each."""
+"""Questions that the synthetic data sets answer, with several seeds each."""

@@ -178,7 +178,7 @@ def _training_job(
 
 
 def _learned(training: Training, tested: Tested) -> list[tuple[str, str]]:
-    """Method and style of all that a training and its tests take from pictures of a style."""
+    """Method and style of all that a training and its tests take from images of a style."""
     readings = [training.reading, *(reading for own in tested.values() for reading in own)]
     styles = dict.fromkeys(style for reading in readings for style in reading.styles)
     tuned = [] if training.unet in (PRETRAINED, RANDOM) else [("dreambooth", training.unet)]

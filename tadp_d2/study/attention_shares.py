@@ -102,7 +102,7 @@ def _boxes(entry: dict[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]
 
 
 def _named(prompt: Prompt, boxes: dict[str, np.ndarray]) -> tuple[list[Word], list[np.ndarray]]:
-    """The words of a prompt that name a class of the picture, and the boxes of that class."""
+    """The words of a prompt that name a class of the image, and the boxes of that class."""
     spelled = boxes | {plural(name): mask for name, mask in boxes.items()}
     words = [word for word in prompt.words if word.text in spelled]
     return words, [spelled[word.text] for word in words]

@@ -41,7 +41,7 @@ Item = TypeVar("Item", bound=tuple)
 
 
 class CaptionedImage(NamedTuple):
-    """A picture's id, its caption, and the classes that it shows."""
+    """An image's id, its caption, and the classes that it shows."""
 
     image_id: str
     caption: str
@@ -49,7 +49,7 @@ class CaptionedImage(NamedTuple):
 
 
 def read_pictures(dataset: str) -> list[CaptionedImage]:
-    """The pictures of a registered data set; without classes where they are given by pixels."""
+    """The images of a registered data set; without classes where they are given by pixels."""
     captions = read_captions(find_caption_file(datasets_root() / "captions", dataset))
     names = MetadataCatalog.get(dataset).get("thing_classes", [])
     return [
@@ -154,7 +154,7 @@ def _without(picture: CaptionedImage, lost: set[int]) -> str:
 
 
 def _name_style(pictures: Sequence[CaptionedImage], seed: int, style: str) -> dict[str, str]:
-    """As a captioner describes a target's pictures, before cleaning (TADP, section 4.3)."""
+    """As a captioner describes a target's images, before cleaning (TADP, section 4.3)."""
     return {p.image_id: f"a {style} painting of {p.caption}" for p in pictures}
 
 

@@ -1,4 +1,4 @@
-"""The answers of a study as one picture: differences, their intervals, and the paper's claims."""
+"""The answers of a study as one image: differences, their intervals, and the paper's claims."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -123,7 +123,7 @@ def draw_and_judge(
 
 
 def _judge(world: Path, run: Path) -> CfgNode:
-    """The config of a run, for one that reads nothing about a picture."""
+    """The config of a run, for one that reads nothing about an image."""
     overrides = {
         "MODEL.WEIGHTS": str(run / _CHECKPOINT),
         "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER),
@@ -147,7 +147,7 @@ def _class(detector: Predictor, pixels: np.ndarray) -> str:
 def _learn_styles(
     world: Path, model: TrainableDiffusion
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Mean statistics of each style's training pictures, and their spread over all."""
+    """Mean statistics of each style's training images, and their spread over all."""
     found = {
         style: np.stack(
             [_statistics(pixels) for pixels, _ in _pictures(world, model, style, split)]
@@ -165,7 +165,7 @@ def _style(pixels: np.ndarray, centers: dict[str, np.ndarray], spread: np.ndarra
 
 
 def _statistics(pixels: np.ndarray) -> np.ndarray:
-    """Mean and spread of colours, saturation and edges of a picture of `_SIZE`."""
+    """Mean and spread of colors, saturation and edges of an image of `_SIZE`."""
     values = pixels.astype(float) / 255
     edges = np.abs(np.diff(values.mean(axis=2), axis=0))
     saturation = values.max(axis=2) - values.min(axis=2)
@@ -211,7 +211,7 @@ def _write_sheet(file: Path, pictures: list[Image.Image], columns: int) -> None:
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The results in Markdown: how often each class and each style was recognised."""
     lines = [
-        f"| style | {' | '.join(SHARED_CLASSES)} | all | real pictures | style | real pictures |",
+        f"| style | {' | '.join(SHARED_CLASSES)} | all | real images | style | real images |",
         "| --- " * (len(SHARED_CLASSES) + 5) + "|",
     ]
     for result in results:
@@ -224,4 +224,4 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         lines.append(f"| {result['style']} | {' | '.join(cells)} |")
     chances = f"{1 / len(SHARED_CLASSES):.0%} for a class, {1 / len(_FOLDERS):.0%} for a style"
     count = len(results[0]["asked"])
-    return "\n".join([*lines, "", f"{count} pictures in each style; by chance {chances}."])
+    return "\n".join([*lines, "", f"{count} images in each style; by chance {chances}."])

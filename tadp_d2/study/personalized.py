@@ -130,7 +130,7 @@ def _pictures(world: Path, style: str) -> list[Path]:
 
 
 def _losses(model: TrainableDiffusion, world: Path, template: str, seed: int) -> dict[str, float]:
-    """Style -> loss on its held-out pictures, under a template around their captions."""
+    """Style -> loss on its held-out images, under a template around their captions."""
     losses = {}
     for style in STYLES:
         ids = _image_ids(world, style, "test")[:HELD_OUT]

@@ -106,7 +106,7 @@ class Detection(Task):
                         )
         if self.cfg.MODEL.KEYPOINT_ON and not MetadataCatalog.get(dataset).get("keypoint_names"):
             raise UserError(
-                f"MODEL.KEYPOINT_ON is True, but the metadata of data set {dataset!r} does not say "
+                f"MODEL.KEYPOINT_ON is True, but the metadata of data set {dataset!r} does not name "
                 "keypoint_names"
             )
 

@@ -1,4 +1,4 @@
-"""Pictures on one sheet. Nothing here knows what they show."""
+"""Images on one sheet. Nothing here knows what they show."""
 
 from PIL import Image, ImageDraw, ImageFont
 

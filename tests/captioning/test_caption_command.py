@@ -162,7 +162,7 @@ def test_a_picture_that_cannot_be_read_is_named(pictures, model, tmp_path, capsy
     assert list(read_captions(path).records) == [f"{i}.png" for i in range(4)]
     _run(*command, "--skip-unreadable")
     out = capsys.readouterr().out
-    assert "4 captions made, 4 were there" in out and "2 pictures could not be read" in out
+    assert "4 captions made, 4 were there" in out and "2 images could not be read" in out
     assert "\n  5.png: " in out and "\n  7.png: " in out
     assert "5.png" not in read_captions(path).records
     Image.new("RGB", (9, 9)).save(pictures / "5.png")
@@ -180,7 +180,7 @@ def test_settings_that_do_not_work_leave_no_file(pictures, model, tmp_path, caps
         (("--source", "text"), "--source text needs --text"),
         (("--source", "nouns"), "--source nouns needs --from"),
         (("--source", "text", "--text", "a", "--shard", "3/2"), "--shard 3/2: expected"),
-        (("--source", "text", "--text", "a", "--shard", "9/11"), "there are 10 pictures"),
+        (("--source", "text", "--text", "a", "--shard", "9/11"), "there are 10 images"),
         (("--source", "published", "--from", "none.json"), "none.json: there is no such"),
     ):
         assert message in _fails(capsys, "caption", pictures, *arguments)

@@ -81,7 +81,7 @@ def test_what_is_no_data_set_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match="no image; expected files that end in .jpg, "):
         find_images(str(tmp_path))
-    with pytest.raises(UserError, match="'voc_2007_tets' is neither a folder of pictures nor"):
+    with pytest.raises(UserError, match="'voc_2007_tets' is neither a folder of images nor"):
         find_images("voc_2007_tets")
 
 

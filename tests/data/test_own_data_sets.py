@@ -94,7 +94,7 @@ def test_training_and_the_commands_know_them(sets, make_config, tmp_path, capsys
     assert caption_path("my_voc") == tmp_path / "captions" / "my_voc.jsonl"
     assert {image.vocabulary for image in find_images("my_coco")} == {("kite", "bird")}
     main(["doctor", "my_voc"])
-    assert "images: readable" in capsys.readouterr().out.replace("pictures", "images")
+    assert "images: readable" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

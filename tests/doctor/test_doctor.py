@@ -75,7 +75,7 @@ def test_a_line_per_finding_and_the_published_number_as_a_note(world, model_fold
     names = ("voc_2007_trainval", "voc_2012_trainval", "voc_2007_test", "watercolor_test")
     assert set(found) == {"environment", "weights", *names, "all is well"}
     assert all(found[name] == [Kind.GOOD, Kind.NOTE] for name in names)
-    assert "6 pictures; the published set has 1000" in text
+    assert "6 images; the published set has 1000" in text
     assert re.search(r"Detectron2 \S+ in /", text) and "torch " in text
 
 

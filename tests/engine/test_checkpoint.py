@@ -133,7 +133,7 @@ def test_a_part_that_computes_otherwise_with_the_same_weights_is_an_error(
         del old["provenance"][key]
     torch.save(old, tmp_path / "old.pth")
     run.load(str(tmp_path / "old.pth"))
-    assert "does not say with which tokenizer, text_options, vae_options, unet_" in caplog.text
+    assert "does not record with which tokenizer, text_options, vae_options, unet_" in caplog.text
 
 
 def test_another_pixel_normalisation_is_an_error(make_config, saved, tmp_path):

@@ -88,7 +88,7 @@ def test_keypoints_without_names_are_refused(make_config, register, entry):
         *("DATASETS.TRAIN", ("own",), "DATASETS.TEST", ("own",), "TEXT.CAPTION_DIR", folder),
         *("MODEL.KEYPOINT_ON", True),
     )
-    with pytest.raises(UserError, match="the metadata of data set 'own' does not say keypoint_na"):
+    with pytest.raises(UserError, match="the metadata of data set 'own' does not name keypoint_na"):
         check_inputs(cfg, evaluation=False, resume=False)
     MetadataCatalog.get("own").set(keypoint_names=["nose"], keypoint_flip_map=[])
     check_inputs(cfg, evaluation=False, resume=False)

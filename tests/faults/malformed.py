@@ -263,7 +263,7 @@ JPEG_CASES = {
     "header cut off": Case(put(JPEG, _saved()[:100]), (JPEG, _READ)),
     "cut off": Case(cut(JPEG, 0.6), (JPEG, _READ), options=("--eval-only",), late=True),
     "another size": Case(put(JPEG, _saved()), (XML, JPEG, "32 x 32")),
-    "turned by its EXIF": Case(_turned, (XML, JPEG, "of a picture of")),
+    "turned by its EXIF": Case(_turned, (XML, JPEG, "of an image of")),
     "bomb": Case(put(JPEG, _png(60_000, 60_000)), (JPEG, "too large", "MAX_PIXELS")),
     "beyond the limit": Case(
         lambda world: None, ("jpg|png", "too large"), options=("INPUT.MAX_PIXELS", "100")
@@ -392,16 +392,16 @@ SPLIT_CASES = {
     "blank": Case(put(SPLIT, "\n \n"), (SPLIT, "the split is empty")),
     "binary": Case(put(SPLIT, b"5001\n\xff\xfe\n"), (SPLIT, "UTF-8")),
     "utf-16": Case(put(SPLIT, "5001\n".encode("utf-16")), (SPLIT, "UTF-8")),
-    "nul": Case(put(SPLIT, "5001\n50\x0002\n"), (f"{SPLIT}:2", "the name of one picture")),
+    "nul": Case(put(SPLIT, "5001\n50\x0002\n"), (f"{SPLIT}:2", "the name of one image")),
     "twice": Case(put(SPLIT, "5001\n5002\n5001\n"), (f"{SPLIT}:3", "already in line 1")),
     "unknown id": Case(put(SPLIT, "5001\nmissing\n"), (SPLIT, "lists 'missing'", "1 such of 2")),
     "with endings": Case(put(SPLIT, "5001.jpg\n"), (SPLIT, "lists '5001.jpg'")),
-    "with labels": Case(put(SPLIT, "5001 -1\n"), (f"{SPLIT}:1", "the name of one picture")),
+    "with labels": Case(put(SPLIT, "5001 -1\n"), (f"{SPLIT}:1", "the name of one image")),
     "leads out": Case(put(SPLIT, "../../../etc/passwd\n"), (f"{SPLIT}:1", "without folder")),
     "absolute": Case(put(SPLIT, "/etc/passwd\n"), (f"{SPLIT}:1", "without folder")),
     "a parent": Case(put(SPLIT, "..\n"), (SPLIT, r"lists '\.\.'")),
     "a line of 1 MB": Case(
-        put(SPLIT, "5" * 2**20), (f"{SPLIT}:1", "the name of one picture", "'555")
+        put(SPLIT, "5" * 2**20), (f"{SPLIT}:1", "the name of one image", "'555")
     ),
     "a folder": Case(instead(SPLIT, Path.mkdir), ("watercolor_test", "test.txt")),
     "without pictures": Case(remove("watercolor/JPEGImages"), ("JPEGImages", "not found")),

@@ -126,7 +126,7 @@ def test_nothing_is_overwritten(predict, pictures, tmp_path, segmentor):
 def test_a_picture_that_cannot_be_read_is_named_and_the_rest_is_done(predict, pictures, tmp_path):
     (pictures / "a.png").write_text("no picture")
     message = predict(pictures, "--caption", "a dog")
-    assert message.startswith(f"error: 1 of 3 pictures cannot be read: {pictures / 'a.png'} (")
+    assert message.startswith(f"error: 1 of 3 images cannot be read: {pictures / 'a.png'} (")
     assert len(list((tmp_path / "out").rglob("*.json"))) == 2
 
 
@@ -152,7 +152,7 @@ def test_segments_are_written_as_class_indices_and_shares(
 def test_pictures_are_captioned_first(predict, pictures, tmp_path, world):
     (pictures / "a.png").write_text("no picture")
     arguments = (pictures, "--captioner", world / "blip2-tiny", "--modifier", "null")
-    assert "1 of 3 pictures cannot be read" in predict(*arguments)
+    assert "1 of 3 images cannot be read" in predict(*arguments)
     (pictures / "a.png").unlink()
     lines = (tmp_path / "out" / "captions.jsonl").read_text().splitlines()[1:]
     cleaned = {row["image_id"]: row["clean"] for row in map(json.loads, lines) if "clean" in row}

@@ -145,7 +145,7 @@ def test_a_folder_that_holds_something_else(fails, run, uninterrupted, pictures,
     message = fails("invert", out, *STEPS, "--rate", "1e-3", "--resume")
     assert "holds another run (with rate 0.0005, now 0.001)" in message
     message = fails("invert", out, *STEPS, "--resume", images=pictures / "1.png")
-    assert "holds another run (of other pictures)" in message
+    assert "holds another run (of other images)" in message
     message = fails("dreambooth", out, *STEPS, "--resume")
     assert "is not empty: choose another folder" in message
     assert kept == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -221,7 +221,7 @@ def test_a_full_disk(target, step, fails, run, uninterrupted, full_disk, tmp_pat
 
 def test_one_picture_will_do_and_is_said(run, pictures, tmp_path, capsys):
     run("invert", tmp_path, "--steps", 1, images=pictures / "1.png")
-    assert "learning from one picture only" in capsys.readouterr().err
+    assert "learning from one image only" in capsys.readouterr().err
     assert (tmp_path / ARTIFACT["invert"]).exists()
 
 
@@ -231,13 +231,13 @@ def test_pictures_that_cannot_be_read(fails, run, pictures, tmp_path, capsys):
     (folder / "bad.png").write_bytes((pictures / "0.png").read_bytes()[:40])
     out = tmp_path / "out"
     message = fails("invert", out, "--steps", 1, "--skip-unreadable", images=folder)
-    assert "none of 1 pictures can be read" in message and "bad.png" in message
+    assert "none of 1 images can be read" in message and "bad.png" in message
     (folder / "good.png").write_bytes((pictures / "0.png").read_bytes())
     message = fails("invert", out, "--steps", 1, images=folder)
     assert "bad.png: cannot be read as an image" in message and "--skip-unreadable" in message
     assert not out.exists()
     run("invert", out, "--steps", 1, "--skip-unreadable", images=folder)
-    assert "1 pictures cannot be read and are left out:" in capsys.readouterr().err
+    assert "1 images cannot be read and are left out:" in capsys.readouterr().err
 
 
 def test_a_run_does_not_learn_from_what_it_draws(fails, run, pictures, tmp_path, capsys):

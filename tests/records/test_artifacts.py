@@ -116,7 +116,7 @@ def test_artifacts_from_elsewhere_are_used_and_it_is_said(
     options = ("TEXT.TOKENS", (str(file),), "MODEL.DIFFUSION.UNET", str(tmp_path / "unet"))
     provenance(make_config(*options))
     for artifact in (file, tmp_path / "unet"):
-        assert f"{artifact} does not say for which base model it was made" in caplog.text
+        assert f"{artifact} does not record for which base model it was made" in caplog.text
     # Metadata that was left beside another token.
     shutil.copy(token.with_suffix(".json"), tmp_path)
     width = safetensors.torch.load_file(token)["<new>"].shape[1]

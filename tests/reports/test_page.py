@@ -69,7 +69,7 @@ def test_everything_is_shown_and_nothing_is_wrong(browser, report):
     browser.open(report, width=1280)
     # image, truth and four predictions, and the sheet of attention maps
     assert browser.run("[...document.images].filter(i => i.naturalWidth).length") == 7
-    assert browser.run("document.querySelector('#pictures h4').textContent") == "night/a b.png"
+    assert browser.run("document.querySelector('#images h4').textContent") == "night/a b.png"
     assert browser.run("document.querySelectorAll('#runs .run').length") == 12
     assert browser.run("document.querySelectorAll('#learning-curves polyline').length") == 12
     # (mean, cat, dog) and (mean, dog), of four modifiers
@@ -104,11 +104,11 @@ def test_modifiers_and_data_sets_are_filtered(browser, report):
     assert "TADP simple" in column(browser, 0)
     assert visible(browser, "tr[data-modifier=simple], figure[data-modifier=simple]") == 0
     assert visible(browser, "#classes .bar") == 15
-    assert visible(browser, "#pictures img") == 5
+    assert visible(browser, "#images img") == 5
     browser.run("const s = document.querySelector('select'); s.value = 'voc_2007_test';"
                 "s.dispatchEvent(new Event('change'))")  # fmt: skip
     assert visible(browser, "#classes .bar") == 6
-    assert visible(browser, "#pictures img") == 0
+    assert visible(browser, "#images img") == 0
     browser.press("Enter", 13, "\r")
     assert visible(browser, "#classes .bar") == 8
 

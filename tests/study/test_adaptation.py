@@ -131,6 +131,6 @@ def test_a_folder_that_is_no_world_is_refused_and_left_alone(world, tmp_path, ca
             main(["study", "attention", "--world", str(folder), "--output", str(tmp_path / "out")])
         assert exit_.value.code == 2
         message = capsys.readouterr().err
-        assert message.startswith(f"error: {folder}: is no built-in world")
+        assert message.startswith(f"error: {folder}: holds no synthetic data sets")
         assert "tadp-d2 synth" in message and message.count("\n") == 1
         assert sorted(folder.iterdir()) == before

@@ -61,7 +61,7 @@ def test_the_table_counts_what_was_asked_for():
     lines = table([result]).splitlines()
     expected = "| photo | 50% | 100% | 50% | 100% | 0% | 0% | 50% | 90% | 75% | 100% |"
     assert lines[2] == expected
-    assert lines[-1] == "12 pictures in each style; by chance 17% for a class, 33% for a style."
+    assert lines[-1] == "12 images in each style; by chance 17% for a class, 33% for a style."
 
 
 def test_only_a_detector_that_is_trained_to_the_end_is_a_judge(

@@ -263,7 +263,7 @@ def test_several_expressions_of_several_images(run, world, tmp_path, capsys):
     assert (record["expression"], record["file"]) == ("the cat", str(first))
     capsys.readouterr()
     predict(run, tmp_path / "out", first, second, "--expressions", file)
-    assert "3 of 3 pictures were predicted before" in capsys.readouterr().out
+    assert "3 of 3 images were predicted before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def _misread(obj: Mapping[str, Any], width: float, height: float) -> str:
         return "has a negative size"
     if left > width or top > height or right < 0 or bottom < 0:
         return f"lies outside of the image of {width} x {height} pixels"
-    # No object is so small. Boxes of four zeros or ones stand for images that nobody labelled.
+    # No object is so small. Boxes of four zeros or ones stand for images that nobody labeled.
     if (right <= 1 and bottom <= 1) or all(number == 1 for number in box):
         return "lies within a pixel: it is a dummy, or in shares of the image's size; use pixels"
     return ""

@@ -68,9 +68,7 @@ def prepare_rooms(
     files = [folder / IMAGES_FILE, folder / SPLITS_FILE]
     for file in files:
         if not file.is_file():
-            raise UserError(
-                f"{file}: there is no such file; datasets/README.md says where it comes from"
-            )
+            raise UserError(f"{file}: there is no such file; datasets/README.md lists its source")
     h5py, loadmat = _import()
     splits = _read_splits(files[1], loadmat)
     try:

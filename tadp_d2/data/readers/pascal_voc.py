@@ -104,7 +104,7 @@ def _read_ids(split_file: Path, report: Report) -> list[str]:
             continue
         is_name = "/" not in image_id and len(image_id) < 200 and image_id.isprintable()
         if len(image_id.split()) > 1 or not is_name:
-            expected = "expected the name of one picture, without folder and ending"
+            expected = "expected the name of one image, without folder and ending"
             report(UserError(f"{split_file}:{number}: {expected}; found {image_id[:80]!r}"))
         elif image_id in ids:
             first = ids[image_id]
@@ -145,7 +145,7 @@ def read_annotation(
     # An unknown encoding is a LookupError.
     except (OSError, ET.ParseError, ValueError, LookupError) as error:
         raise UserError(
-            f"{path}: not a VOC annotation ({reason(error)}); replace it or take the picture out "
+            f"{path}: not a VOC annotation ({reason(error)}); replace it or take the image out "
             "of the split"
         ) from None
     for obj in objects:
@@ -233,7 +233,7 @@ def _to_dict(root: Path, image_id: str, class_names: Sequence[str], report: Repo
     width, height = read_size(picture)
     if (annotation.width, annotation.height) != (width, height):
         raise UserError(
-            f"{annotation_file}: of a picture of {annotation.width} x {annotation.height} pixels, "
+            f"{annotation_file}: of an image of {annotation.width} x {annotation.height} pixels, "
             f"but {picture} has {width} x {height}; take both from the same archive"
         )
     instances = [

@@ -229,7 +229,7 @@ def _check_image(images: Path, references: Sequence[Reference], file: Path) -> N
     header = read_size(images / first.file_name)
     if (header.width, header.height) != (first.width, first.height):
         raise UserError(
-            f"{images / first.file_name}: {header.width} x {header.height} pixels, but {file} says "
+            f"{images / first.file_name}: {header.width} x {header.height} pixels, but {file} has "
             f"{first.width} x {first.height}; take the image from COCO's train2014"
         )
 

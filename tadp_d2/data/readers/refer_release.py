@@ -44,7 +44,7 @@ def prepare_references(folder: Path) -> dict[str, list[Reference]]:
     if not pickles or not instances.is_file():
         raise UserError(
             f"{folder}: expected instances.json and refs(unc).p, refs(umd).p or refs(google).p; "
-            f"{data_set_guide()} says where they come from"
+            f"{data_set_guide()} lists the sources"
         )
     images, annotations = _read_instances(instances)
     prepared, made_of = {}, {}
