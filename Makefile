@@ -115,5 +115,9 @@ bench: setup
 	@$(RUN) benchmarks/backbone.py
 	@$(RUN) benchmarks/contexts.py
 
+# Pages of the public classes and functions, from their docstrings.
+api: setup
+	@$(RUN) tools/make_api_reference.py build/api
+
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -105,7 +105,7 @@ def other_size(
 ) -> UserError:
     """The error that an image has another width and height than annotated."""
     sizes = " x ".join(map(str, found)), " x ".join(map(str, annotated))
-    return UserError(f"{path}: {sizes[0]} pixels, but its annotation says {sizes[1]}")
+    return UserError(f"{path}: {sizes[0]} pixels, but its annotation has {sizes[1]}")
 
 
 def read_stored(path: str | os.PathLike) -> np.ndarray:

@@ -81,8 +81,8 @@ def check_base(
         return
     if any(metadata["artifact"].get(name) != value for name, value in own.items()):
         _logger.warning(
-            f"{artifact} is not the one that {metadata_path} describes, and does not record for which "
-            "base model it was made"
+            f"{artifact} is not the one that {metadata_path} describes, and does not record for "
+            "which base model it was made"
         )
         return
     for part, value in metadata["needs"].items():

@@ -106,8 +106,8 @@ class Detection(Task):
                         )
         if self.cfg.MODEL.KEYPOINT_ON and not MetadataCatalog.get(dataset).get("keypoint_names"):
             raise UserError(
-                f"MODEL.KEYPOINT_ON is True, but the metadata of data set {dataset!r} does not name "
-                "keypoint_names"
+                f"MODEL.KEYPOINT_ON is True, but the metadata of data set {dataset!r} does not "
+                "name keypoint_names"
             )
 
     def evaluators(self, dataset: str) -> list[DatasetEvaluator]:

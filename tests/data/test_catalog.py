@@ -132,5 +132,5 @@ def test_a_cut_off_picture_is_named(make_config, own_set, tmp_path):
 
 
 def test_a_picture_of_another_size_than_annotated_is_named(make_config, own_set):
-    with pytest.raises(UserError, match=r"0\.jpg: 60 x 40 pixels, .* says 61 x 40"):
+    with pytest.raises(UserError, match=r"0\.jpg: 60 x 40 pixels, .* has 61 x 40"):
         ConditionedMapper(make_config(), is_train=False)({**own_set[0], "width": 61})

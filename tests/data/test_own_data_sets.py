@@ -189,7 +189,7 @@ def test_the_doctor_finds_another_size_than_annotated(sets, capsys):
     with pytest.raises(SystemExit):
         main(["doctor", "my_coco"])
     (problem,) = [line for line in capsys.readouterr().out.splitlines() if ".jpg" in line]
-    assert re.search(r"\.jpg: \d+ x \d+ pixels, but its annotation says 10 x 10", problem)
+    assert re.search(r"\.jpg: \d+ x \d+ pixels, but its annotation has 10 x 10", problem)
 
 
 def test_an_image_that_is_not_there_is_named(sets, tmp_path):

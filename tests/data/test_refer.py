@@ -201,7 +201,7 @@ PREPARED = {
     "size": (lambda c: c["references"][0].update(width=31), "state another file or size"),
     "sizes": (
         lambda c: [r.update(height=21) for r in c["references"]],
-        "30 x 20 pixels, but .*unc_train.json says 30 x 21",
+        "30 x 20 pixels, but .*unc_train.json has 30 x 21",
     ),
     "image": (
         lambda c: c["references"][1].update(file_name="absent.jpg"),
