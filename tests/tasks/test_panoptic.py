@@ -530,7 +530,7 @@ def test_a_png_of_another_size_than_its_image_is_an_error(make_panoptic_config, 
 def test_the_doctor_lists_all_segments_that_are_wrong(own_set, tmp_path, capsys):
     name, _, _ = own_set
     main(["doctor", name])
-    assert "2 pictures: readable, with what belongs to them" in capsys.readouterr().out
+    assert "2 images: readable, with what belongs to them" in capsys.readouterr().out
     for number, color in ((1, 1), (2, 2)):
         Image.new("RGB", (30, 20), (color, 0, 0)).save(tmp_path / "segments" / f"{number}.png")
     with pytest.raises(SystemExit):
