@@ -42,7 +42,7 @@ pytest = $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscop
 $(WORLD): | setup
 	@$(VENV)/bin/tadp-d2 synth $(WORLD)
 
-# From five pictures of the target; the rate is that of a text encoder 64 numbers wide.
+# From five images of the target; the learning rate suits a text encoder of width 64.
 $(TOKEN): | $(WORLD)
 	@echo "== The token <watercolor>"
 	@$(VENV)/bin/tadp-d2 invert $(WORLD)/watercolor/JPEGImages/[1-5].jpg --resume \
@@ -50,15 +50,15 @@ $(TOKEN): | $(WORLD)
 		--size 192 --steps 60 --rate 1e-2 --batch 4 --accumulation 1 --evaluate-every 20 \
 		--sample-every 60 --output $(@D)
 
-# The world, a learned token, training, evaluation on source and target. `make demo ITERATIONS=0` is
-# the same without training; a demo that was stopped continues.
+# Draws synthetic data sets, learns a token, trains, evaluates on source and target. `make demo
+# ITERATIONS=0` does the same without training. A demo that was stopped continues.
 demo: ITERATIONS = 1100
 demo: OUTPUT = demo/detection_$(ITERATIONS)
 demo: setup | $(TOKEN)
 	@$(call train,voc2watercolor_ti,TEXT.TOKENS "('$(TOKEN)',)")
 	@echo "Detections on the target: $(OUTPUT)/gallery/watercolor_test.png"
 	@echo "The same on the source: $(OUTPUT)/gallery/voc_2007_test.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
 demo-segmentation: ITERATIONS = 1300
 demo-segmentation: OUTPUT = demo/segmentation_$(ITERATIONS)
@@ -66,7 +66,7 @@ demo-segmentation: setup | $(WORLD)
 	@$(call train,cityscapes2darkzurich_simple)
 	@echo "Segments on the target: $(OUTPUT)/gallery/dark_zurich_val.png"
 	@echo "The same on the source: $(OUTPUT)/gallery/cityscapes_val.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
 demo-depth: ITERATIONS = 600
 demo-depth: OUTPUT = demo/depth_$(ITERATIONS)
@@ -74,7 +74,7 @@ demo-depth: setup | $(WORLD)
 	@$(call train,nyu_depth)
 	@echo "Depth of the rooms by night: $(OUTPUT)/gallery/rooms_night_test.png"
 	@echo "The same by day: $(OUTPUT)/gallery/nyu_depth_v2_test.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
 demo-referring: ITERATIONS = 1000
 demo-referring: OUTPUT = demo/referring_$(ITERATIONS)
@@ -82,7 +82,7 @@ demo-referring: setup | $(WORLD)
 	@$(call train,refcoco)
 	@echo "Answers on the source: $(OUTPUT)/gallery/refcoco_unc_val.png"
 	@echo "The same on watercolors: $(OUTPUT)/gallery/refcoco_watercolor_test.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
 demo-panoptic: ITERATIONS = 900
 demo-panoptic: OUTPUT = demo/panoptic_$(ITERATIONS)
@@ -90,14 +90,14 @@ demo-panoptic: setup | $(WORLD)
 	@$(call train,voc_panoptic)
 	@echo "Segments on the source: $(OUTPUT)/gallery/voc_2007_test_panoptic_separated.png"
 	@echo "The same on watercolors: $(OUTPUT)/gallery/watercolor_test_panoptic_separated.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   World: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
 # Four trainings under ten minutes on two cores; one that was stopped continues with those missing.
 demo-prompts: OUTPUT = demo/prompts
 demo-prompts: setup | $(WORLD)
 	@$(VENV)/bin/tadp-d2 study prompts --question demo --seeds 1 --world $(WORLD) --output $(OUTPUT)
 	@echo "What each prompt makes of the same images: $(OUTPUT)/prompts/predictions.jpg"
-	@echo "Table, results, logs: $(OUTPUT)/prompts   World: $(WORLD)"
+	@echo "Table, results, logs: $(OUTPUT)/prompts   Data sets: $(WORLD)"
 
 train = DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \
 	--config-file configs/quick_schedules/$(1).yaml \
