@@ -95,10 +95,10 @@ def blip2(
     folder = find_captioner(model, revision)
     captioner: list[Captioner] = []
 
-    def texts(_: Sequence[CaptionImage], pictures: Sequence[Image.Image]) -> list[str]:
+    def texts(_: Sequence[CaptionImage], images: Sequence[Image.Image]) -> list[str]:
         if not captioner:
             captioner.append(Captioner.load(folder, settings.dtype, torch_device))
-        return captioner[0].captions(pictures, settings.min_new_tokens, settings.max_new_tokens)
+        return captioner[0].captions(images, settings.min_new_tokens, settings.max_new_tokens)
 
     made_by = provenance(
         "blip2",
@@ -171,7 +171,7 @@ class Captioner:
         return next(self.model.parameters()).device
 
     def captions(
-        self, pictures: Sequence[Image.Image], min_new_tokens: int = 0, max_new_tokens: int = 77
+        self, images: Sequence[Image.Image], min_new_tokens: int = 0, max_new_tokens: int = 77
     ) -> list[str]:
         """The captions of RGB images of any sizes, each on one line; a caption may be empty.
 
@@ -179,10 +179,10 @@ class Captioner:
             UserError: the images do not fit into the device's memory together.
         """
         try:
-            tokens = self._generate(pictures, min_new_tokens, max_new_tokens)
+            tokens = self._generate(images, min_new_tokens, max_new_tokens)
         except torch.OutOfMemoryError:
             raise UserError(
-                f"{len(pictures)} images at once do not fit into the memory of {self.device}: "
+                f"{len(images)} images at once do not fit into the memory of {self.device}: "
                 "use a smaller --batch-size, or --dtype bf16"
             ) from None
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
@@ -190,11 +190,11 @@ class Captioner:
 
     @torch.inference_mode()
     def _generate(
-        self, pictures: Sequence[Image.Image], min_new_tokens: int, max_new_tokens: int
+        self, images: Sequence[Image.Image], min_new_tokens: int, max_new_tokens: int
     ) -> torch.Tensor:
         # One by one: prepared together, images of different sizes may be padded to the largest.
         prepare = self.processor.image_processor
-        pixels = [prepare(images=p, return_tensors="pt").pixel_values for p in pictures]
+        pixels = [prepare(images=p, return_tensors="pt").pixel_values for p in images]
         return self.model.generate(
             pixel_values=torch.cat(pixels).to(self.device, self.model.dtype),
             # A checkpoint's own generation_config may sample or search.

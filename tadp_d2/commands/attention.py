@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     check_new(args.output)
     cfg = read_config(args, *_overrides(args))
     check_checkpoint(cfg.MODEL.WEIGHTS)
-    picture, digest = read_rgb(args.image)
+    image, digest = read_rgb(args.image)
     reads = "caption" if args.expression is None else "expression"
     if reads == "expression" and reads not in needed_texts(cfg):
         raise UserError("--expression: this model reads no expression")
@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> None:
         classes=get_task(cfg).classes(),
         reads=reads,
     )
-    prompts, maps = compare(cfg, np.asarray(picture), make, reads)
+    prompts, maps = compare(cfg, np.asarray(image), make, reads)
     for name, prompt in prompts.items():
         print(f"{name}: {prompt.text!r}")
     origin = {"file": str(args.image), "sha256": digest, "config": config_file(args)}
     origin |= {"weights": cfg.MODEL.WEIGHTS, "diffusion": cfg.MODEL.DIFFUSION.WEIGHTS}
-    numbers = write_attention(args.output, picture, prompts, maps, origin)
+    numbers = write_attention(args.output, image, prompts, maps, origin)
     print(f"{args.output} and {numbers}")
 
 

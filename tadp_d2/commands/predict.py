@@ -64,11 +64,11 @@ def run(args: argparse.Namespace) -> None:
     hide_library_bars()
     cfg = read_config(args)
     check_checkpoint(cfg.MODEL.WEIGHTS)
-    pictures = find_image_files(args.image, args.output)
-    check_names(pictures.items())
+    images = find_image_files(args.image, args.output)
+    check_names(images.items())
     _check_texts(args, cfg)
     folder = PredictionFolder(args.output, cfg)
-    jobs, unreadable = _jobs(args, cfg, pictures)
+    jobs, unreadable = _jobs(args, cfg, images)
     predictor = Predictor(cfg)
     folder.open()
     unreadable |= predict_pictures(
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     if unreadable:
         names = "; ".join(f"{path} ({reason})" for path, reason in unreadable.items())
         raise UserError(
-            f"{len(unreadable)} of {len(pictures)} images cannot be read: {names}. The others "
+            f"{len(unreadable)} of {len(images)} images cannot be read: {names}. The others "
             "are done"
         )
 
@@ -113,7 +113,7 @@ def _check_texts(args: argparse.Namespace, cfg: "CfgNode") -> None:
 
 
 def _jobs(
-    args: argparse.Namespace, cfg: "CfgNode", pictures: dict[Path, str]
+    args: argparse.Namespace, cfg: "CfgNode", images: dict[Path, str]
 ) -> tuple[list["PredictionJob"], dict[Path, str]]:
     """The predictions, and for each image that cannot be read the reason."""
     from tadp_d2.inference.image_captions import look_up_expressions, look_up_rooms
@@ -121,32 +121,30 @@ def _jobs(
 
     if args.expressions:
         jobs = [
-            PredictionJob(path, f"{Path(pictures[path]).with_suffix('')}/{number}", text)
-            for path, texts in look_up_expressions(pictures, args.expressions).items()
+            PredictionJob(path, f"{Path(images[path]).with_suffix('')}/{number}", text)
+            for path, texts in look_up_expressions(images, args.expressions).items()
             for number, text in enumerate(texts, start=1)
         ]
         check_names((job.path, job.name) for job in jobs)
         return jobs, {}
     if args.rooms:
-        rooms = look_up_rooms(pictures, args.rooms)
-        return [PredictionJob(path, pictures[path], room) for path, room in rooms.items()], {}
+        rooms = look_up_rooms(images, args.rooms)
+        return [PredictionJob(path, images[path], room) for path, room in rooms.items()], {}
     same = args.expression if args.expression is not None else args.room
     if same is not None:
-        return [PredictionJob(path, name, same) for path, name in pictures.items()], {}
-    captions, unreadable = _captions(args, cfg, pictures)
-    return [
-        PredictionJob(path, pictures[path], text) for path, text in captions.items()
-    ], unreadable
+        return [PredictionJob(path, name, same) for path, name in images.items()], {}
+    captions, unreadable = _captions(args, cfg, images)
+    return [PredictionJob(path, images[path], text) for path, text in captions.items()], unreadable
 
 
 def _captions(
-    args: argparse.Namespace, cfg: "CfgNode", pictures: dict[Path, str]
+    args: argparse.Namespace, cfg: "CfgNode", images: dict[Path, str]
 ) -> tuple[dict[Path, str], dict[Path, str]]:
     """The images' captions, and for each one that cannot be read the reason."""
     if args.caption is not None:
-        return dict.fromkeys(pictures, args.caption), {}
+        return dict.fromkeys(images, args.caption), {}
     if not args.captions and not args.captioner:
-        return dict.fromkeys(pictures, ""), {}
+        return dict.fromkeys(images, ""), {}
     from tadp_d2.captioning.show import find_captions
     from tadp_d2.data.texts import read_captions
     from tadp_d2.inference import image_captions
@@ -155,7 +153,7 @@ def _captions(
     kind = cfg.TEXT.CAPTION_TEXT
     if args.captions:
         file = read_captions(find_captions(args.captions), kind)
-        return image_captions.look_up(pictures, file), {}
+        return image_captions.look_up(images, file), {}
     return image_captions.make(
-        pictures, args.captioner, cfg.MODEL.DEVICE, args.output / CAPTIONS, cfg.TEXT.DOMAIN, kind
+        images, args.captioner, cfg.MODEL.DEVICE, args.output / CAPTIONS, cfg.TEXT.DOMAIN, kind
     )

@@ -32,7 +32,7 @@ def check_new(path: Path) -> None:
 
 def write_attention(
     path: Path,
-    picture: Image.Image,
+    image: Image.Image,
     prompts: Mapping[str, Prompt],
     maps: Mapping[str, Mapping[str, Mapping[str, Tensor]]],
     origin: Mapping[str, Any],
@@ -72,7 +72,7 @@ def write_attention(
         save_file(tensors, temporary, {"tadp_d2": json.dumps(record)})
     blocks = [_block(name, prompts[name], states) for name, states in maps.items()]
     with replacing(path) as temporary:
-        sheet = attention_sheet(picture, blocks, Path(origin["file"]).name)
+        sheet = attention_sheet(image, blocks, Path(origin["file"]).name)
         sheet.save(temporary, format="PNG")
     return numbers
 

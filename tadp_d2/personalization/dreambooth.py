@@ -129,7 +129,7 @@ def make_prior_pictures(
     for number in range(settings.prior_images):
         path = folder / f"{number:05}.png"
         if not path.exists():
-            picture = draw_sample(
+            image = draw_sample(
                 model,
                 settings.prior_prompt,
                 settings.size,
@@ -138,7 +138,7 @@ def make_prior_pictures(
                 settings.seed + number,
             )
             with replacing(path) as temporary:
-                picture.save(temporary, format="PNG")
+                image.save(temporary, format="PNG")
         if progress:
             progress(number + 1, settings.prior_images)
 
@@ -148,8 +148,8 @@ def prior_source(
 ) -> LatentSource:
     """The latents of the images that `make_prior_pictures` left in `folder`."""
     paths = [folder / f"{number:05}.png" for number in range(settings.prior_images)]
-    pictures, _ = read_pictures(paths, settings.size)
-    return LatentSource(model, Crops(pictures, settings.size, settings.flip, center=True))
+    images, _ = read_pictures(paths, settings.size)
+    return LatentSource(model, Crops(images, settings.size, settings.flip, center=True))
 
 
 def _bitsandbytes(device: torch.device) -> ModuleType:

@@ -67,7 +67,7 @@ class SampleSheet:
         for column, prompt in enumerate(self._prompts):
             path = self._path(step, column)
             if not path.exists():
-                picture = draw_sample(
+                image = draw_sample(
                     model,
                     prompt,
                     settings.size,
@@ -76,7 +76,7 @@ class SampleSheet:
                     settings.seed + column,
                 )
                 with replacing(path) as temporary:
-                    picture.save(temporary, format="PNG")
+                    image.save(temporary, format="PNG")
         self._write(step)
 
     def _write(self, last: int) -> None:
@@ -85,10 +85,10 @@ class SampleSheet:
         steps = sorted(int(path.stem.split("_")[0]) for path in first)
         rows = {step: [self._path(step, c) for c in columns] for step in steps if step <= last}
         whole = {step: row for step, row in rows.items() if all(path.exists() for path in row)}
-        pictures = [decode(path) for row in whole.values() for path in row]
+        images = [decode(path) for row in whole.values() for path in row]
         titles = tuple(shorten(prompt, _TITLE, placeholder=" ...") for prompt in self._prompts)
         labels = tuple(f"step {step}" for step in whole)
-        sheet = contact_sheet(pictures, len(self._prompts), titles, rows=labels)
+        sheet = contact_sheet(images, len(self._prompts), titles, rows=labels)
         with replacing(self._folder / "samples.png") as temporary:
             sheet.save(temporary, format="PNG")
 

@@ -82,7 +82,7 @@ def _shuffled(items: Iterable[Item], seed: int) -> list[Item]:
 
 
 def oracle(
-    pictures: Sequence[CaptionedImage], seed: int, precision: float = 1.0, recall: float = 1.0
+    images: Sequence[CaptionedImage], seed: int, precision: float = 1.0, recall: float = 1.0
 ) -> dict[str, str]:
     """The names of the classes in each image, some of them lost, others added (TADP, table S2).
 
@@ -93,26 +93,26 @@ def oracle(
         p.image_id: " ".join(
             name_classes(p.classes, SHARED_CLASSES, p.image_id, precision, recall, seed)
         )
-        for p in pictures
+        for p in images
     }
 
 
-def drop_words(pictures: Sequence[CaptionedImage], seed: int, rate: float) -> dict[str, str]:
+def drop_words(images: Sequence[CaptionedImage], seed: int, rate: float) -> dict[str, str]:
     """Captions without this share of the things that they name, exact up to one thing.
 
     Such as "two birds in a park" of "a dog and two birds in a park".
     """
-    return _spoiled(pictures, seed, rate, _without)
+    return _spoiled(images, seed, rate, _without)
 
 
-def replace_words(pictures: Sequence[CaptionedImage], seed: int, rate: float) -> dict[str, str]:
+def replace_words(images: Sequence[CaptionedImage], seed: int, rate: float) -> dict[str, str]:
     """Captions in which this share of the things is named as a class that is not in the image.
 
     Such as "a cat and two birds in a park" of "a dog and two birds in a park".
     """
 
-    def replace(picture: CaptionedImage, spoiled: set[int]) -> str:
-        absent = [(picture.image_id, c) for c in SHARED_CLASSES if c not in picture.classes]
+    def replace(image: CaptionedImage, spoiled: set[int]) -> str:
+        absent = [(image.image_id, c) for c in SHARED_CLASSES if c not in image.classes]
         others = itertools.cycle(name for _, name in _shuffled(absent, seed))
         place = itertools.count()
 
@@ -122,48 +122,48 @@ def replace_words(pictures: Sequence[CaptionedImage], seed: int, rate: float) ->
                 return noun
             return next(others) if noun in _PLURALS else _PLURALS[next(others)]
 
-        return _NOUN.sub(other, picture.caption)
+        return _NOUN.sub(other, image.caption)
 
-    return _spoiled(pictures, seed, rate, replace)
+    return _spoiled(images, seed, rate, replace)
 
 
 def _spoiled(
-    pictures: Sequence[CaptionedImage],
+    images: Sequence[CaptionedImage],
     seed: int,
     rate: float,
     spoil: Callable[[CaptionedImage, set[int]], str],
 ) -> dict[str, str]:
     """Captions in which `spoil` has changed the things at the given places of their lists."""
     things = [
-        (picture.image_id, place)
-        for picture in pictures
-        for place in range(len(_NOUN.findall(picture.caption)))
+        (image.image_id, place)
+        for image in images
+        for place in range(len(_NOUN.findall(image.caption)))
     ]
     chosen = choose(things, round(rate * len(things)), seed)
     return {
         p.image_id: spoil(p, {place for image_id, place in chosen if image_id == p.image_id})
-        for p in pictures
+        for p in images
     }
 
 
-def _without(picture: CaptionedImage, lost: set[int]) -> str:
-    things, *where = _PLACE.split(picture.caption, maxsplit=1)
+def _without(image: CaptionedImage, lost: set[int]) -> str:
+    things, *where = _PLACE.split(image.caption, maxsplit=1)
     named = re.split(", | and ", things)
     kept = [thing for place, thing in enumerate(named) if place not in lost]
     return " ".join([*([listed(kept)] if kept else []), *where])
 
 
-def _name_style(pictures: Sequence[CaptionedImage], seed: int, style: str) -> dict[str, str]:
+def _name_style(images: Sequence[CaptionedImage], seed: int, style: str) -> dict[str, str]:
     """As a captioner describes a target's images, before cleaning (TADP, section 4.3)."""
-    return {p.image_id: f"a {style} painting of {p.caption}" for p in pictures}
+    return {p.image_id: f"a {style} painting of {p.caption}" for p in images}
 
 
-def _own(pictures: Sequence[CaptionedImage], seed: int) -> dict[str, str]:
-    return {p.image_id: p.caption for p in pictures}
+def _own(images: Sequence[CaptionedImage], seed: int) -> dict[str, str]:
+    return {p.image_id: p.caption for p in images}
 
 
-def _same(pictures: Sequence[CaptionedImage], seed: int, text: str) -> dict[str, str]:
-    return {p.image_id: text for p in pictures}
+def _same(images: Sequence[CaptionedImage], seed: int, text: str) -> dict[str, str]:
+    return {p.image_id: text for p in images}
 
 
 _ALL = functools.partial(_same, text=" ".join(SHARED_CLASSES))

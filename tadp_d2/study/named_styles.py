@@ -102,12 +102,12 @@ def draw_and_judge(
         for seed in seeds:
             caption = f"a {name} {_PLACES[seed % len(_PLACES)]}"
             prompt = STYLE_TEMPLATES[style].replace(SLOT, caption)
-            picture = draw_sample(model, prompt, _SIZE, _STEPS, "fp32", seed)
-            pixels = np.asarray(picture)
+            image = draw_sample(model, prompt, _SIZE, _STEPS, "fp32", seed)
+            pixels = np.asarray(image)
             asked.append(name)
             found.append(_class(detector, pixels))
             styles.append(_style(pixels, centers, spread))
-            pictures.append(picture)
+            pictures.append(image)
     _write_sheet(folder / f"{style}.png", pictures, len(seeds))
     real = _pictures(world, model, style, _TEST)
     right_classes = [_class(detector, pixels) in names for pixels, names in real]
@@ -189,14 +189,14 @@ def _pictures(
     root = world / _FOLDERS[style][0]
     found = []
     for image_id in read_split(root, split, style)[:_JUDGED]:
-        picture, _ = read_rgb(root / "JPEGImages" / f"{image_id}.jpg")
+        image, _ = read_rgb(root / "JPEGImages" / f"{image_id}.jpg")
         annotation = read_annotation(root / "Annotations" / f"{image_id}.xml", SHARED_CLASSES)
-        found.append((_through_vae(picture, model), {thing.name for thing in annotation.objects}))
+        found.append((_through_vae(image, model), {thing.name for thing in annotation.objects}))
     return found
 
 
-def _through_vae(picture: Image.Image, model: TrainableDiffusion) -> np.ndarray:
-    pixels = np.array(picture.resize((_SIZE, _SIZE)))
+def _through_vae(image: Image.Image, model: TrainableDiffusion) -> np.ndarray:
+    pixels = np.array(image.resize((_SIZE, _SIZE)))
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
     decoded = model.decode(model.encode(images))
     return ((decoded[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()

@@ -10,7 +10,7 @@ LABEL = 100
 
 
 def contact_sheet(
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     columns: int = 4,
     titles: tuple[str, ...] = (),
     legend: tuple[tuple[str, tuple[int, int, int]], ...] = (),
@@ -23,13 +23,13 @@ def contact_sheet(
         legend: names and colors (RGB), below the images.
         rows: labels, left of the rows.
     """
-    columns = min(columns, len(pictures))
-    lines_of_pictures = -(-len(pictures) // columns)
+    columns = min(columns, len(images))
+    lines_of_pictures = -(-len(images) // columns)
     indent = MARGIN + LABEL if rows else MARGIN
-    scales = [min(CELL[0] / p.width, CELL[1] / p.height) for p in pictures]
+    scales = [min(CELL[0] / p.width, CELL[1] / p.height) for p in images]
     cells = [
         p.resize((max(1, round(p.width * scale)), max(1, round(p.height * scale))))
-        for p, scale in zip(pictures, scales, strict=True)
+        for p, scale in zip(images, scales, strict=True)
     ]
     width, height = CELL[0] + MARGIN, max(cell.height for cell in cells) + MARGIN
     per_line = max(1, columns * width // 180)
