@@ -31,7 +31,7 @@ def prepare_label_maps(root: Path) -> dict[Path, int]:
     if not found:
         raise UserError(
             f"{root / PUBLISHED}: expected train2017 or val2017 with the label maps of "
-            "COCO-Stuff164k; datasets/README.md says where they come from"
+            "COCO-Stuff164k; datasets/README.md lists the sources"
         )
     written = {}
     for split in found:
