@@ -76,10 +76,10 @@ demo-depth: setup | $(WORLD)
 	@echo "The same by day: $(OUTPUT)/gallery/nyu_depth_v2_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
-demo-referring: ITERATIONS = 1000
+demo-referring: ITERATIONS = 900
 demo-referring: OUTPUT = demo/referring_$(ITERATIONS)
 demo-referring: setup | $(WORLD)
-	@$(call train,refcoco)
+	@$(call train,refcoco,MODEL.DIFFUSION.LATENT_CACHE.FOLDER $(WORLD)/latents)
 	@echo "Answers on the source: $(OUTPUT)/gallery/refcoco_unc_val.png"
 	@echo "The same on watercolors: $(OUTPUT)/gallery/refcoco_watercolor_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"

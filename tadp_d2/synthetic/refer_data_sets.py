@@ -31,7 +31,9 @@ _FIRST_PART = 200
 _CATEGORIES = {"person": 1, "bicycle": 2, "car": 3, "bird": 16, "cat": 17, "dog": 18}
 _COUNT_SHARES = {2: 0.4, 3: 0.4, 4: 0.2}
 # Share of the images in which two objects at least are of one class.
-_ALIKE = 0.7
+_ALIKE = 0.4
+# Size of an object, pixels: what is referred to fills more of its image than what is detected.
+_SMALLEST = 90
 _MOST_EXPRESSIONS = 2
 
 
@@ -156,7 +158,8 @@ def _sample(rng: np.random.Generator, split: str) -> tuple[Scene, dict[int, list
         found = expressions(scene)
         if split == "testA":
             found = {i: texts for i, texts in found.items() if scene.objects[i].name == "person"}
-        if len(scene.objects) > 1 and found:
+        large = all(one.size >= _SMALLEST for one in scene.objects)
+        if len(scene.objects) > 1 and found and large:
             return scene, found
 
 
