@@ -1,4 +1,4 @@
-"""A small built-in world for all tests, in the place where Detectron2 looks for data sets."""
+"""Small synthetic data sets for all tests, in the place where Detectron2 looks for data sets."""
 
 import contextlib
 import os

@@ -172,7 +172,7 @@ def _lacking(group: Group, means: Means) -> list[str]:
 
 
 def results_table(comparison: Comparison) -> Table:
-    """Results on data that is not the paper's, such as a source or the synthetic world."""
+    """Results on data that is not the paper's, such as a source or a synthetic data set."""
     metrics = [(own, metric) for own in comparison.metric_sets for metric in own.means]
     lettered = len(comparison.settings) > 1
     columns = ["modifier", *(["setting"] if lettered else [])]
@@ -221,8 +221,8 @@ def _stranger_notes(comparison: Comparison) -> list[str]:
         return []
     return [
         f"Not {benchmark.title}: number or ids of the images are not those of its "
-        f"{benchmark.images} images, so this is another data set under its name, such as the "
-        "synthetic world's. Nothing here compares with the paper."
+        f"{benchmark.images} images, so this is another data set under its name, such as a "
+        "synthetic one. Nothing here compares with the paper."
     ]
 
 
