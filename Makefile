@@ -73,6 +73,7 @@ demo-depth: OUTPUT = demo/depth_$(ITERATIONS)
 demo-depth: setup | $(WORLD)
 	@$(call train,nyu_depth)
 	@echo "Depth of the rooms by night: $(OUTPUT)/gallery/rooms_night_test.png"
+	@echo "As watercolors: $(OUTPUT)/gallery/rooms_watercolor_test.png"
 	@echo "The same by day: $(OUTPUT)/gallery/nyu_depth_v2_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
