@@ -6,7 +6,7 @@ WORLD := demo/world
 TOKEN := demo/watercolor/learned_embeds.safetensors
 
 .PHONY: setup lint test test-all demo demo-segmentation demo-depth demo-referring demo-panoptic \
-	demo-prompts app bench clean
+	demo-prompts app bench api clean
 
 setup: $(VENV)/.ready
 
