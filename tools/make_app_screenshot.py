@@ -5,6 +5,7 @@ python tools/make_app_screenshot.py http://127.0.0.1:8470/ watercolor_test 1 "a 
 """
 
 import argparse
+import base64
 import json
 import sys
 import tempfile
@@ -33,25 +34,26 @@ def main() -> None:
     parser.add_argument("caption", help="of side B; its last word is shown")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--scheme", choices=["light", "dark"], default="light")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "app.png")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "app.jpg")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as profile:
         browser = Browser(Path(profile))
         try:
             browser.open(args.url, args.width, scheme=args.scheme)
             wait(browser, "image")
-            key = json.dumps(f"{args.dataset}:{args.number}")
-            browser.run(
-                f"document.querySelector('#images [value=' + CSS.escape({key}) + ']').click()"
-            )
+            browser.run(f"$('dataset').value = {json.dumps(args.dataset)}; browse({args.number})")
+            browser.run("$('images').firstElementChild.click()")
             browser.run(f"sides[1].text.value = {json.dumps(args.caption)}; sides[1].preview()")
             wait(browser, "sides.every(side => side.reading)")
             browser.run("predict(); null")
             wait(browser, "results && !job")
-            browser.run("[...document.querySelectorAll('.b .words button')].pop().click()")
+            browser.run("[...document.querySelectorAll('#shown .b .words button')].pop().click()")
             browser.run("Promise.all([...document.images].filter(i => i.src).map(i => i.decode()))")
+            shot = browser.call(
+                "Page.captureScreenshot", format="jpeg", quality=85, captureBeyondViewport=True
+            )
             with replacing(args.output) as temporary:
-                browser.screenshot(temporary, whole=True)
+                temporary.write_bytes(base64.b64decode(shot["data"]))
         finally:
             browser.close()
 
