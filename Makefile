@@ -85,7 +85,7 @@ demo-referring: setup | $(WORLD)
 	@echo "The same on watercolors: $(OUTPUT)/gallery/refcoco_watercolor_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
-demo-panoptic: ITERATIONS = 900
+demo-panoptic: ITERATIONS = 600
 demo-panoptic: OUTPUT = demo/panoptic_$(ITERATIONS)
 demo-panoptic: setup | $(WORLD)
 	@$(call train,voc_panoptic)
