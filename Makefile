@@ -13,8 +13,8 @@ setup: $(VENV)/.ready
 # Steps that are done already are quick to repeat; the stamp skips them while nothing changed.
 $(VENV)/.ready: requirements.txt requirements-dev.txt setup.py tadp_d2/install_detectron2.py
 	@echo "== Virtual environment in $(VENV)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		(echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
+		(echo "Python 3.11.4 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2)
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@echo "== The pinned, tested set of packages (a few GB the first time)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

@@ -19,7 +19,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11.4",
     packages=[*find_packages(include=["tadp_d2", "tadp_d2.*"]), *FOLDERS],
     package_dir=FOLDERS,
     package_data={
