@@ -84,6 +84,7 @@ assert all(schedule.config.is_file() for schedule in SCHEDULES.values())
 """
 
 
+@pytest.mark.exhaustive
 def test_an_installed_copy_trains_predicts_and_examines_in_an_empty_folder(
     installed, world, model_folder, tmp_path
 ):
