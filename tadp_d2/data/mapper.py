@@ -67,11 +67,14 @@ class ConditionedMapper(DatasetMapper):
         cache: LatentCache | None,
         views: Callable[[np.ndarray], list[Tensor]] | None = None,
         ignored: int = 255,
+        crops: bool = False,
         **options: Any,
     ):
         """
         Args:
             ignored: value of a label map for no class.
+            crops: whether an augmentation cuts images: then polygons that end as bitmasks are
+                drawn before it, since to cut them takes a package of geometry.
             views: pixels as they are read -> what the input has as "views"; None for none.
             task: adds its truth to training inputs.
             cache: for images of which nothing is decided at random but the mirroring.
@@ -81,6 +84,7 @@ class ConditionedMapper(DatasetMapper):
         self.task = task
         self.cache = cache
         self.views = views
+        self.crops = crops
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -90,6 +94,7 @@ class ConditionedMapper(DatasetMapper):
             "augmentations": build_augmentations(cfg, is_train),
             "task": get_task(cfg),
             "ignored": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "crops": is_train and (cfg.INPUT.CROP.ENABLED or cfg.INPUT.RESIZE == "jitter"),
             "views": partial(make_views, cfg=cfg) if has_views else None,
             "cache": LatentCache.from_config(cfg) if is_cacheable(cfg, is_train) else None,
         }
@@ -112,7 +117,7 @@ class ConditionedMapper(DatasetMapper):
             raise UserError(str(error)) from None
 
     def _map(self, entry: dict[str, Any]) -> dict[str, Any]:
-        if self.is_train and self.use_instance_mask and self.instance_mask_format == "bitmask":
+        if self.crops and self.use_instance_mask and self.instance_mask_format == "bitmask":
             entry = _with_bitmasks(entry)
         if "present" in entry:
             # Of the whole label map, not of a crop; here, where there are several workers.
@@ -167,10 +172,7 @@ class ConditionedMapper(DatasetMapper):
 
 
 def _with_bitmasks(entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry with run lengths in the place of polygons.
-
-    Detectron2 would cut polygons, which needs a package of geometry, and then draw them.
-    """
+    """The entry with run lengths in the place of polygons."""
     if not any(isinstance(own.get("segmentation"), list) for own in entry.get("annotations", ())):
         return entry
     height, width = entry["height"], entry["width"]
