@@ -62,7 +62,7 @@ def draw_sample(index: int, seed: int, style: str) -> Sample:
     rng = np.random.default_rng((seed, 1_000_000 + index))
     if style in styles.STYLES:
         scene = sample_scene(rng)
-        image, boxes, _ = styles.render(scene, style, rng)
+        image, boxes, *_ = styles.render(scene, style, rng)
         things = _things(scene, boxes)
         return Sample(style, image.resize(SIZE), describe(scene), scene.setting, things)
     street = sample_street(rng)
