@@ -23,7 +23,7 @@ import tadp_d2.conditioning.text_adapter
 import tadp_d2.data.datasets.ade20k
 import tadp_d2.data.datasets.art
 import tadp_d2.data.datasets.cityscapes
-import tadp_d2.data.datasets.coco
+import tadp_d2.data.datasets.coco_2017
 import tadp_d2.data.datasets.coco_stuff
 import tadp_d2.data.datasets.dark_zurich
 import tadp_d2.data.datasets.nighttime_driving
