@@ -14,6 +14,7 @@ from PIL import Image
 
 from tadp_d2.config.load import load_config
 from tadp_d2.config.shipped import config_folder
+from tadp_d2.data.images import decode
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.records.result_files import read_results
 from tadp_d2.study.identity import identity
@@ -229,4 +230,4 @@ def sheet(folder: Path, question: Question, seed: int = 0) -> Image.Image:
         drawn += [galleries[0] / shown / f"{kind}.jpg" for kind in ("image", "truth")]
         drawn += [gallery / shown / "prediction.jpg" for gallery in galleries]
     titles = ("image", "truth", *(arm.name for arm in arms))
-    return contact_sheet([Image.open(path) for path in drawn], len(titles), titles)
+    return contact_sheet([decode(path) for path in drawn], len(titles), titles)
