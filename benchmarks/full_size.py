@@ -3,7 +3,8 @@
     python benchmarks/full_size.py /tmp/sd15-random
 
 Times and memory are those of the real model; what it sees in an image is not. The tokenizer is
-that of the synthetic data sets.
+that of the synthetic data sets, and the text encoder has embeddings for its tokens alone: 0.15 GB
+less than for CLIP's 49 408 in fp32, out of 4 GB.
 """
 
 import argparse
@@ -31,10 +32,10 @@ def make_vae() -> AutoencoderKL:
     )
 
 
-def make_text_encoder() -> CLIPTextModel:
+def make_text_encoder(vocab_size: int = 49408) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=49408,
+            vocab_size=vocab_size,
             hidden_size=768,
             intermediate_size=3072,
             num_hidden_layers=12,
@@ -55,13 +56,14 @@ def write(folder: Path, device: str = "cpu") -> None:
         device: where the random numbers are drawn; a GPU is quicker, and draws others.
     """
     torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     # In this order: that of the random numbers.
     with torch.device(device):
-        vae, text_encoder, unet = make_vae(), make_text_encoder(), make_unet()
+        vae, text_encoder, unet = make_vae(), make_text_encoder(len(tokenizer)), make_unet()
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
+        tokenizer=tokenizer,
         unet=unet,
         scheduler=DDIMScheduler(),
         safety_checker=None,
