@@ -198,6 +198,15 @@ ADDED = (
         "Whether gradients flow through the maps. In the released code they do not.",
     ),
     Key(
+        "MODEL.DIFFUSION.ATTENTION_MAPS.SELF_ATTENTION",
+        (),
+        "Width and height in pixels of all images (INPUT.FIXED_SIZE_TRAIN, windows) that come to "
+        "the UNet, for which self-attention maps, a channel for each position of the level, follow "
+        "the cross-attention maps; empty for none.",
+        "TADP, released code",
+        Allowed(f"{SIZE.expected}, or empty", lambda value: len(value) == 0 or SIZE.holds(value)),
+    ),
+    Key(
         "MODEL.CONDITIONER.NAME",
         "CaptionPrompt",
         'What the diffusion model is conditioned on: "CaptionPrompt", "CaptionNouns", '

@@ -1,4 +1,4 @@
-"""Attention of the UNet: fused everywhere, explicit where the cross-attention map is wanted.
+"""Attention of the UNet: fused everywhere, explicit where the attention map is wanted.
 
 The recorder of the maps is an argument of the pass that makes them, so nothing is left lying
 around between passes.
@@ -12,7 +12,11 @@ from tadp_d2.precision import autocast
 
 
 class AttentionMaps:
-    """The cross-attention maps of one forward pass, averaged over heads and layers per level."""
+    """The attention maps of one forward pass, averaged over heads and layers per name.
+
+    A name is the level of the layers for cross-attention, and `self_name(level)` for
+    self-attention.
+    """
 
     def __init__(self, gradient: bool = True):
         """
@@ -25,7 +29,7 @@ class AttentionMaps:
         self._counts: dict[str, int] = {}
         self._open = True
 
-    def add(self, level: str, probabilities: Tensor) -> None:
+    def add(self, name: str, probabilities: Tensor) -> None:
         """Adds one layer's softmax probabilities, B x heads x HW x N.
 
         Once the maps were taken, further calls do nothing: gradient checkpointing runs the layers
@@ -34,13 +38,18 @@ class AttentionMaps:
         if not self._open:
             return
         head_mean = probabilities.mean(1) if self._gradient else probabilities.detach().mean(1)
-        self._sums[level] = self._sums[level] + head_mean if level in self._sums else head_mean
-        self._counts[level] = self._counts.get(level, 0) + 1
+        self._sums[name] = self._sums[name] + head_mean if name in self._sums else head_mean
+        self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, Tensor]:
-        """Ends the recording and returns level -> mean over its layers, B x HW x N."""
+        """Ends the recording and returns name -> mean over its layers, B x HW x N."""
         self._open = False
-        return {level: total / self._counts[level] for level, total in self._sums.items()}
+        return {name: total / self._counts[name] for name, total in self._sums.items()}
+
+
+def self_name(level: str) -> str:
+    """Name of the self-attention maps of a level."""
+    return f"{level} self"
 
 
 class FusedAttention:
@@ -69,12 +78,12 @@ class FusedAttention:
 class RecordedAttention:
     """diffusers attention processor: explicit softmax, whose probabilities are recorded."""
 
-    def __init__(self, level: str):
+    def __init__(self, name: str):
         """
         Args:
-            level: feature level of the layer, such as "s4".
+            name: of the maps that the layer's are averaged with.
         """
-        self.level = level
+        self.name = name
 
     def __call__(
         self,
@@ -91,7 +100,7 @@ class RecordedAttention:
             scores = scores + attention_mask.unsqueeze(1)
         probabilities = scores.softmax(-1)
         if attention_maps is not None:
-            attention_maps.add(self.level, probabilities)
+            attention_maps.add(self.name, probabilities)
         return _merge_heads(attn, probabilities.to(value.dtype) @ value)
 
 

@@ -28,19 +28,22 @@ class Context(NamedTuple):
 
 @dataclass(frozen=True)
 class MapOptions:
-    """Which cross-attention maps follow the features' channels.
+    """Which attention maps follow the features' channels.
 
     Attributes:
         tokens: N, the number of context tokens and so of a map's channels.
         levels: that get maps, such as "s4"; none switches them off.
         paths: whose layers are averaged: "down", "mid" (the coarsest level's size), "up".
         gradient: whether gradients flow through the maps.
+        self_attention: height and width of the image, in pixels, for which self-attention maps
+            follow the others: a channel for each position of the level. Empty for none.
     """
 
     tokens: int = 77
     levels: Collection[str] = ("s4", "s5")
     paths: Collection[str] = ("down", "up")
     gradient: bool = True
+    self_attention: tuple[int, int] | tuple[()] = ()
 
 
 class DiffusionModel(ABC):

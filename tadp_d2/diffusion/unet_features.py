@@ -1,4 +1,4 @@
-"""Latent, context and time step -> feature maps of a UNet, with its cross-attention maps.
+"""Latent, context and time step -> feature maps of a UNet, with its attention maps.
 
 This module knows diffusers' UNet and nothing of folders, captions or Detectron2.
 """
@@ -10,7 +10,12 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tadp_d2.diffusion.attention import AttentionMaps, FusedAttention, RecordedAttention
+from tadp_d2.diffusion.attention import (
+    AttentionMaps,
+    FusedAttention,
+    RecordedAttention,
+    self_name,
+)
 from tadp_d2.diffusion.diffusion_model import Context, MapOptions
 from tadp_d2.diffusion.model_part import UNET
 from tadp_d2.errors import UserError
@@ -26,7 +31,7 @@ class UNetFeatures(nn.Module):
     A level is named by the log2 of its stride: "s3" is stride 8. Features come from the up path:
     after the last layer of its last block, and after the last but one of every other block, that
     is, the second of three in Stable Diffusion 1.x (VPD, section 3.3, as released). At the levels
-    of `MapOptions` the cross-attention maps, averaged over heads and layers, follow the features'
+    of `MapOptions` the attention maps, averaged over heads and layers, follow the features'
     channels.
     """
 
@@ -69,9 +74,13 @@ class UNetFeatures(nn.Module):
             )
         self.strides = {level: latent_stride * 2**i for i, level in enumerate(self.levels)}
         self.channels = {
-            level: channels + (maps.tokens if level in recorded else 0)
+            level: channels + (self._map_channels(level) if level in recorded else 0)
             for level, channels in zip(self.levels, unet.config.block_out_channels, strict=True)
         }
+
+    def _map_channels(self, level: str) -> int:
+        places = math.prod(math.ceil(n / self.strides[level]) for n in self.maps.self_attention)
+        return self.maps.tokens + (places if self.maps.self_attention else 0)
 
     def forward(self, latents: Tensor, context: Context, timestep: float) -> dict[str, Tensor]:
         """
@@ -83,8 +92,12 @@ class UNetFeatures(nn.Module):
 
         Returns:
             level -> B x channels[level] x h/2^i x w/2^i, i = 0 for the first level.
+
+        Raises:
+            UserError: the latents are of another size than that of the self-attention maps.
         """
         unet = self.unet
+        self._check_size(latents)
         recorder = AttentionMaps(self.maps.gradient)
         condition = {
             "encoder_hidden_states": context.embeddings,
@@ -107,10 +120,25 @@ class UNetFeatures(nn.Module):
         for block, level in zip(unet.up_blocks, reversed(self.levels), strict=True):
             hidden, features[level] = _up(block, hidden, skips, time, condition)
 
-        for level, level_maps in recorder.take().items():
-            spatial = level_maps.transpose(1, 2).unflatten(-1, features[level].shape[-2:])
-            features[level] = torch.cat([features[level], spatial.to(features[level])], dim=1)
+        maps = recorder.take()
+        for level in features:
+            for name in (level, self_name(level)):
+                if name in maps:
+                    spatial = maps[name].transpose(1, 2).unflatten(-1, features[level].shape[-2:])
+                    features[level] = torch.cat([features[level], spatial.to(hidden)], dim=1)
         return {level: features[level] for level in self.levels}
+
+    def _check_size(self, latents: Tensor) -> None:
+        stride = self.strides[self.levels[0]]
+        expected = self.maps.self_attention
+        found = tuple(stride * n for n in latents.shape[-2:])
+        if expected and found != tuple(expected):
+            raise UserError(
+                f"an image of {found[0]} x {found[1]} pixels (height x width) came to the UNet, "
+                f"whose self-attention maps are for {expected[0]} x {expected[1]}: set "
+                "INPUT.FIXED_SIZE_TRAIN and FIXED_SIZE_TEST to that size, or choose no "
+                "self-attention maps"
+            )
 
 
 def _up(
@@ -153,9 +181,12 @@ def _set_processors(
     for name in unet.attn_processors:
         processors[name] = FusedAttention()
         path, level = _place(name, levels)
-        if ".attn2." in name and path in maps.paths and level in maps.levels:
-            recorded.add(level)
-            processors[name] = RecordedAttention(level)
+        if path in maps.paths and level in maps.levels:
+            if ".attn2." in name:
+                recorded.add(level)
+                processors[name] = RecordedAttention(level)
+            elif maps.self_attention:
+                processors[name] = RecordedAttention(self_name(level))
     unet.set_attn_processor(processors)
     return recorded
 

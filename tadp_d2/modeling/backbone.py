@@ -179,6 +179,8 @@ def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionB
         levels=options.ATTENTION_MAPS.LEVELS,
         paths=options.ATTENTION_MAPS.PATHS,
         gradient=options.ATTENTION_MAPS.GRADIENT,
+        # Width and height -> height and width.
+        self_attention=tuple(options.ATTENTION_MAPS.SELF_ATTENTION[::-1]),
     )
     features = model.load_features(latent_encoder, maps, options.GRADIENT_CHECKPOINTING)
     if options.LORA_RANK:

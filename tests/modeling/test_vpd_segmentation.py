@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tadp_d2.conditioning.text_adapter import TextAdapter
 from tadp_d2.diffusion.diffusion_model import Context, MapOptions
 from tadp_d2.diffusion.unet_features import UNetFeatures
+from tadp_d2.errors import UserError
 
 FOLDER = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[1] / "golden")
 GOLDEN = FOLDER / "vpd_segmentation_features.safetensors"
@@ -98,6 +99,32 @@ def test_the_maps_of_every_selector(golden, name, options):
         # The features before the maps are those of every setting.
         plain = outputs[level].shape[1] - (number if expected is not None else 0)
         close(outputs[level][:, :plain], features[:, :plain])
+
+
+@torch.no_grad()
+def test_the_self_attention_maps_follow_the_others(golden):
+    tensors, _ = golden
+    size = tuple(8 * n for n in tensors["latents"].shape[-2:])
+    features = make_features(golden, self_attention=size)
+    outputs = run(features, golden, tensors["context"])
+    for level, stride in STRIDES.items():
+        plain = tensors[f"features.stride{stride}"]
+        assert outputs[level].shape[1] == features.channels[level]
+        close(outputs[level][:, : plain.shape[1]], plain)
+        if f"maps.tadp_self.group1.stride{stride}" in tensors:
+            maps = outputs[level][:, plain.shape[1] :]
+            close(maps, tensors[f"maps.tadp_self.group1.stride{stride}"])
+            # Each position's attention to all positions sums to one.
+            close(maps.sum(1), torch.ones_like(maps[:, 0]))
+
+
+def test_self_attention_maps_are_for_one_size(golden):
+    latents = golden[0]["latents"]
+    features = make_features(golden, self_attention=(8 * latents.shape[-2], 8 * 64))
+    with pytest.raises(
+        UserError, match=r"came to the UNet, whose self-attention maps are for \d+ x 512"
+    ):
+        run(features, golden, golden[0]["context"])
 
 
 def test_gradients_through_the_adapter(golden):
