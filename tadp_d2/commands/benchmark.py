@@ -1,6 +1,7 @@
 """`tadp-d2 benchmark`: several trained models on one target, in one pass."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,17 +47,21 @@ def run(args: argparse.Namespace) -> None:
 
     hide_library_bars()
     cfgs: dict[str, CfgNode] = {}
+    notes: list[str] = []
     for model in args.models:
         name, file, weights = _parts(model)
         if name in cfgs:
             raise UserError(f"two models are called {name}: results need names of their own")
         cfg = _read(file, weights, args.output / name, args.opts)
         set_pixel_limit(cfg.INPUT.MAX_PIXELS)
-        check_inputs(cfg, evaluation=True, resume=False)
+        notes += check_inputs(cfg, evaluation=True, resume=False)
         cfgs[name] = cfg
     args.output.mkdir(parents=True, exist_ok=True)
     for logger in ("tadp_d2", "detectron2"):
         setup_logger(str(args.output), name=logger)
+    # Models that read alike are told of once.
+    for note in dict.fromkeys(notes):
+        logging.getLogger(__name__).warning(note)
     evaluate_together(load_contestants(cfgs))
     print(f"The results are {args.output}/*/results.json; tadp-d2 report {args.output} shows them")
 

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> None:
     _check_texts(args, cfg)
     folder = PredictionFolder(args.output, cfg)
     jobs, unreadable = _jobs(args, cfg, images)
+    if args.expression is not None or args.expressions:
+        _check_expressions(jobs, cfg)
     predictor = Predictor(cfg)
     folder.open()
     unreadable |= predict_pictures(
@@ -110,6 +112,20 @@ def _check_texts(args: argparse.Namespace, cfg: "CfgNode") -> None:
         if given:
             raise UserError(f"--{given[0]}: this model reads no {text}")
         raise UserError(f"this model reads {'an' if text[0] in 'aeiou' else 'a'} {text}: {names}")
+
+
+def _check_expressions(jobs: list["PredictionJob"], cfg: "CfgNode") -> None:
+    """Tells which are cut.
+
+    Raises:
+        UserError: one is empty, or longer than the text encoder reads.
+    """
+    from tadp_d2.conditioning.conditioner import get_conditioner_class
+    from tadp_d2.errors import stop
+
+    entries = [{"file_name": str(job.path), "expression": job.text} for job in jobs]
+    for note in get_conditioner_class(cfg).check_entries(cfg, entries, False, stop):
+        print(note)
 
 
 def _jobs(

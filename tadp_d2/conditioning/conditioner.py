@@ -71,14 +71,18 @@ class Conditioner(nn.Module, ABC):
     @classmethod
     def check_entries(
         cls, cfg: CfgNode, entries: Iterable[Mapping[str, Any]], training: bool, report: Report
-    ) -> None:
+    ) -> list[str]:
         """Checks before a run what it would otherwise end on: texts that cannot be read.
 
         Args:
             entries: of a data set, with what `needed` asks for.
             training: whether they are read in training.
             report: gets what is wrong with single entries.
+
+        Returns:
+            What the user should know of the entries, and is no error.
         """
+        return []
 
     @abstractmethod
     def forward(

@@ -68,13 +68,30 @@ class Expression(CaptionPrompt):
     @classmethod
     def check_entries(
         cls, cfg: CfgNode, entries: Iterable[Mapping[str, Any]], training: bool, report: Report
-    ) -> None:
-        """Empty expressions, and those that the text encoder cannot read to their end."""
+    ) -> list[str]:
+        """Empty expressions, and those that the text encoder cannot read to their end.
+
+        Returns:
+            How many are cut to `MODEL.CONDITIONER.LENGTH` tokens, as in VPD's released code.
+        """
         conditioner = cls.from_config(cfg, open_model_of(cfg)).train(training)
         # Many an object is "the left man".
-        for entry in {entry["expression"]: entry for entry in entries}.values():
+        of_text: dict[str, list[Mapping[str, Any]]] = {}
+        for entry in entries:
+            of_text.setdefault(entry["expression"], []).append(entry)
+        cut: list[Mapping[str, Any]] = []
+        for own in of_text.values():
             with reporting(report):
-                conditioner._check(entry)
+                if conditioner._check(own[0]) > conditioner.length:
+                    cut += own
+        if not cut:
+            return []
+        total = sum(map(len, of_text.values()))
+        return [
+            f"{len(cut)} of {total} expressions are longer than the {conditioner.length} tokens of "
+            f"MODEL.CONDITIONER.LENGTH, and their ends are not read; such as, for image "
+            f"{_image(cut[0])}, {cut[0]['expression'][:200]!r}"
+        ]
 
     def forward(
         self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor
@@ -101,22 +118,29 @@ class Expression(CaptionPrompt):
     def _modifier(self) -> Modifier:
         return self.train_modifier if self.training else self.test_modifier
 
-    def _check(self, inputs: Mapping[str, Any]) -> None:
+    def _check(self, inputs: Mapping[str, Any]) -> int:
+        """Tokens of the prompt, uncut, with those of begin and end."""
         expression = read_text(inputs, "expression")
-        image = inputs.get("file_name", inputs.get("image_id", "?"))
+        image = _image(inputs)
         if not expression.strip():
             raise UserError(f"the expression for image {image} is empty")
         template = expand_tokens(self._modifier.template, self.text.tokenizer)
         words = self.text.normalize(expression).split()
-        excess = self._count(template.replace(SLOT, " ".join(words)).strip()) - self.text.length
+        count = self._count(template.replace(SLOT, " ".join(words)).strip())
+        excess = count - self.text.length
         if excess > 0:
             raise UserError(
                 f"the expression for image {image} is {excess} tokens longer than the "
                 f"{self.text.length} that the text encoder reads: shorten {expression[:200]!r}"
             )
+        return count
 
     def _count(self, prompt: str) -> int:
         return len(self.text.tokenizer(prompt, verbose=False).input_ids)
+
+
+def _image(inputs: Mapping[str, Any]) -> Any:
+    return inputs.get("file_name", inputs.get("image_id", "?"))
 
 
 def _length(wanted: int, most: int) -> int:

@@ -52,8 +52,8 @@ class TextAdapter(Conditioner):
     @classmethod
     def check_entries(
         cls, cfg: CfgNode, entries: Iterable[Mapping[str, Any]], training: bool, report: Report
-    ) -> None:
-        _inner(cfg).check_entries(cfg, entries, training, report)
+    ) -> list[str]:
+        return _inner(cfg).check_entries(cfg, entries, training, report)
 
     def forward(
         self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor

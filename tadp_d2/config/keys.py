@@ -340,8 +340,9 @@ ADDED = (
     Key(
         "MODEL.CONDITIONER.LENGTH",
         0,
-        'Tokens of the context of an "Expression"; words beyond them are cut. 0 for all that the '
-        "text encoder reads. VPD: 40 for RefCOCO and RefCOCO+, 77 for RefCOCOg.",
+        'Tokens of the context of an "Expression"; words beyond them are cut, and a run says once '
+        "how many expressions that concerns. 0 for all that the text encoder reads. VPD: 40 for "
+        "RefCOCO and RefCOCO+, 77 for RefCOCOg.",
         allowed=at_least(0),
     ),
     Key(

@@ -111,20 +111,26 @@ def check_texts(
     entries: list[dict[str, Any]],
     report: Report = stop,
     training: bool = False,
-) -> None:
+) -> list[str]:
     """Checks that the conditioner can read the texts of a data set's entries.
 
     Args:
         report: gets what is wrong with single texts; names the data set's file.
 
+    Returns:
+        What the user should know of the texts, and is no error.
+
     Raises:
         UserError: what the conditioner reads texts with is absent or damaged.
     """
 
-    def located(error: UserError) -> None:
-        report(UserError(f"{location(dataset) or dataset}: {error}"))
+    where = location(dataset) or dataset
 
-    get_conditioner_class(cfg).check_entries(cfg, entries, training, located)
+    def located(error: UserError) -> None:
+        report(UserError(f"{where}: {error}"))
+
+    notes = get_conditioner_class(cfg).check_entries(cfg, entries, training, located)
+    return [f"{where}: {note}" for note in notes]
 
 
 def _add_present(cfg: CfgNode, dataset: str, entries: list[dict[str, Any]]) -> None:

@@ -80,7 +80,7 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
             if needed:
                 raise
             notes.append(str(error))
-        check_texts(cfg, dataset, entries, report, training)
+        notes += check_texts(cfg, dataset, entries, report, training)
     if entries and training:
         with reporting(report):
             get_task(cfg).select_for_training(dataset, entries)

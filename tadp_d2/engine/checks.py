@@ -127,8 +127,11 @@ def _check_head_keys(cfg: CfgNode) -> None:
             )
 
 
-def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
+def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> list[str]:
     """Finds now what would otherwise fail later, perhaps after days of training.
+
+    Returns:
+        What the user should know, and is no error.
 
     Raises:
         UserError: data, captions, weights or a checkpoint are missing, or as `check_output`.
@@ -145,11 +148,13 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> None:
     find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
     for file in cfg.TEXT.TOKENS:
         read_tokens(file)
+    notes = []
     for dataset in cfg.DATASETS.TEST:
-        check_texts(cfg, dataset, read_known(dataset))
+        notes += check_texts(cfg, dataset, read_known(dataset))
     for dataset in training:
-        check_texts(cfg, dataset, read_known(dataset), training=True)
+        notes += check_texts(cfg, dataset, read_known(dataset), training=True)
     check_checkpoint(cfg.MODEL.WEIGHTS)
+    return notes
 
 
 def check_fit(cfg: CfgNode, evaluation: bool = False) -> None:

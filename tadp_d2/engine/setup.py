@@ -39,22 +39,26 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.defrost()
     if cfg.SEED < 0:
         cfg.SEED = _random_seed(cfg.OUTPUT_DIR, args.resume)
-    _check_in_turn(cfg, args)
+    notes = _check_in_turn(cfg, args)
     if args.eval_only:
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "evaluation")
     cfg.freeze()
     default_setup(cfg, args)
     _set_up_loggers(cfg)
+    for note in notes:
+        logging.getLogger(__name__).warning(note)
     return cfg
 
 
-def _check_in_turn(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Checks the inputs; the first process of a machine reads what the others then know."""
+def _check_in_turn(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
+    """As `check_inputs`; the first process of a machine reads what the others then know."""
+    notes = []
     for turn in (True, False):
         if (comm.get_local_rank() == 0) == turn:
-            check_inputs(cfg, args.eval_only, args.resume)
+            notes = check_inputs(cfg, args.eval_only, args.resume)
         # The second time because the first process writes config.yaml when all have read it.
         comm.synchronize()
+    return notes
 
 
 def _random_seed(folder: str, resume: bool) -> int:

@@ -133,6 +133,22 @@ def test_the_modifier_takes_room_from_an_expression(make_referring_config, with_
         check_inputs(cfg, evaluation=True, resume=False)
 
 
+def test_expressions_that_are_cut_are_counted_once_before_the_run(
+    make_referring_config, with_expression
+):
+    text = "the dog and the car and the cat and the bird"
+    name, file = with_expression(text)
+    cfg = make_referring_config("DATASETS.TEST", (name,), "MODEL.CONDITIONER.LENGTH", 16)
+    # The others of this data set have 15 tokens at most, with begin and end.
+    count = len(read_known(name))
+    (note,) = check_inputs(cfg, evaluation=True, resume=False)
+    assert note.startswith(f"{file}: 1 of {count} expressions are longer than the 16 tokens of ")
+    assert note.endswith(f"for image {read_known(name)[0]['file_name']}, {text!r}")
+    assert note in [f.text for f in check_dataset(cfg, name) if f.kind is Kind.NOTE]
+    cfg = make_referring_config("DATASETS.TEST", (name,))
+    assert check_inputs(cfg, evaluation=True, resume=False) == []
+
+
 def test_an_epoch_has_each_object_once_with_one_of_its_expressions(make_referring_config):
     cfg = make_referring_config("SOLVER.IMS_PER_BATCH", 1)
     entries = read_known("refcoco_unc_train")
@@ -234,9 +250,10 @@ def predict(run, output, *arguments):
     main([*map(str, words), "--output", str(output)])
 
 
-def test_an_expression_is_predicted(run, world, tmp_path):
+def test_an_expression_is_predicted(run, world, tmp_path, capsys):
     picture = sorted((world / "coco" / "train2014").glob("*.jpg"))[0]
     predict(run, tmp_path / "out", picture, "--expression", "the left dog")
+    assert "tokens" not in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / f"{picture.stem}.json").read_text())
     assert record["expression"] == record["prompt"] == "the left dog"
     mask = np.asarray(Image.open(tmp_path / "out" / record["mask"]))
@@ -248,6 +265,16 @@ def test_an_expression_is_predicted(run, world, tmp_path):
         assert (mask[y0] == 255).any() and (mask[:, x1 - 1] == 255).any()
     drawn = Image.open(tmp_path / "out" / f"{picture.stem}.jpg")
     assert drawn.width == record["width"] and drawn.height > record["height"]
+
+
+def test_a_cut_expression_is_predicted_with_a_note(run, world, tmp_path, capsys):
+    picture = sorted((world / "coco" / "train2014").glob("*.jpg"))[0]
+    expression = "the left dog " * 3
+    predict(run, tmp_path / "out", picture, "--expression", expression)
+    assert "1 of 1 expressions are longer than the 24 tokens of MODEL" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / f"{picture.stem}.json").read_text())
+    assert record["expression"] == expression
+    assert record["prompt"] == "the left dog the left dog the"
 
 
 def test_several_expressions_of_several_images(run, world, tmp_path, capsys):
@@ -271,7 +298,8 @@ def test_several_expressions_of_several_images(run, world, tmp_path, capsys):
     [
         ((), "this model reads an expression: --expression or --expressions"),
         (("--caption", "a dog"), "--caption: this model reads no caption"),
-        (("--expression", " "), "the expression for image .* is empty"),
+        (("--expression", " "), "the expression for image .*jpg is empty"),
+        (("--expression", LONG), "the expression for image .*jpg is [0-9]+ tokens longer than"),
         (("--expressions", "FILE"), r"no expression for .*jpg \(1 such of 1\)"),
     ],
 )
