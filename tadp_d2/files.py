@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -125,6 +126,29 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unfinished_folder(target: Path, made_of: Mapping[str, Any]) -> Path:
+    """The hidden folder in which what becomes `target` is made, now or by an earlier process.
+
+    Its `made_of.json` holds what it is made of, and stays in it.
+
+    Args:
+        made_of: what tells the sources from others.
+
+    Raises:
+        UserError: it was begun with other sources, or cannot be written.
+    """
+    folder = target.with_name(f".{target.name}.unfinished")
+    record, content = folder / "made_of.json", json.dumps(made_of, indent=1) + "\n"
+    if not record.exists():
+        with replacing(record) as temporary:
+            temporary.write_text(content, "utf-8")
+    elif record.read_text("utf-8") != content:
+        raise UserError(f"{folder}: was begun with other files; remove it")
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        remove_leftovers(path)
+    return folder
 
 
 def sha256(path: str | os.PathLike) -> str:

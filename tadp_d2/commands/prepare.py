@@ -1,73 +1,57 @@
-"""`tadp-d2 prepare`: published files of a data set in a form that is read quickly and safely."""
+"""`tadp-d2 prepare`: published archives of a data set as the folders that are read."""
 
 import argparse
+from pathlib import Path
 
-COCO_STUFF, NYU = "coco_stuff", "nyu"
-REFERENCES = ("refcoco", "refcoco+", "refcocog")
+# Those that can be made of what lies in $DETECTRON2_DATASETS already; the others need --from.
+_IN_PLACE = ("ade20k", "coco_stuff", "nyu", "refcoco", "refcoco+", "refcocog")
+DATASETS = (
+    *("voc_2007", "voc_2012", "pascal", "watercolor", "comic", "coco_2017", "dark_zurich"),
+    *("nighttime_driving", *_IN_PLACE),
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "prepare",
-        help="turn the published files of RefCOCO, RefCOCO+, RefCOCOg, NYU Depth V2 or COCO-Stuff "
-        "into what is read, once",
-        description="Of RefCOCO and the like: turns $DETECTRON2_DATASETS/<data set>/refs(*).p and "
-        "instances.json into <split by>_<split>.json beside them. A pickle that holds anything but "
-        "plain data is refused, and nothing of it is run. Of nyu: turns $DETECTRON2_DATASETS/"
-        "nyu_depth_v2/nyu_depth_v2_labeled.mat and splits.mat into official_splits/ beside them; "
-        "stopped, the same command goes on. Of coco_stuff: turns coco/stuffthingmaps into "
-        "coco/stuffthingmaps_detectron2, whose values are the indices of the 171 classes.",
+        help="unpack the published archives of a data set and turn them into what is read",
+        description="Unpacks the published archives of a data set into $DETECTRON2_DATASETS and "
+        "makes of them what is read. Archives are compared with the published ones where their "
+        "size or digest is known. Nothing of an archive is written before all of it is checked: "
+        "paths that lead outside, links and files that do not belong there are refused. Stopped, "
+        "the same command goes on. Without --from, what lies there unpacked is turned into what "
+        f"is read ({', '.join(_IN_PLACE)}).",
     )
-    parser.add_argument("dataset", choices=(*REFERENCES, NYU, COCO_STUFF))
+    parser.add_argument("dataset", choices=DATASETS)
+    parser.add_argument(
+        "--from",
+        dest="archives",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="ARCHIVE",
+        help="archives under their published names, or folders that hold them",
+    )
+    parser.add_argument(
+        "--unverified",
+        action="store_true",
+        help="take archives that are not byte for byte the published ones, such as ones that were "
+        "packed again",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.dataset == NYU:
-        _prepare_rooms()
-    elif args.dataset == COCO_STUFF:
-        _prepare_label_maps()
-    else:
-        _prepare_references(args.dataset)
-
-
-def _prepare_rooms() -> None:
-    from tadp_d2.data.readers.nyu_release import prepare_rooms
+    from tadp_d2.data.catalog import location
+    from tadp_d2.data.published_archives import RELEASES, prepare
     from tadp_d2.data.root import datasets_root
-    from tadp_d2.doctor.dataset_check import PUBLISHED
-    from tadp_d2.progress import progress_line
+    from tadp_d2.errors import UserError
 
-    folder = datasets_root() / "nyu_depth_v2"
-    names = {"train": "nyu_depth_v2_labeled_train", "test": "nyu_depth_v2_test"}
-    for split, number in prepare_rooms(folder, progress_line("images")).items():
-        print(f"{folder / 'official_splits' / split}: {number} images")
-        if number != PUBLISHED[names[split]]:
-            print(f"  note: as published, there are {PUBLISHED[names[split]]} images")
-
-
-def _prepare_label_maps() -> None:
-    from tadp_d2.data.readers.coco_stuff_release import prepare_label_maps
-    from tadp_d2.data.root import datasets_root
-
-    written = prepare_label_maps(datasets_root() / "coco")
-    for folder, number in written.items():
-        print(f"{folder}: {number} label maps")
-    if not written:
-        print("nothing to do: the label maps are there")
-
-
-def _prepare_references(dataset: str) -> None:
-    from tadp_d2.data.datasets.refcoco import EXPRESSIONS
-    from tadp_d2.data.readers.refer_release import prepare_references
-    from tadp_d2.data.root import datasets_root
-
-    folder = datasets_root() / dataset
-    for file, references in prepare_references(folder).items():
-        found = sum(len(reference.expressions) for reference in references)
-        images = len({reference.image_id for reference in references})
-        print(
-            f"{folder / file}: {len(references)} references, {found} expressions, {images} images"
-        )
-        published = EXPRESSIONS.get(f"{dataset}_{file.removesuffix('.json')}", found)
-        if found != published:
-            print(f"  note: as published, there are {published} expressions")
+    if not args.archives and args.dataset not in _IN_PLACE:
+        names = " ".join(archive.name for archive in RELEASES[args.dataset].archives)
+        raise UserError(f"prepare {args.dataset} needs its archives: --from {names}")
+    for line in prepare(args.dataset, args.archives, datasets_root(), args.unverified):
+        print(line, flush=True)
+    here = [name for name in RELEASES[args.dataset].registered if location(name).exists()]
+    if here:
+        print(f"To check all of it: tadp-d2 doctor {' '.join(here)}")

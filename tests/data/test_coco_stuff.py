@@ -11,7 +11,7 @@ from tadp_d2.data.catalog import read_entries
 from tadp_d2.data.datasets import coco_stuff
 from tadp_d2.data.datasets.coco_stuff_categories import CLASSES, INDICES
 from tadp_d2.data.images import read_label_map
-from tadp_d2.data.readers.coco_stuff_release import prepare_label_maps
+from tadp_d2.data.readers.label_map_release import prepare_coco_stuff
 from tadp_d2.data.readers.label_maps import load_label_maps
 from tadp_d2.errors import UserError
 
@@ -95,11 +95,11 @@ def test_a_mapped_map_in_the_place_of_a_published_one_is_refused(coco):
         size = Image.open(path).size
         Image.fromarray(np.full(size[::-1], value, np.uint8)).save(path)
         with pytest.raises(UserError, match=rf"b\.png: has the value {value}.*mapped already"):
-            prepare_label_maps(coco)
+            prepare_coco_stuff(coco)
         # Whole or not at all.
         assert not (coco / coco_stuff.MAPPED / "val2017").exists()
 
 
 def test_without_published_maps(tmp_path):
     with pytest.raises(UserError, match="stuffthingmaps: expected train2017 or val2017"):
-        prepare_label_maps(tmp_path)
+        prepare_coco_stuff(tmp_path)

@@ -171,7 +171,10 @@ def test_the_command(folder, monkeypatch, capsys):
     write_splits(nyu / "splits.mat")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(folder))
     monkeypatch.setattr("tadp_d2.data.root.datasets_root", lambda: folder)
-    main(["prepare", "nyu"])
+    with pytest.raises(SystemExit):
+        main(["prepare", "nyu"])
+    assert "expected 2972037809 bytes, found" in capsys.readouterr().err
+    main(["prepare", "nyu", "--unverified"])
     out = capsys.readouterr()
-    assert "test: 2 images\n  note: as published, there are 654 images" in out.out
+    assert "test: 2 images; as published, there are 654" in out.out
     assert "4/4 images, 0 s left" in out.err

@@ -89,7 +89,7 @@ def test_ade20k_without_the_shift_by_one_is_named(tmp_path, monkeypatch):
     assert read_entries("ade20k_val") == [entry]
     write_images(labels, ["ADE_val_1"], ".png", 150)
     with pytest.raises(
-        UserError, match=r"ADE_val_1.png: has the value 150 in 48.*prepare_ade20k_sem_seg"
+        UserError, match=r"ADE_val_1.png: has the value 150 in 48.*tadp-d2 prepare ade20k"
     ):
         read_entries("ade20k_val")
 

@@ -4,7 +4,6 @@
 are for training and which for testing.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tadp_d2.errors import UserError, reason
-from tadp_d2.files import replacing, sha256, writing
+from tadp_d2.files import replacing, sha256, unfinished_folder, writing
 
 IMAGES_FILE, SPLITS_FILE = "nyu_depth_v2_labeled.mat", "splits.mat"
 # Where the splits stand in `splits.mat`, counted from 1.
@@ -23,8 +22,6 @@ _INDICES = {"train": "trainNdxs", "test": "testNdxs"}
 _ROWS, _COLUMNS = slice(7, 474), slice(7, 632)
 _MILLIMETERS = 1000.0
 _QUALITY = 95
-# Of the folder that is not finished.
-_MADE_OF = "made_of.json"
 
 
 class _Release(NamedTuple):
@@ -43,17 +40,20 @@ class _Release(NamedTuple):
 
 
 def prepare_rooms(
-    folder: Path, progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    files: Sequence[Path] | None = None,
 ) -> dict[str, int]:
-    """Writes `official_splits/{train,test}/<room>/` beside the two files.
+    """Writes `official_splits/{train,test}/<room>/` into the folder.
 
     As the script does that VPD and BTS use: raw depth in whole millimeters, rounded down, and
     images that are black beyond the part where the depth is. The folder appears when all of it is
     written; stopped before, the same call goes on in a hidden folder beside it.
 
     Args:
-        folder: that of the two files.
+        folder: `nyu_depth_v2`.
         progress: called with the number of images that are there and that are to be there.
+        files: the two published files; None for those in the folder.
 
     Returns:
         Name of a split -> its number of images.
@@ -65,7 +65,7 @@ def prepare_rooms(
     target = folder / "official_splits"
     if target.exists():
         raise UserError(f"{target} exists already: remove it first, or keep it")
-    files = [folder / IMAGES_FILE, folder / SPLITS_FILE]
+    files = files or [folder / IMAGES_FILE, folder / SPLITS_FILE]
     for file in files:
         if not file.is_file():
             raise UserError(f"{file}: there is no such file; datasets/README.md lists its source")
@@ -80,7 +80,7 @@ def prepare_rooms(
         ) from None
     with opened as content:
         release = _check(content, files[0], splits)
-        unfinished = _unfinished(target, files)
+        unfinished = unfinished_folder(target, {file.name: sha256(file) for file in files})
         _write_all(release, unfinished, files[0], progress)
     with writing(target):
         unfinished.rename(target)
@@ -147,19 +147,6 @@ def _read_rooms(content: Mapping, file: Path) -> list[str]:
         if not re.fullmatch(r"\w+", room, re.ASCII):
             raise UserError(f"{file}: a kind of room is {room!r}; expected such as living_room")
     return rooms
-
-
-def _unfinished(target: Path, files: Sequence[Path]) -> Path:
-    """The folder in which the split is made; what is there of other files is refused."""
-    folder = target.with_name(f".{target.name}.unfinished")
-    made_of = {file.name: sha256(file) for file in files}
-    record = folder / _MADE_OF
-    if not record.exists():
-        with replacing(record) as temporary:
-            temporary.write_text(json.dumps(made_of, indent=1) + "\n", "utf-8")
-    elif record.read_text("utf-8") != json.dumps(made_of, indent=1) + "\n":
-        raise UserError(f"{folder}: was begun with other files; remove it")
-    return folder
 
 
 def _write_all(
