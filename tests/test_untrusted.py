@@ -26,11 +26,11 @@ from tadp_d2.data.images import decode, read_rgb, read_size, set_pixel_limit
 from tadp_d2.data.readers.pascal_voc import load_voc, read_annotation
 from tadp_d2.data.texts import Caption
 from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.families import find_model
 from tadp_d2.diffusion.model_folder import (
     STABLE_DIFFUSION,
     TEACHABLE,
     find_folder,
-    find_weights,
 )
 from tadp_d2.diffusion.stable_diffusion import load_unet, load_vae
 from tadp_d2.diffusion.tokens import read_tokens
@@ -218,8 +218,8 @@ def test_hub_models_can_be_pinned_and_come_without_pickles(model_folder, tmp_pat
     (models / "refs").mkdir()
     (models / "refs" / "main").write_text("b" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert find_weights("owner/name", "a" * 40).name == "a" * 40
-    assert find_weights("owner/name").name == "b" * 40
+    assert find_model("owner/name", "a" * 40)[1].name == "a" * 40
+    assert find_model("owner/name")[1].name == "b" * 40
 
     asked = {}
     monkeypatch.setattr(

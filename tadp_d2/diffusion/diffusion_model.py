@@ -4,14 +4,17 @@ A model is its parts: image -> latent; text -> token embeddings; latent, context
 features by level. Detectron2, data sets and captions are not known here.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
+from tadp_d2.diffusion.model_folder import Format
 
 
 class Context(NamedTuple):
@@ -46,13 +49,41 @@ class MapOptions:
     self_attention: tuple[int, int] | tuple[()] = ()
 
 
+class Latents(NamedTuple):
+    """The form of an image's latents.
+
+    Attributes:
+        channels: of a latent.
+        stride: image pixels per latent pixel.
+    """
+
+    channels: int
+    stride: int
+
+
+def level_strides(latent_stride: int, depth: int) -> dict[str, int]:
+    """Level -> stride in pixels of so many levels, the finest first, each half of the one before.
+
+    A level is named by the log2 of its stride: "s3" is stride 8.
+    """
+    strides = [latent_stride * 2**i for i in range(depth)]
+    return {f"s{int(math.log2(stride))}": stride for stride in strides}
+
+
 class DiffusionModel(ABC):
     """A model on disk. To make one reads no weights; the parts are loaded one by one.
 
     Attributes:
+        what: the family, for messages.
+        format: what its folder holds.
+        teachable: the same for who teaches a model; None for a family that is not taught here.
         folder: of the model.
         unet_folder: of the denoising network, which a fine-tuned one may replace.
     """
+
+    what: ClassVar[str]
+    format: ClassVar[Format]
+    teachable: ClassVar[Format | None] = None
 
     def __init__(self, folder: Path, unet_folder: Path | None = None):
         self.folder = folder
@@ -61,7 +92,31 @@ class DiffusionModel(ABC):
     @classmethod
     @abstractmethod
     def opens(cls, folder: Path) -> bool:
-        """Whether the model in a folder is of this family, if it is of none that is asked first."""
+        """Whether the model in a folder is of this family, if it is of none that is asked first.
+
+        Of a hub's model there may be no more than its `model_index.json` yet.
+
+        Raises:
+            UserError: it is, but made for another purpose.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Checks the configs of the parts, each and against each other; reads no weights.
+
+        Raises:
+            UserError: a part asks for what is not computed here, or does not go with another.
+        """
+
+    @property
+    @abstractmethod
+    def latents(self) -> Latents:
+        """The form of its latents; reads no weights."""
+
+    @property
+    @abstractmethod
+    def strides(self) -> dict[str, int]:
+        """Level -> stride in pixels of its features, as by `level_strides`; reads no weights."""
 
     @property
     @abstractmethod

@@ -20,7 +20,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from tadp_d2.diffusion.model_folder import find_weights
+from tadp_d2.diffusion.families import open_diffusion_model
 from tadp_d2.errors import UserError
 from tadp_d2.files import replacing, sha256
 
@@ -95,22 +95,17 @@ class LatentCache:
         options = cfg.MODEL.DIFFUSION.LATENT_CACHE
         if not options.FOLDER:
             return None
-        model = find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
-        files = sorted((model / "vae").iterdir())
-        vae, unet = (
-            json.loads((model / part / "config.json").read_text("utf-8"))
-            for part in ("vae", "unet")
-        )
-        stride = 2 ** (len(vae["block_out_channels"]) - 1)
+        model = open_diffusion_model(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
+        files = sorted((model.folder / "vae").iterdir())
         made_of = {
             "format": _FORMAT,
             # Its decoders and its resizing make the pixels.
             "pillow": PIL.__version__,
             "vae": {file.name: sha256(file) for file in files if file.is_file()},
-            "channels": vae["latent_channels"],
-            "stride": stride,
+            "channels": model.latents.channels,
+            "stride": model.latents.stride,
             # Images are padded to a multiple of the deepest level's stride.
-            "multiple": stride * 2 ** (len(unet["block_out_channels"]) - 1),
+            "multiple": max(model.strides.values()),
             "scaled": cfg.MODEL.DIFFUSION.LATENT_SCALING,
             "format_of_pixels": cfg.INPUT.FORMAT,
             "mean": list(cfg.MODEL.PIXEL_MEAN),

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,17 +102,44 @@ TOKENIZER = Format(
 )
 
 
-def find_weights(name: str, revision: str = "") -> Path:
-    """The folder of a Stable Diffusion model, as `find_folder` finds it."""
-    return find_folder(STABLE_DIFFUSION, name, revision)
+# What tells the kind of a pipeline, before any of its weights are fetched.
+_INDEX_OF_PARTS = "model_index.json"
+PIPELINE = Format(
+    "diffusion model", ((_INDEX_OF_PARTS,),), (_INDEX_OF_PARTS,), STABLE_DIFFUSION.advice
+)
 
 
-def must_be_fetched(name: str, revision: str = "") -> bool:
-    """Whether `find_weights` asks the hub for a model, because it is not here in full."""
-    if os.path.exists(name) or constants.HF_HUB_OFFLINE:
-        return False
-    folder = _cached(name, revision)
-    return folder is None or bool(STABLE_DIFFUSION.missing(folder))
+@dataclass(frozen=True)
+class Pipeline:
+    """What `model_index.json` tells of a model.
+
+    Attributes:
+        name: of diffusers' pipeline, such as "StableDiffusionPipeline".
+        parts: part -> the class that computes it.
+    """
+
+    name: str
+    parts: Mapping[str, str]
+
+
+def read_pipeline(folder: Path) -> Pipeline | None:
+    """What the folder of a model tells of itself; None where it has no `model_index.json`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / _INDEX_OF_PARTS
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        parts = {name: part[1] for name, part in content.items() if isinstance(part, list)}
+        return Pipeline(content["_class_name"], {n: kind for n, kind in parts.items() if kind})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"{path}: cannot be read as the index of a model ({reason(error)}); replace it by an "
+            "undamaged copy"
+        ) from None
 
 
 def find_folder(kind: Format, name: str, revision: str = "", ask_hub: bool = True) -> Path:
@@ -168,6 +195,11 @@ def _check_id(kind: Format, name: str) -> None:
             f"no {kind.what} {name!r}: there is no such folder, and a hub id has the form "
             f"OWNER/NAME. {kind.advice}"
         ) from None
+
+
+def find_here(name: str, revision: str = "") -> Path | None:
+    """What is on this machine of a model, complete or not; the network is not asked."""
+    return Path(name) if os.path.isdir(name) else _cached(name, revision)
 
 
 def _cached(name: str, revision: str) -> Path | None:

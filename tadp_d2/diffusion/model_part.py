@@ -55,7 +55,7 @@ class Part:
             UserError: the folder does not hold such a part, or more than is understood, or its
                 files are damaged.
         """
-        self.check_config(self._read_config(folder), str(folder / "config.json"))
+        self.read_config(folder)
         _check_no_adapter(folder)
         with loading(folder):
             part, report = self.kind.from_pretrained(
@@ -64,7 +64,12 @@ class Part:
         _check_weights(folder, self.what, report)
         return part
 
-    def _read_config(self, folder: Path) -> dict[str, Any]:
+    def read_config(self, folder: Path) -> dict[str, Any]:
+        """Option -> value, with those that have their usual value.
+
+        Raises:
+            UserError: it is damaged, of another kind of part, or asks for what is not computed.
+        """
         path = folder / "config.json"
         try:
             config = json.loads(path.read_text("utf-8"))
@@ -81,7 +86,9 @@ class Part:
                 f"({' or '.join(self.declared)})"
             )
         # A config of all of CLIP.
-        return {**self.usual, **config.get("text_config", config)}
+        config = {**self.usual, **config.get("text_config", config)}
+        self.check_config(config, str(path))
+        return config
 
     def check_config(self, config: Mapping[str, Any], where: str) -> None:
         """

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x: a folder in diffusers' format, and those parts that are used."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,37 +9,87 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.clip_tokenizer import load_tokenizer
-from tadp_d2.diffusion.diffusion_model import DiffusionModel, MapOptions
-from tadp_d2.diffusion.model_folder import UNET_FOLDER, loading
-from tadp_d2.diffusion.model_part import UNET, VAE
+from tadp_d2.diffusion.diffusion_model import DiffusionModel, Latents, MapOptions, level_strides
+from tadp_d2.diffusion.model_folder import (
+    STABLE_DIFFUSION,
+    TEACHABLE,
+    UNET_FOLDER,
+    read_pipeline,
+)
+from tadp_d2.diffusion.model_part import TEXT_ENCODER, UNET, VAE
 from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.errors import UserError
+
+_ADVICE = "use a text-to-image model, such as the one that it was made from"
+# Channels that the UNet of another purpose reads -> what they hold besides the noisy latent.
+_PURPOSES = {
+    5: "a depth map",
+    7: "the image to enlarge",
+    8: "the image to edit",
+    9: "a mask and the rest of the image, for inpainting",
+}
+# The same of a pipeline's name, which is known before its UNet is fetched.
+_PURPOSE_NAMES = {"Depth2Img": 5, "Upscale": 7, "InstructPix2Pix": 8, "Inpaint": 9}
 
 
 class StableDiffusion(DiffusionModel):
     """A folder with `tokenizer/`, `text_encoder/`, `vae/` and `unet/`."""
 
+    what = "Stable Diffusion 1.x and 2.x"
+    format = STABLE_DIFFUSION
+    teachable = TEACHABLE
+
     @classmethod
     def opens(cls, folder: Path) -> bool:
-        # What `find_weights` returns has its parts, and each part is checked when it is loaded.
+        pipeline = read_pipeline(folder)
+        if pipeline is None:
+            # Its parts are looked for next, and each is checked.
+            return True
+        parts = pipeline.parts
+        kinds = (parts.get("text_encoder"), parts.get("unet"))
+        if kinds != ("CLIPTextModel", "UNet2DConditionModel") or "text_encoder_2" in parts:
+            return False
+        for name, channels in _PURPOSE_NAMES.items():
+            if name in pipeline.name:
+                raise UserError(
+                    f"{folder}: is of a {pipeline.name}, whose UNet reads {_PURPOSES[channels]} "
+                    f"besides the noisy latent: {_ADVICE}"
+                )
         return True
 
+    def check(self) -> None:
+        check_unet_folder(self.unet_folder)
+        where = f"{self.unet_folder}, used with {self.folder}"
+        check_unet_goes_with(self._unet, self.latents.channels, self.context_width, where)
+
     @cached_property
-    def _text(self) -> CLIPTextConfig:
-        with loading(self.folder / "text_encoder"):
-            return CLIPTextConfig.from_pretrained(self.folder / "text_encoder")
+    def _unet(self) -> dict[str, Any]:
+        return UNET.read_config(self.unet_folder)
+
+    @cached_property
+    def _text(self) -> dict[str, Any]:
+        return TEXT_ENCODER.read_config(self.folder / "text_encoder")
+
+    @cached_property
+    def latents(self) -> Latents:
+        vae = VAE.read_config(self.folder / "vae")
+        return Latents(vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1))
+
+    @property
+    def strides(self) -> dict[str, int]:
+        return level_strides(self.latents.stride, len(self._unet["block_out_channels"]))
 
     @property
     def text_length(self) -> int:
-        return self._text.max_position_embeddings
+        return self._text["max_position_embeddings"]
 
     @property
     def context_width(self) -> int:
-        return self._text.hidden_size
+        return self._text["hidden_size"]
 
     def load_latent_encoder(self, scaled: bool = True) -> "LatentEncoder":
         return LatentEncoder(load_vae(self.folder), scaled)
@@ -57,7 +107,7 @@ class StableDiffusion(DiffusionModel):
     ) -> UNetFeatures:
         unet = load_unet(self.unet_folder)
         where = f"{self.unet_folder}, used with {self.folder}"
-        check_unet_goes_with(unet, latent_encoder.vae, self.context_width, where)
+        check_unet_goes_with(unet.config, self.latents.channels, self.context_width, where)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         return UNetFeatures(unet, latent_encoder.stride, maps)
@@ -118,27 +168,31 @@ def check_unet_folder(folder: Path) -> None:
 
 
 def check_unet_goes_with(
-    unet: UNet2DConditionModel, vae: AutoencoderKL, context_width: int, where: str
+    unet: Mapping[str, Any], latent_channels: int, context_width: int, where: str
 ) -> None:
     """
     Args:
+        unet: its config.
+        latent_channels: that the VAE writes.
         context_width: of the text encoder.
         where: their folders, for messages.
 
     Raises:
         UserError: the UNet reads other latents or contexts than there are.
     """
-    read, written = unet.config.in_channels, vae.config.latent_channels
-    if read != written:
-        hint = "; one of 9 is for inpainting" if read == 9 else ""
+    read = unet["in_channels"]
+    if read != latent_channels:
+        purpose = _PURPOSES.get(read) if latent_channels == 4 else None
+        hint = f"; one of {read} reads {purpose}, besides the noisy latent" if purpose else ""
         raise UserError(
             f"{where}: the UNet reads latents of {read} channels, but the VAE writes "
-            f"{written}{hint}"
+            f"{latent_channels}{hint}: {_ADVICE}"
         )
-    if unet.config.cross_attention_dim != context_width:
+    width = unet["cross_attention_dim"]
+    if width != context_width:
         raise UserError(
-            f"{where}: the UNet reads contexts of width {unet.config.cross_attention_dim}, but the "
-            f"text encoder writes {context_width}: they are of different base models"
+            f"{where}: the UNet reads contexts of width {width}, but the text encoder writes "
+            f"{context_width}: they are of different base models"
         )
 
 

@@ -16,7 +16,7 @@ from tadp_d2.diffusion.attention import (
     RecordedAttention,
     self_name,
 )
-from tadp_d2.diffusion.diffusion_model import Context, MapOptions
+from tadp_d2.diffusion.diffusion_model import Context, MapOptions, level_strides
 from tadp_d2.diffusion.model_part import UNET
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
@@ -28,7 +28,7 @@ _OUTPUT_LAYERS = ("conv_norm_out", "conv_act", "conv_out")
 class UNetFeatures(nn.Module):
     """One pass of a denoising UNet, from which feature maps are returned instead of noise.
 
-    A level is named by the log2 of its stride: "s3" is stride 8. Features come from the up path:
+    A level is named as by `level_strides`: "s3" is stride 8. Features come from the up path:
     after the last layer of its last block, and after the last but one of every other block, that
     is, the second of three in Stable Diffusion 1.x (VPD, section 3.3, as released). At the levels
     of `MapOptions` the attention maps, averaged over heads and layers, follow the features'
@@ -63,16 +63,14 @@ class UNetFeatures(nn.Module):
         unet.time_embedding.cond_proj = None
         self.unet = unet
         self.maps = maps
-        finest = int(math.log2(latent_stride))
-        depth = len(unet.up_blocks)
-        self.levels = [f"s{finest + i}" for i in range(depth)]
+        self.strides = level_strides(latent_stride, len(unet.up_blocks))
+        self.levels = list(self.strides)
         recorded = _set_processors(unet, self.levels, maps)
         if recorded != set(maps.levels):
             raise UserError(
                 f"attention maps at {', '.join(sorted(set(maps.levels) - recorded))}: this UNet "
                 f"has cross-attention in the {' and '.join(maps.paths)} path at other levels only"
             )
-        self.strides = {level: latent_stride * 2**i for i, level in enumerate(self.levels)}
         self.channels = {
             level: channels + (self._map_channels(level) if level in recorded else 0)
             for level, channels in zip(self.levels, unet.config.block_out_channels, strict=True)

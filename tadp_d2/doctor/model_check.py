@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 
 from tadp_d2.conditioning.conditioner import open_model_of
 from tadp_d2.diffusion.diffusion_model import MapOptions
-from tadp_d2.diffusion.model_folder import must_be_fetched
+from tadp_d2.diffusion.families import must_be_fetched
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.doctor.environment import check_room
 from tadp_d2.doctor.findings import Finding, Kind, problems

@@ -1,19 +1,15 @@
 """What can be found wrong with a config, and with what it names, before anything is built."""
 
-from pathlib import Path
-
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils import comm
 
-from tadp_d2.conditioning.conditioner import get_conditioner_class
+from tadp_d2.conditioning.conditioner import get_conditioner_class, open_model_of
 from tadp_d2.config.keys import KEYS
 from tadp_d2.data.catalog import check_registered, read_known
 from tadp_d2.data.loader import check_texts, load_dataset
 from tadp_d2.device import find_device
-from tadp_d2.diffusion.model_folder import find_weights
-from tadp_d2.diffusion.stable_diffusion import check_unet_folder
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.resume import check_output
@@ -143,9 +139,7 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> list[str]:
         load_dataset(cfg, dataset)
     for dataset in training:
         load_dataset(cfg, dataset, training=True)
-    if cfg.MODEL.DIFFUSION.UNET:
-        check_unet_folder(Path(cfg.MODEL.DIFFUSION.UNET))
-    find_weights(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
+    open_model_of(cfg)
     for file in cfg.TEXT.TOKENS:
         read_tokens(file)
     notes = []

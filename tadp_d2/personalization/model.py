@@ -20,7 +20,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.clip_tokenizer import tokenizer_fingerprint
-from tadp_d2.diffusion.model_folder import TEACHABLE, find_folder, loading
+from tadp_d2.diffusion.families import find_model
+from tadp_d2.diffusion.model_folder import loading
 from tadp_d2.diffusion.stable_diffusion import check_unet_goes_with, load_unet, load_vae
 from tadp_d2.diffusion.tokens import expand_tokens
 from tadp_d2.diffusion.unet_features import unet_fingerprint
@@ -66,7 +67,7 @@ class TrainableDiffusion:
             UserError: there is no such model, a part is missing or damaged, or its UNet predicts
                 something else than noise or velocity.
         """
-        folder = find_folder(TEACHABLE, weights, revision)
+        _, folder = find_model(weights, revision, teachable=True)
         scheduler = _load_scheduler(folder / "scheduler")
         text = TextEncoder.from_pretrained(folder)
         text_encoder, vae, unet = (
@@ -74,7 +75,9 @@ class TrainableDiffusion:
             load_vae(folder),
             load_unet(folder / "unet"),
         )
-        check_unet_goes_with(unet, vae, text_encoder.config.hidden_size, str(folder))
+        check_unet_goes_with(
+            unet.config, vae.config.latent_channels, text_encoder.config.hidden_size, str(folder)
+        )
         return cls(text.tokenizer, text_encoder, vae, unet, scheduler)
 
     @property

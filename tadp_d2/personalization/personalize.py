@@ -40,7 +40,7 @@ class PersonalizationRun:
     Attributes:
         images: files and folders; what lies in `output` is left out.
         output: folder of the artifact.
-        weights, revision: the base model, as for `tadp_d2.diffusion.model_folder.find_weights`.
+        weights, revision: the base model, as for `tadp_d2.diffusion.families.find_model`.
         device: such as cpu or cuda:1; empty for a GPU if there is one.
         preset: what the settings were derived from, for the metadata.
         resume: continue the run in `output`.

@@ -10,20 +10,21 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import CLIPTokenizer
 
 from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.model_folder import STABLE_DIFFUSION, TOKENIZER, find_folder, find_weights
+from tadp_d2.diffusion.families import find_model, open_diffusion_model
+from tadp_d2.diffusion.model_folder import STABLE_DIFFUSION, TOKENIZER, find_folder
 from tadp_d2.diffusion.stable_diffusion import load_unet
 from tadp_d2.errors import UserError
 
 
 def test_a_folder_is_used_as_it_is(model_folder):
-    assert find_weights(str(model_folder)) == model_folder
+    assert find_model(str(model_folder))[1] == model_folder
 
 
 def test_a_folder_that_lacks_a_part_is_an_error(model_folder, tmp_path):
     shutil.copytree(model_folder, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "vae")
     with pytest.raises(UserError, match="lacks vae/config.json"):
-        find_weights(str(tmp_path / "model"))
+        find_model(str(tmp_path / "model"))
 
 
 def test_a_tokenizer_in_the_newer_format_is_one_too(model_folder, tmp_path):
@@ -32,7 +33,7 @@ def test_a_tokenizer_in_the_newer_format_is_one_too(model_folder, tmp_path):
     tokenizer = CLIPTokenizer.from_pretrained(model_folder / "tokenizer")
     tokenizer.save_pretrained(tmp_path / "model" / "tokenizer")
     assert not (tmp_path / "model" / "tokenizer" / "vocab.json").exists()
-    assert find_weights(str(tmp_path / "model")) == tmp_path / "model"
+    assert find_model(str(tmp_path / "model"))[1] == tmp_path / "model"
     text = TextEncoder.from_pretrained(tmp_path / "model")
     assert text.tokenizer("a dog").input_ids == tokenizer("a dog").input_ids
 
@@ -55,13 +56,13 @@ def test_weights_in_shards_are_found_and_a_missing_one_is_named(model_folder, tm
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     whole.save_pretrained(folder, max_shard_size="2MB")
     assert len(list(folder.glob("*.safetensors"))) > 2
-    assert find_weights(str(tmp_path / "model")) == tmp_path / "model"
+    assert find_model(str(tmp_path / "model"))[1] == tmp_path / "model"
     for name, tensor in load_unet(folder).state_dict().items():
         assert torch.equal(tensor, whole.state_dict()[name])
     shard = min(folder.glob("*.safetensors"))
     shard.unlink()
     with pytest.raises(UserError, match=rf"lacks unet/{shard.name} of a diffusion model"):
-        find_weights(str(tmp_path / "model"))
+        find_model(str(tmp_path / "model"))
     with pytest.raises(UserError, match=rf"lacks {shard.name} of a UNet"):
         load_unet(folder)
     (index,) = folder.glob("*.index.json")
@@ -78,7 +79,7 @@ def test_a_variant_and_other_formats_are_named_with_what_to_do(model_folder, tmp
     name = "diffusion_pytorch_model"
     there = rf"there is {name}.fp16.safetensors, the variant 'fp16': load it by that name in diff"
     with pytest.raises(UserError, match=rf"lacks .*, unet/{name}.safetensors or .*{there}"):
-        find_weights(str(folder))
+        find_model(str(folder))
     with pytest.raises(UserError, match=rf"lacks {name}.safetensors or {name}.bin \({there}"):
         load_unet(folder / "unet")
     sharded = tmp_path / "sharded"
@@ -96,18 +97,79 @@ def test_what_is_no_folder_and_no_id_is_told_from_a_hub_model(tmp_path):
     file = tmp_path / "v1-5-pruned.safetensors"
     file.touch()
     with pytest.raises(UserError, match="is a file, not the folder .*from_single_file"):
-        find_weights(str(file))
+        find_model(str(file))
     with pytest.raises(UserError, match="there is no such folder, and a hub id has the form"):
-        find_weights(str(tmp_path / "absent"))
+        find_model(str(tmp_path / "absent"))
 
 
 def test_a_revision_of_a_folder_is_an_error(model_folder):
     with pytest.raises(UserError, match="is a folder and has no revision 'main'"):
-        find_weights(str(model_folder), "main")
+        find_model(str(model_folder), "main")
 
 
 class _CutOff(Exception):
     """As httpx's RemoteProtocolError, which is no OSError."""
+
+
+def write_index(folder, pipeline, **parts):
+    folder.mkdir(parents=True, exist_ok=True)
+    index = {name: ["diffusers", kind] for name, kind in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline, **index}))
+
+
+@pytest.mark.parametrize(
+    "pipeline, parts, message",
+    [
+        (
+            "StableVideoDiffusionPipeline",
+            {"unet": "UNetSpatioTemporalConditionModel", "image_encoder": "CLIPVisionModel"},
+            "is of a StableVideoDiffusionPipeline .*unet UNetSpatioTemporalConditionModel.*; "
+            "expected the text-to-image model of one of the families Stable Diffusion 1",
+        ),
+        (
+            "StableDiffusionInpaintPipeline",
+            {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"},
+            "whose UNet reads a mask and the rest of the image, for inpainting besides the noisy",
+        ),
+    ],
+)
+def test_another_kind_of_pipeline_is_refused_before_it_is_fetched(
+    tmp_path, monkeypatch, pipeline, parts, message
+):
+    write_index(tmp_path / "local", pipeline, **parts)
+    with pytest.raises(UserError, match=message):
+        open_diffusion_model(str(tmp_path / "local"))
+    asked = []
+
+    def download(name, revision, local_files_only=False, allow_patterns=()):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not here")
+        asked.append(allow_patterns)
+        return str(tmp_path / "local")
+
+    monkeypatch.setattr("tadp_d2.diffusion.model_folder.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match=message):
+        open_diffusion_model("owner/name")
+    assert asked == [["model_index.json"]]
+
+
+def test_parts_of_different_models_are_refused_before_weights_are_read(model_folder, tmp_path):
+    """No weights are there at all, but for empty files."""
+    shutil.copytree(model_folder, tmp_path / "model")
+    for file in (tmp_path / "model").rglob("*.safetensors"):
+        file.write_bytes(b"")
+    open_diffusion_model(str(tmp_path / "model"))
+    config = tmp_path / "model" / "unet" / "config.json"
+    content = json.loads(config.read_text())
+    for option, value, message in (
+        ("in_channels", 9, "reads latents of 9 channels, .* writes 4; one of 9 reads a mask"),
+        ("cross_attention_dim", 1024, "of width 1024, but the text encoder writes 64"),
+        ("num_class_embeds", 1000, "num_class_embeds is 1000, expected null"),
+    ):
+        config.write_text(json.dumps({**content, option: value}))
+        with pytest.raises(UserError, match=message):
+            open_diffusion_model(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +184,7 @@ def test_an_error_of_a_transport_is_a_message(error, monkeypatch):
     monkeypatch.setattr("tadp_d2.diffusion.model_folder.snapshot_download", fail)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(UserError) as raised:
-        find_weights("owner/name")
+        find_model("owner/name")
     message = str(raised.value)
     assert message.startswith("no diffusion model 'owner/name'") and str(error) in message
     assert message.endswith(STABLE_DIFFUSION.advice)
@@ -147,8 +209,8 @@ def test_what_is_here_in_part_is_completed_and_not_mixed(model_folder, tmp_path,
     with pytest.raises(UserError, match="lacks vae/config.json"):
         find_folder(STABLE_DIFFUSION, "owner/name", ask_hub=False)
     assert asked == [None, None]
-    assert find_weights("owner/name") == snapshot
-    assert asked == [None, None, None, commit]
+    assert find_model("owner/name")[1] == snapshot
+    assert asked == [None, None, None, None, commit]
 
 
 def test_offline_a_hub_id_is_an_error_without_asking_the_network(monkeypatch):
@@ -160,7 +222,7 @@ def test_offline_a_hub_id_is_an_error_without_asking_the_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with pytest.raises(UserError, match="neither a folder nor in the local hub cache"):
-        find_weights("stable-diffusion-v1-5/stable-diffusion-v1-5")
+        find_model("stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 
 def test_a_model_in_the_hub_cache_is_used_offline(model_folder, tmp_path, monkeypatch):
@@ -170,7 +232,7 @@ def test_a_model_in_the_hub_cache_is_used_offline(model_folder, tmp_path, monkey
     (tmp_path / "models--owner--name" / "refs").mkdir()
     (tmp_path / "models--owner--name" / "refs" / "main").write_text(revision)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert find_weights("owner/name") == snapshot
-    assert find_weights("owner/name", revision) == snapshot
+    assert find_model("owner/name")[1] == snapshot
+    assert find_model("owner/name", revision)[1] == snapshot
     with pytest.raises(UserError, match="neither a folder nor in the local hub cache"):
-        find_weights("owner/name", "1" * 40)
+        find_model("owner/name", "1" * 40)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tadp_d2.data.images import find_image_files
 from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.model_folder import find_weights
+from tadp_d2.diffusion.families import find_model
 from tadp_d2.diffusion.stable_diffusion import load_unet
 from tadp_d2.diffusion.unet_features import unet_fingerprint
 from tadp_d2.errors import UserError
@@ -98,7 +98,7 @@ def test_prior_pictures_are_drawn_once_and_trained_with(model, pictures, tmp_pat
 
 def test_a_trained_text_encoder_makes_a_whole_model(run, model_folder, tmp_path):
     run("dreambooth", tmp_path, "--steps", 2, "--train-text-encoder")
-    assert find_weights(str(tmp_path)) == tmp_path
+    assert find_model(str(tmp_path))[1] == tmp_path
     own = TextEncoder.from_pretrained(tmp_path).base_fingerprint
     assert own != TextEncoder.from_pretrained(model_folder).base_fingerprint
     metadata = json.loads((tmp_path / "dreambooth.json").read_text())
