@@ -6,7 +6,6 @@ from typing import Any
 
 from tadp_d2.captioning.blip2 import DEFAULT_MODEL, blip2
 from tadp_d2.captioning.caption import caption_images
-from tadp_d2.captioning.cleaning import clean_by_rules
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.captioning.store import CaptionStore
 from tadp_d2.data.readers.refer import read_json
@@ -123,6 +122,9 @@ def make(
         progress=progress_line("captions"),
     )
     if domain and kind == "clean" and file.exists():
+        # Imports openai's client, which takes longer than the prediction of a small model.
+        from tadp_d2.captioning.cleaning import clean_by_rules
+
         with CaptionStore.existing(file) as store:
             clean_by_rules(store, domain)
     captions = read_captions(file, kind) if file.exists() else None
