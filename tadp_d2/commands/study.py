@@ -19,9 +19,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     study.add_argument(
         "part",
-        choices=("adaptation", "attention", "depth", "personalization", "prompts", "words"),
+        choices=(
+            *("adaptation", "attention", "depth", "features", "personalization", "prompts"),
+            "words",
+        ),
         help="what helps a model on a target, beside the paper's claims; what looks at the words "
-        "of a caption; what text is worth for depth; what learned tokens and UNets know of their "
+        "of a caption; what text is worth for depth; which layer and time step of the UNet know "
+        "what an image shows; what learned tokens and UNets know of their "
         "style; what the prompt is worth in one domain; whether the diffusion model knows its "
         "words",
     )
@@ -91,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
         "prompts": _prompts,
         "attention": _attention,
         "depth": _depth,
+        "features": _features,
         "personalization": _personalization,
         "words": _words,
     }
@@ -170,6 +175,12 @@ def _depth(args: argparse.Namespace, world: Path, folder: Path) -> str:
     from tadp_d2.study import depth_texts
 
     return depth_texts.table(_run(args, depth_texts.jobs(world, folder, range(args.seeds)), "runs"))
+
+
+def _features(args: argparse.Namespace, world: Path, folder: Path) -> str:
+    from tadp_d2.study import feature_probes
+
+    return feature_probes.table(_run(args, feature_probes.jobs(world, folder), "passes"))
 
 
 def _personalization(args: argparse.Namespace, world: Path, folder: Path) -> str:
