@@ -1,4 +1,4 @@
-"""What the prompt is worth: rows of TADP's tables 1, 2 and S2 and of VPD's table 5 as questions.
+"""What the prompt is worth: rows of TADP's tables 1, 2 and S2, its figure 3, VPD's table 5.
 
 Each row is a training of its own on the synthetic scenes, in Pascal's or in ADE20K's layout, that
 is conditioned in testing as in training. What came of it is `verdicts`, as for the other questions.
@@ -17,6 +17,7 @@ from tadp_d2.config.shipped import config_folder
 from tadp_d2.data.images import decode
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.records.result_files import read_results
+from tadp_d2.study.caption_kinds import OWN, write_texts
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.study.questions import Arm, Claim, Question, Reading, Target, Training
@@ -41,8 +42,11 @@ OVERRIDES: dict[str, Mapping[str, Any]] = {
 }
 
 
-def _arm(target: Target, name: str, *claims: Claim, options: tuple = ()) -> Arm:
-    return Arm(name, Training(target.task, options=options), Reading(), claims)
+def _arm(
+    target: Target, name: str, *claims: Claim, options: tuple = (), captions: str = OWN
+) -> Arm:
+    reading = Reading(captions)
+    return Arm(name, Training(target.task, reading, options=options), reading, claims)
 
 
 def _demo(target: Target) -> list[Arm]:
@@ -118,6 +122,16 @@ def _table_s2(target: Target) -> list[Arm]:
     return arms
 
 
+def _figure_3(target: Target) -> list[Arm]:
+    shorter = "caption of half the things"
+    return [
+        _arm(target, "VPD (R)", options=(_VPD, _UNSCALED)),
+        _arm(target, "VPD (LS)", Claim("VPD (R)", 1, "TADP figure 3, top"), options=(_VPD,)),
+        _arm(target, shorter, captions="words dropped: 0.5"),
+        _arm(target, "caption", Claim(shorter, 1, "TADP figure 3, bottom: longer is better")),
+    ]
+
+
 def _vpd_table_5(target: Target) -> list[Arm]:
     adapter, mid = "class embeddings, adapter", (f"{_MAPS}.LEVELS", ("s6",))
     arms = [
@@ -152,6 +166,11 @@ PROMPT_QUESTIONS = {
     "table-1": Question("What is the prompt worth? (TADP, table 1)", ("pascal",), _table_1),
     "table-2": Question("The same with 150 classes (TADP, table 2)", ("ade20k",), _table_2),
     "table-S2": Question("How good must an oracle be? (TADP, table S2)", ("ade20k",), _table_s2),
+    "figure-3": Question(
+        "Are scaled latents and longer captions better? (TADP, figure 3)",
+        ("pascal", "ade20k"),
+        _figure_3,
+    ),
     "VPD-table-5": Question("What helps VPD? (VPD, table 5)", ("ade20k",), _vpd_table_5),
     DEMO: Question("What is the prompt worth?", ("pascal",), _demo),
 }
@@ -191,6 +210,7 @@ def train_and_test(world: Path, folder: Path, training: Training, seed: int) -> 
     Returns:
         As `adaptation.train_and_test`, without a source.
     """
+    reading = training.reading
     run = run_folder(folder, training, seed)
     shutil.rmtree(run, ignore_errors=True)
     overrides = {
@@ -200,8 +220,13 @@ def train_and_test(world: Path, folder: Path, training: Training, seed: int) -> 
         "OUTPUT_DIR": str(run),
         "SEED": seed,
     }
+    if reading.captions != OWN:
+        overrides["TEXT.CAPTION_DIR"] = str(run / "captions")
     cfg = load_config(str(SCHEDULE), overrides=[x for pair in overrides.items() for x in pair])
     run.mkdir(parents=True)
+    if reading.captions != OWN:
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            write_texts(run / "captions" / f"{name}.jsonl", name, reading.captions, seed)
     (run / "config.yaml").write_text(cfg.dump())
     seed_all_rng(seed)
     trainer = Trainer(cfg)
@@ -210,7 +235,7 @@ def train_and_test(world: Path, folder: Path, training: Training, seed: int) -> 
         left.unlink()
     (dataset,) = cfg.DATASETS.TEST
     metrics = read_results(run / "results.json")["metrics"][dataset]["sem_seg"]
-    tests = {dataset: {Reading().name: {"mIoU": metrics["mIoU"]}}}
+    tests = {dataset: {reading.name: {"mIoU": metrics["mIoU"]}}}
     return {"training": training.name, "seed": seed, "tests": tests}
 
 

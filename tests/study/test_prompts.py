@@ -5,6 +5,7 @@ from PIL import Image
 
 from tadp_d2.cli import main
 from tadp_d2.config.load import load_config
+from tadp_d2.data.texts import read_captions
 from tadp_d2.study import prompts
 from tadp_d2.study.prompts import OVERRIDES, PROMPT_QUESTIONS, SCHEDULE
 
@@ -17,12 +18,13 @@ ARMS = [
 
 
 def test_arms_are_distinct_and_claims_are_about_arms():
-    for question in PROMPT_QUESTIONS.values():
-        (arms,) = question.arms().values()
+    for arms in [arms for q in PROMPT_QUESTIONS.values() for arms in q.arms().values()]:
         names = [arm.name for arm in arms]
         assert len({arm.training.name for arm in arms}) == len(set(names)) == len(names)
         for arm in arms:
             assert {claim.against for claim in arm.claims} <= set(names) - {arm.name}
+            # Conditioned in testing as in training.
+            assert arm.test == arm.training.reading
     by_name = {}
     for _, arm in ARMS:
         assert by_name.setdefault(arm.training.name, arm.training) == arm.training
@@ -49,6 +51,24 @@ def test_the_tables_differences():
     assert source == "TADP table S2: -13.1"
     assert claims["table-1", "oracle", "caption"] == "TADP table 1: +2.7"
     assert len([arm for name, arm in ARMS if name == "table-S2"]) == 9
+
+
+def test_shorter_captions_are_those_of_a_training(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
+    tiny = {"SOLVER.MAX_ITER": 1, "SOLVER.IMS_PER_BATCH": 1, "TEST.GALLERY_IMAGES": 0}
+    monkeypatch.setitem(prompts.OVERRIDES, "pascal", tiny)
+    arms = {arm.name: arm for arm in PROMPT_QUESTIONS["figure-3"].arms()["pascal"]}
+    arm = arms["caption of half the things"]
+    found = prompts.train_and_test(world, tmp_path, arm.training, 0)
+    ((dataset, tests),) = found["tests"].items()
+    assert list(tests) == [arm.test.name]
+    run = prompts.run_folder(tmp_path, arm.training, 0)
+    own = read_captions(world / "captions" / f"{dataset}.jsonl")
+    read = read_captions(run / "captions" / f"{dataset}.jsonl")
+    lengths = [(len(own[name]), len(read[name])) for name in own.records]
+    assert all(shorter <= longer for longer, shorter in lengths)
+    assert any(shorter < longer for longer, shorter in lengths)
+    assert str(run / "captions") in (run / "config.yaml").read_text()
 
 
 @pytest.mark.exhaustive
