@@ -42,7 +42,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tadp_d2.data.catalog import location
     from tadp_d2.data.published_archives import RELEASES, prepare
     from tadp_d2.data.root import datasets_root
     from tadp_d2.errors import UserError
@@ -50,8 +49,14 @@ def run(args: argparse.Namespace) -> None:
     if not args.archives and args.dataset not in _IN_PLACE:
         names = " ".join(archive.name for archive in RELEASES[args.dataset].archives)
         raise UserError(f"prepare {args.dataset} needs its archives: --from {names}")
-    for line in prepare(args.dataset, args.archives, datasets_root(), args.unverified):
+    root = datasets_root()
+    for line in prepare(args.dataset, args.archives, root, args.unverified):
         print(line, flush=True)
-    here = [name for name in RELEASES[args.dataset].registered if location(name).exists()]
+    here = [
+        name
+        for folder in RELEASES[args.dataset].folders
+        if (root / folder.path).exists()
+        for name in folder.registered
+    ]
     if here:
         print(f"To check all of it: tadp-d2 doctor {' '.join(here)}")

@@ -28,11 +28,13 @@ class Folder(NamedTuple):
     Attributes:
         path: below `$DETECTRON2_DATASETS`.
         parts: what it is made of.
+        registered: the data sets that are there with it.
         make: makes it of the files; returns notes.
     """
 
     path: str
     parts: tuple[Part, ...]
+    registered: tuple[str, ...] = ()
     make: Callable[["Folder", Files, Path], list[str]] = _unpack
 
     @property
@@ -45,12 +47,10 @@ class Release(NamedTuple):
 
     Attributes:
         folders: what is made of its archives, in this order.
-        registered: the data sets that read them.
         complete: what is done with the folders then; returns notes. It may be run again.
     """
 
     folders: tuple[Folder, ...]
-    registered: tuple[str, ...]
     complete: Callable[[Path], list[str]] | None = None
 
     @property
@@ -128,6 +128,10 @@ _VOC = (
     rf"Annotations/{_FILE}\.xml|ImageSets/\w+/{_FILE}\.txt|JPEGImages/{_FILE}\.jpg|"
     rf"Segmentation(Class|Object)/{_FILE}\.png"
 )
+_VOC_2007 = (
+    Archive("VOCtrainval_06-Nov-2007.tar", 460032000, "md5:c52e279531787c972589f7e41ab4ae64"),
+    Archive("VOCtest_06-Nov-2007.tar", 451020800, "md5:b6e924de25625d8de591ea690078ad9f"),
+)
 _VOC_2012 = Archive(
     "VOCtrainval_11-May-2012.tar", 1999639040, "sha1:4e443f8a2eca6b1dac8a6c57641b67dd40621a49"
 )
@@ -152,156 +156,111 @@ _DARK = {
 }
 
 
-def _voc(year: str, *archives: Archive) -> Folder:
-    return Folder(f"VOC{year}", tuple(Part(archive, f"VOC{year}", _VOC) for archive in archives))
+def _voc(year: str, registered: tuple[str, ...], *archives: Archive) -> Folder:
+    parts = tuple(Part(archive, f"VOC{year}", _VOC) for archive in archives)
+    return Folder(f"VOC{year}", parts, registered)
 
 
 def _art(name: str) -> Release:
     parts = (Part(Archive(f"{name}.zip"), name, _VOC),)
-    return Release((Folder(name, parts),), (f"{name}_train", f"{name}_test"))
+    return Release((Folder(name, parts, (f"{name}_train", f"{name}_test")),))
 
 
 def _images(archive: Archive, year: str) -> Folder:
     return Folder(f"coco/{year}", (Part(archive, year, rf"{_FILE}\.jpg"),))
 
 
-def _references(name: str, *registered: str) -> Release:
+def _night(split: str, kind: str, archive: Archive) -> Folder:
+    part = Part(archive, f"{kind}/{split}", rf"night/\w+/{_FILE}\.png")
+    # Its labels are the last part of val.
+    last = split != "val" or kind == "gt"
+    return Folder(f"dark_zurich/{part.inside}", (part,), (f"dark_zurich_{split}",) * last)
+
+
+def _references(name: str, split_by: str, *splits: str) -> Release:
+    part = Part(Archive(f"{name}.zip"), name, r"instances\.json|refs\(\w+\)\.p")
+    registered = tuple(f"{name}_{split_by}_{split}" for split in splits)
     return Release(
-        (
-            Folder(
-                name,
-                (Part(Archive(f"{name}.zip"), name, r"instances\.json|refs\(\w+\)\.p"),),
-            ),
-            _images(_COCO_2014, "train2014"),
-        ),
-        tuple(f"{name}_{split}" for split in registered),
+        (Folder(name, (part,)), _images(_COCO_2014, "train2014")._replace(registered=registered)),
         _read_references(name),
     )
 
 
 _COCO_IMAGES = (_images(_COCO_TRAIN, "train2017"), _images(_COCO_VAL, "val2017"))
+_PASCAL = Part(_SBD, "dataset/cls", rf"{_FILE}\.mat")
+_SCENES = Part(
+    _ADE20K,
+    "ADEChallengeData2016",
+    rf"images/(training|validation)/{_FILE}\.jpg|annotations/(training|validation)/{_FILE}\.png",
+)
+_BOXES = Part(_COCO_ANNOTATIONS, "annotations", r"\w+_(train|val)2017\.json")
+_DRIVING = Part(
+    _NIGHT,
+    "NighttimeDrivingTest",
+    rf"(leftImg8bit|gtCoarse_daytime_trainvaltest)/test/night/{_FILE}\.(png|json)",
+)
+_SYNC = Part(Archive("sync.zip"), "sync", rf"\w+/{_FILE}\.(jpg|png)")
 
 RELEASES = {
-    "voc_2007": Release(
-        (
-            _voc(
-                "2007",
-                Archive(
-                    "VOCtrainval_06-Nov-2007.tar", 460032000, "md5:c52e279531787c972589f7e41ab4ae64"
-                ),
-                Archive(
-                    "VOCtest_06-Nov-2007.tar", 451020800, "md5:b6e924de25625d8de591ea690078ad9f"
-                ),
-            ),
-        ),
-        ("voc_2007_trainval", "voc_2007_test"),
-    ),
-    "voc_2012": Release((_voc("2012", _VOC_2012),), ("voc_2012_trainval",)),
+    "voc_2007": Release((_voc("2007", ("voc_2007_trainval", "voc_2007_test"), *_VOC_2007),)),
+    "voc_2012": Release((_voc("2012", ("voc_2012_trainval",), _VOC_2012),)),
     "pascal": Release(
         (
-            _voc("2012", _VOC_2012),
+            _voc("2012", ("pascal_val",), _VOC_2012),
             Folder(
-                "VOC2012/SegmentationClassAug",
-                (Part(_SBD, "dataset/cls", rf"{_FILE}\.mat"),),
-                _make_trainaug,
+                "VOC2012/SegmentationClassAug", (_PASCAL,), ("pascal_trainaug",), _make_trainaug
             ),
-        ),
-        ("pascal_trainaug", "pascal_val"),
+        )
     ),
     "watercolor": _art("watercolor"),
     "comic": _art("comic"),
     "ade20k": Release(
-        (
-            Folder(
-                "ADEChallengeData2016",
-                (
-                    Part(
-                        _ADE20K,
-                        "ADEChallengeData2016",
-                        rf"images/(training|validation)/{_FILE}\.jpg|"
-                        rf"annotations/(training|validation)/{_FILE}\.png",
-                    ),
-                ),
-            ),
-        ),
-        ("ade20k_train", "ade20k_val"),
+        (Folder("ADEChallengeData2016", (_SCENES,), ("ade20k_train", "ade20k_val")),),
         _map_ade20k,
     ),
     "coco_2017": Release(
         (
             *_COCO_IMAGES,
-            Folder(
-                "coco/annotations",
-                (Part(_COCO_ANNOTATIONS, "annotations", r"\w+_(train|val)2017\.json"),),
-            ),
-        ),
-        ("coco_2017_train", "coco_2017_val"),
+            Folder("coco/annotations", (_BOXES,), ("coco_2017_train", "coco_2017_val")),
+        )
     ),
     "coco_stuff": Release(
         (
             *_COCO_IMAGES,
             *(
-                Folder(f"coco/stuffthingmaps/{year}", (Part(_STUFF, year, rf"{_FILE}\.png"),))
-                for year in ("train2017", "val2017")
+                Folder(
+                    f"coco/stuffthingmaps/{split}2017",
+                    (Part(_STUFF, f"{split}2017", rf"{_FILE}\.png"),),
+                    (f"coco_stuff_{split}",),
+                )
+                for split in ("train", "val")
             ),
         ),
-        ("coco_stuff_train", "coco_stuff_val"),
         _map_coco_stuff,
     ),
     "dark_zurich": Release(
         (
-            *(
-                Folder(
-                    f"dark_zurich/rgb_anon/{split}",
-                    (Part(archive, f"rgb_anon/{split}", rf"night/\w+/{_FILE}\.png"),),
-                )
-                for split, archive in _DARK.items()
-            ),
-            Folder(
-                "dark_zurich/gt/val",
-                (Part(_DARK["val"], "gt/val", rf"night/\w+/{_FILE}\.png"),),
-            ),
-        ),
-        tuple(f"dark_zurich_{split}" for split in _DARK),
+            *(_night(split, "rgb_anon", archive) for split, archive in _DARK.items()),
+            _night("val", "gt", _DARK["val"]),
+        )
     ),
     "nighttime_driving": Release(
-        (
-            Folder(
-                "NighttimeDrivingTest",
-                (
-                    Part(
-                        _NIGHT,
-                        "NighttimeDrivingTest",
-                        r"(leftImg8bit|gtCoarse_daytime_trainvaltest)/test/night/"
-                        rf"{_FILE}\.(png|json)",
-                    ),
-                ),
-            ),
-        ),
-        ("nighttime_driving_test",),
+        (Folder("NighttimeDrivingTest", (_DRIVING,), ("nighttime_driving_test",)),)
     ),
     "nyu": Release(
         (
-            Folder(
-                "nyu_depth_v2/sync",
-                (Part(Archive("sync.zip"), "sync", rf"\w+/{_FILE}\.(jpg|png)"),),
-            ),
+            Folder("nyu_depth_v2/sync", (_SYNC,), ("nyu_depth_v2_train",)),
             Folder(
                 "nyu_depth_v2/official_splits",
                 tuple(Part(archive, "", "") for archive in _NYU),
+                ("nyu_depth_v2_test", "nyu_depth_v2_labeled_train"),
                 _make_rooms,
             ),
-        ),
-        ("nyu_depth_v2_train", "nyu_depth_v2_test", "nyu_depth_v2_labeled_train"),
+        )
     ),
-    "refcoco": _references(
-        "refcoco",
-        *(f"unc_{split}" for split in ("train", "val", "testA", "testB")),
-    ),
-    "refcoco+": _references(
-        "refcoco+", *(f"unc_{split}" for split in ("train", "val", "testA", "testB"))
-    ),
-    "refcocog": _references("refcocog", *(f"umd_{split}" for split in ("train", "val", "test"))),
+    "refcoco": _references("refcoco", "unc", "train", "val", "testA", "testB"),
+    "refcoco+": _references("refcoco+", "unc", "train", "val", "testA", "testB"),
+    "refcocog": _references("refcocog", "umd", "train", "val", "test"),
 }
 
 

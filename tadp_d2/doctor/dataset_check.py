@@ -63,7 +63,7 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
     """All that is wrong with a data set, or that nothing is.
 
     Args:
-        needed: whether someone asked for it; if not, captions may be absent.
+        needed: whether a config asks for it; if not, captions may be absent.
     """
     errors: list[UserError] = []
     notes: list[str] = []

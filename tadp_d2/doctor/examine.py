@@ -42,7 +42,7 @@ def examine(
         printout.section("weights", (check_model if config_file else check_base_model)(cfg))
     if datasets or config_file:
         for dataset in datasets or dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-            printout.section(dataset, check_dataset(cfg, dataset))
+            printout.section(dataset, check_dataset(cfg, dataset, needed=bool(config_file)))
         return
     found = present()
     for dataset in found:

@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -11,7 +14,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-import tadp_d2.config  # noqa: F401
+import tadp_d2.config.registration  # noqa: F401
 from tadp_d2.cli import main
 from tadp_d2.commands.prepare import DATASETS
 from tadp_d2.data import archives
@@ -150,13 +153,36 @@ def test_the_folders_of_a_data_set_are_made_of_its_archives(dataset, world, tmp_
     assert tree(root) == found
 
 
+@pytest.mark.exhaustive
+def test_the_doctor_accepts_what_is_made(world, tmp_path):
+    names = ("voc_2007", "watercolor", "ade20k", "coco_stuff", "nighttime_driving", "refcoco")
+    commands = []
+    for dataset in names:
+        for name, folders in PUBLISHED[dataset].items():
+            pack(tmp_path / name, [*files_of(world, folders), *BESIDES.get(name, {}).items()])
+        commands.append(["prepare", dataset, "--unverified", "--from", str(tmp_path)])
+    commands.append(["doctor"] + ["watercolor_test", "ade20k_val", "coco_stuff_val"])
+    commands[-1] += ["voc_2007_trainval", "nighttime_driving_test", "refcoco_unc_val"]
+    program = f"from tadp_d2.cli import main\nfor arguments in {commands}: main(arguments)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "To check all of it: tadp-d2 doctor watercolor_train watercolor_test" in done.stdout
+    assert done.stdout.endswith("all is well\n")
+
+
 def test_the_command_knows_the_table():
     assert set(DATASETS) == set(RELEASES)
 
 
 def test_every_name_that_a_release_lists_is_registered():
-    names = {name for release in RELEASES.values() for name in release.registered}
-    assert names <= set(DatasetCatalog.list())
+    folders = [folder for release in RELEASES.values() for folder in release.folders]
+    names = {name for folder in folders for name in folder.registered}
+    assert len(names) > 20 and names <= set(DatasetCatalog.list())
 
 
 scipy_io = pytest.importorskip("scipy.io")
@@ -223,7 +249,7 @@ def own(monkeypatch):
 
     def release(name="own.zip", **known):
         part = IMAGES._replace(archive=Archive(name, **known))
-        monkeypatch.setitem(RELEASES, "own", Release((Folder("own", (part,)),), ()))
+        monkeypatch.setitem(RELEASES, "own", Release((Folder("own", (part,)),)))
 
     release()
     return release

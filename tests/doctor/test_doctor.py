@@ -92,14 +92,15 @@ def test_one_data_set_needs_no_weights(world, capsys):
 
 
 def test_captions_that_nobody_asked_for_may_be_absent(world, model_folder, tmp_path, capsys):
-    """Without a name or a config nothing says which data sets are needed."""
+    """A config asks for captions; a name alone may be of a set that has just been unpacked."""
     folder = tmp_path / "captions"
     shutil.copytree(world / "captions", folder)
-    (folder / "comic_train.jsonl").unlink()
+    (folder / "watercolor_test.jsonl").unlink()
     settings = ("MODEL.DIFFUSION.WEIGHTS", model_folder, "TEXT.CAPTION_DIR", folder)
     assert run("--opts", *settings) == 0
-    assert "no captions for data set 'comic_train'" in capsys.readouterr().out
-    assert run("comic_train", "--opts", *settings) == 2
+    assert run("watercolor_test", "--opts", *settings) == 0
+    assert capsys.readouterr().out.count("no captions for data set 'watercolor_test'") == 2
+    assert run("watercolor_test", "--config-file", QUICK, "--opts", *settings) == 2
 
 
 def test_absent_weights_and_an_unknown_data_set(world, capsys):
