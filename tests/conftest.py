@@ -31,6 +31,8 @@ from tadp_d2.synthetic.room_data_sets import RoomSizes  # noqa: E402
 from tadp_d2.synthetic.street_data_sets import StreetSizes  # noqa: E402
 from tadp_d2.synthetic.voc_data_sets import VocSizes  # noqa: E402
 
+from .browser import CHROMIUM, Browser  # noqa: E402
+
 hide_library_bars()
 
 
@@ -109,6 +111,16 @@ def world() -> Path:
 def model_folder(world: Path) -> Path:
     """A Stable Diffusion folder in diffusers' format."""
     return world / MODEL_FOLDER
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One page in a real browser, which the tests of a process share."""
+    if not CHROMIUM:
+        pytest.skip("chromium is not installed")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from tadp_d2.app.local_server import LocalServer
 from tadp_d2.app.player import Player
 from tadp_d2.app.playground import Playground
 
-from ..browser import CHROMIUM, Browser
 from ..inference.conftest import detector, segmentor  # noqa: F401
 
 
@@ -40,15 +39,6 @@ def server(player, tmp_path):
         yield server
         server.shutdown()
         server.playground.jobs.close()
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    if not CHROMIUM:
-        pytest.skip("chromium is not installed")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

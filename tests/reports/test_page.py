@@ -9,18 +9,7 @@ from PIL import Image
 from tadp_d2.cli import main
 from tadp_d2.reports.curves import Line, chart, thinned, ticks
 
-from ..browser import CHROMIUM, Browser
-
 HOSTILE = "<script>document.title = 'owned'</script> of {caption} & \"so\" on"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not CHROMIUM:
-        pytest.skip("chromium is not installed")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
