@@ -124,6 +124,63 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
+def sdxl_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion XL of random weights with the tiny model's VAE and vocabulary."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
+
+    tokenizers = [
+        CLIPTokenizer.from_pretrained(model_folder / "tokenizer", **own)
+        for own in ({}, {"pad_token": "!"})
+    ]
+    text = {
+        "vocab_size": len(tokenizers[0]),
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "initializer_range": 0.2,
+        "eos_token_id": tokenizers[0].eos_token_id,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = CLIPTextModel(CLIPTextConfig(hidden_size=16, num_hidden_layers=2, **text))
+        second = CLIPTextModelWithProjection(
+            CLIPTextConfig(hidden_size=24, num_hidden_layers=3, projection_dim=20, **text)
+        )
+        unet = UNet2DConditionModel(
+            block_out_channels=(8, 16, 16),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=2,
+            transformer_layers_per_block=(1, 1, 2),
+            attention_head_dim=(1, 2, 2),
+            cross_attention_dim=16 + 24,
+            use_linear_projection=True,
+            norm_num_groups=4,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=6,
+            projection_class_embeddings_input_dim=20 + 6 * 6,
+        )
+    vae = AutoencoderKL.from_pretrained(model_folder / "vae")
+    scheduler = EulerDiscreteScheduler()
+    folder = tmp_path_factory.mktemp("sdxl")
+    StableDiffusionXLPipeline(
+        vae, first, second, *tokenizers, unet, scheduler, add_watermarker=False
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def image_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP image encoder of random weights: 16 patches of width 16, an embedding of 24."""
     import torch

@@ -9,14 +9,14 @@ from tadp_d2.conditioning.caption_prompt import CaptionPrompt
 from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY, read_text
 from tadp_d2.conditioning.domains import Modifier
 from tadp_d2.data.nouns import load_noun_tagger
-from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.clip_text import PromptEncoder
 
 
 @CONDITIONER_REGISTRY.register()
 class CaptionNouns(CaptionPrompt):
     """Each noun of the caption once, in their order, in the place of the caption."""
 
-    def __init__(self, text: TextEncoder, train_modifier: Modifier, test_modifier: Modifier):
+    def __init__(self, text: PromptEncoder, train_modifier: Modifier, test_modifier: Modifier):
         """
         Raises:
             UserError: as `CaptionPrompt` and `load_noun_tagger`.

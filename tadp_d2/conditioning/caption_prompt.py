@@ -14,7 +14,7 @@ from tadp_d2.conditioning.conditioner import (
     read_text,
 )
 from tadp_d2.conditioning.domains import PLACEHOLDER, SLOT, Modifier, get_modifier
-from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.clip_text import PromptEncoder
 from tadp_d2.diffusion.clip_tokenizer import find_normalization
 from tadp_d2.diffusion.diffusion_model import DiffusionModel
 from tadp_d2.diffusion.tokens import expand_tokens, find_unknown
@@ -30,7 +30,7 @@ class CaptionPrompt(Conditioner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"caption"})
 
-    def __init__(self, text: TextEncoder, train_modifier: Modifier, test_modifier: Modifier):
+    def __init__(self, text: PromptEncoder, train_modifier: Modifier, test_modifier: Modifier):
         """
         Raises:
             UserError: a modifier uses a token that the text encoder does not know.
@@ -49,6 +49,10 @@ class CaptionPrompt(Conditioner):
     @classmethod
     def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
         return model.text_length
+
+    @classmethod
+    def reads_prompts(cls, cfg: CfgNode) -> bool:
+        return True
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
@@ -73,7 +77,7 @@ class CaptionPrompt(Conditioner):
         return {**self.text.provenance, "tokens": self.text.token_fingerprints}
 
 
-def load_text(cfg: CfgNode, model: DiffusionModel) -> TextEncoder:
+def load_text(cfg: CfgNode, model: DiffusionModel) -> PromptEncoder:
     """The text encoder with the config's settings of texts.
 
     Raises:
@@ -87,7 +91,7 @@ def load_text(cfg: CfgNode, model: DiffusionModel) -> TextEncoder:
 
 
 def make_prompt(
-    caption: str, modifier: Modifier, text: TextEncoder, length: int | None = None
+    caption: str, modifier: Modifier, text: PromptEncoder, length: int | None = None
 ) -> str:
     """The prompt for a caption; what is not read is cut from the caption's end.
 
@@ -129,7 +133,7 @@ def make_prompt(
     return fill(kept)
 
 
-def check_modifier(modifier: Modifier, text: TextEncoder) -> None:
+def check_modifier(modifier: Modifier, text: PromptEncoder) -> None:
     """
     Raises:
         UserError: the modifier names a learned token that was not loaded, or leaves no room for a

@@ -62,6 +62,11 @@ class Conditioner(nn.Module, ABC):
         return cls.needs
 
     @classmethod
+    def reads_prompts(cls, cfg: CfgNode) -> bool:
+        """Whether its contexts rest on what the text encoder makes of prompts, the pooled too."""
+        return False
+
+    @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         """
         Raises:
@@ -120,10 +125,19 @@ def open_model_of(cfg: CfgNode) -> DiffusionModel:
     """The diffusion model that a config names.
 
     Raises:
-        UserError: as `open_diffusion_model`.
+        UserError: as `open_diffusion_model`, or it cannot be conditioned as the config asks for.
     """
     options = cfg.MODEL.DIFFUSION
-    return open_diffusion_model(options.WEIGHTS, options.REVISION, options.UNET)
+    model = open_diffusion_model(options.WEIGHTS, options.REVISION, options.UNET)
+    conditioner = get_conditioner_class(cfg)
+    if model.reads_prompts_only and not conditioner.reads_prompts(cfg):
+        known = [name for name, other in CONDITIONER_REGISTRY if other.reads_prompts(cfg)]
+        raise UserError(
+            f"MODEL.CONDITIONER.NAME is {cfg.MODEL.CONDITIONER.NAME}, whose contexts are no "
+            f"prompt's, and {model.folder} has several text encoders, which read prompts only: "
+            f"expected one of {', '.join(known)}"
+        )
+    return model
 
 
 def build_conditioner(cfg: CfgNode) -> Conditioner:

@@ -20,8 +20,8 @@ from tadp_d2.conditioning.conditioner import (
     read_text,
 )
 from tadp_d2.conditioning.domains import SLOT, Modifier
-from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
+from tadp_d2.diffusion.clip_text import PromptEncoder
+from tadp_d2.diffusion.diffusion_model import DiffusionModel
 from tadp_d2.diffusion.tokens import expand_tokens
 from tadp_d2.errors import Report, UserError, reporting
 
@@ -37,7 +37,7 @@ class Expression(CaptionPrompt):
 
     def __init__(
         self,
-        text: TextEncoder,
+        text: PromptEncoder,
         train_modifier: Modifier,
         test_modifier: Modifier,
         length: int = 0,
@@ -98,12 +98,13 @@ class Expression(CaptionPrompt):
     ) -> Condition:
         prompts = [self.prompt(own) for own in inputs]
         # The text encoder is causal: the padding that is cut does not reach what stays.
-        embeddings = self.text(prompts).embeddings[:, : self.length]
+        context = self.text(prompts)
+        context = context._replace(embeddings=context.embeddings[:, : self.length])
         if self.attend_padding:
-            return Condition(Context(embeddings))
+            return Condition(context)
         ends = torch.tensor([self._count(prompt) for prompt in prompts])
         mask = torch.arange(self.length) < ends[:, None]
-        return Condition(Context(embeddings, mask.to(embeddings.device)))
+        return Condition(context._replace(mask=mask.to(context.embeddings.device)))
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:
         """The prompt of an input in the current mode.

@@ -9,7 +9,7 @@ from tadp_d2.conditioning.caption_prompt import CaptionPrompt, get_modifiers, lo
 from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY
 from tadp_d2.conditioning.domains import Modifier
 from tadp_d2.data.present_classes import PresentClasses, name_classes
-from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.clip_text import PromptEncoder
 from tadp_d2.diffusion.diffusion_model import DiffusionModel
 from tadp_d2.errors import UserError
 
@@ -26,7 +26,7 @@ class Oracle(CaptionPrompt):
 
     def __init__(
         self,
-        text: TextEncoder,
+        text: PromptEncoder,
         train_modifier: Modifier,
         test_modifier: Modifier,
         precision: float = 1.0,

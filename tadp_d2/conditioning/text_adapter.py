@@ -46,6 +46,10 @@ class TextAdapter(Conditioner):
         return _inner(cfg).needed(cfg, training)
 
     @classmethod
+    def reads_prompts(cls, cfg: CfgNode) -> bool:
+        return _inner(cfg).reads_prompts(cfg)
+
+    @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         _inner(cfg).check_config(cfg)
 

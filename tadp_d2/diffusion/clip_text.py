@@ -1,5 +1,6 @@
-"""CLIP's text encoder: prompt -> context. What a prompt is made of is not known here."""
+"""Text encoders: prompt -> context. What a prompt is made of is not known here."""
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,86 @@ from tadp_d2.frozen import Frozen, fingerprint
 from tadp_d2.precision import autocast
 
 
-class TextEncoder(nn.Module):
-    """A frozen CLIP text encoder with its tokenizer and a cache of contexts.
+class PromptEncoder(nn.Module, ABC):
+    """A frozen text encoder with its tokenizer and a cache of contexts.
+
+    Attributes:
+        tokenizer: by which the length of a prompt counts.
+        text_encoder: `Frozen`.
+        base_fingerprint: of its weights without learned tokens.
+        tokenizer_fingerprint: of the tokenizer without them.
+        token_fingerprints: learned token -> that of its vectors.
+        options: of the text encoder's config, those that count.
+    """
+
+    text_encoder: Frozen
+    base_fingerprint: str
+    options: dict[str, Any]
+
+    def __init__(
+        self, tokenizer: CLIPTokenizer, cache_size: int = 20_000, normalization: str = "none"
+    ):
+        """
+        Args:
+            cache_size: number of contexts that are kept; the least recently used one goes first.
+            normalization: of captions, as `find_normalization`; prompts are read as they are.
+        """
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.cache_size = cache_size
+        self.normalize, self.normalization = find_normalization(normalization)
+        # Whoever loads a folder sets it.
+        self.tokenizer_fingerprint = ""
+        self.token_fingerprints: dict[str, str] = {}
+        self._cache: OrderedDict[str, Context] = OrderedDict()
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """The number of tokens that a prompt may have."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What decides on the context of a prompt, but for learned tokens."""
+        return {
+            "text_encoder": self.base_fingerprint,
+            "tokenizer": self.tokenizer_fingerprint,
+            "text_options": self.options,
+            "normalization": self.normalization,
+        }
+
+    def forward(self, prompts: Sequence[str]) -> Context:
+        """Contexts of prompts, B x N x D, on the text encoder's device."""
+        device = next(self.text_encoder.parameters()).device
+        embeddings, _, pooled = zip(*(self._recall(own, device) for own in prompts), strict=True)
+        return Context(
+            torch.stack(embeddings), pooled=None if pooled[0] is None else torch.stack(pooled)
+        )
+
+    def _recall(self, prompt: str, device: torch.device) -> Context:
+        if prompt not in self._cache:
+            self._cache[prompt] = _move(self._encode(prompt, device), torch.device("cpu"))
+        self._cache.move_to_end(prompt)
+        context = self._cache[prompt]
+        if len(self._cache) > self.cache_size:
+            self._cache.popitem(last=False)
+        return _move(context, device)
+
+    @abstractmethod
+    def _encode(self, prompt: str, device: torch.device) -> Context:
+        """The context of one prompt, without the dimension of the batch.
+
+        One prompt at a time and never in reduced precision: its context depends neither on its
+        neighbors in a batch nor on whether it was first met in training.
+        """
+
+
+def _move(context: Context, device: torch.device) -> Context:
+    return Context(*(own if own is None else own.to(device, non_blocking=True) for own in context))
+
+
+class TextEncoder(PromptEncoder):
+    """CLIP's text encoder as Stable Diffusion 1.x and 2.x use it.
 
     The context of a prompt is the last hidden state after the final layer norm, N x D; 77 x 768 for
     Stable Diffusion 1.x (TADP, section 3).
@@ -35,30 +114,21 @@ class TextEncoder(nn.Module):
         tokenizer: CLIPTokenizer,
         text_encoder: CLIPTextModel,
         token_files: Sequence[str | Path] = (),
-        cache_size: int = 20_000,
-        normalization: str = "none",
+        **options: Any,
     ):
         """
         Args:
             token_files: learned tokens, added to the tokenizer and the text encoder.
-            cache_size: number of contexts that are kept; the least recently used one goes first.
-            normalization: of captions, as `find_normalization`; prompts are read as they are.
+            options: as for `PromptEncoder`.
         """
-        super().__init__()
-        self.tokenizer = tokenizer
-        self.cache_size = cache_size
-        self.normalize, self.normalization = find_normalization(normalization)
+        super().__init__(tokenizer, **options)
         self.base_fingerprint = fingerprint(text_encoder)
-        # Of the tokenizer without learned tokens; `from_pretrained` sets it.
-        self.tokenizer_fingerprint = ""
         self.options = TEXT_ENCODER.options(text_encoder.config.to_dict())
-        self.token_fingerprints: dict[str, str] = {}
         for file in token_files:
             for token, vectors in read_tokens(file).items():
                 add_token(token, vectors, tokenizer, text_encoder)
                 self.token_fingerprints[token] = fingerprint(vectors)
         self.text_encoder = Frozen(text_encoder)
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
     @classmethod
     def from_pretrained(
@@ -81,24 +151,9 @@ class TextEncoder(nn.Module):
         return text
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """What decides on the context of a prompt, but for learned tokens."""
-        return {
-            "text_encoder": self.base_fingerprint,
-            "tokenizer": self.tokenizer_fingerprint,
-            "text_options": self.options,
-            "normalization": self.normalization,
-        }
-
-    @property
     def length(self) -> int:
         """N, the number of tokens of a context."""
         return self.text_encoder.module.config.max_position_embeddings
-
-    def forward(self, prompts: Sequence[str]) -> Context:
-        """Contexts of prompts, B x N x D, on the text encoder's device."""
-        device = next(self.text_encoder.parameters()).device
-        return Context(torch.stack([self._embed(prompt, device) for prompt in prompts]))
 
     def embed_ends(self, sentences: Sequence[str], max_length: int | None = None) -> Tensor:
         """One embedding for each sentence, B x D: the last hidden state at its end-of-text token.
@@ -130,20 +185,9 @@ class TextEncoder(nn.Module):
         ends = (tokens.input_ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
         return hidden[torch.arange(len(ends)), ends]
 
-    def _embed(self, prompt: str, device: torch.device) -> Tensor:
-        if prompt not in self._cache:
-            self._cache[prompt] = self._encode(prompt, device).cpu()
-        self._cache.move_to_end(prompt)
-        context = self._cache[prompt]
-        if len(self._cache) > self.cache_size:
-            self._cache.popitem(last=False)
-        return context.to(device, non_blocking=True)
-
-    def _encode(self, prompt: str, device: torch.device) -> Tensor:
+    def _encode(self, prompt: str, device: torch.device) -> Context:
         ids = self.tokenizer(
             prompt, padding="max_length", max_length=self.length, return_tensors="pt"
         ).input_ids
-        # One prompt at a time and never in reduced precision: the context of a prompt depends
-        # neither on its neighbors in a batch nor on whether it was first met in training.
         with autocast(device.type, "fp32"):
-            return self.text_encoder(ids.to(device)).last_hidden_state[0]
+            return Context(self.text_encoder(ids.to(device)).last_hidden_state[0])

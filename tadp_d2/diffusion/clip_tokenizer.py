@@ -30,13 +30,13 @@ _PROBES = (
 )
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """`tokenizer/` of a Stable Diffusion folder.
+def load_tokenizer(folder: Path, part: str = "tokenizer") -> CLIPTokenizer:
+    """`tokenizer/`, or another part, of a Stable Diffusion folder.
 
     Raises:
         UserError: it is of another kind, or its files are damaged or cut off.
     """
-    folder = folder / "tokenizer"
+    folder = folder / part
     with loading(folder):
         config = folder / "tokenizer_config.json"
         kind = json.loads(config.read_text("utf-8")) if config.is_file() else {}
@@ -73,10 +73,13 @@ def _merges(tokenizer: CLIPTokenizer) -> list[tuple[str, str]]:
     return [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
 
 
-def check_goes_with(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, folder: Path) -> None:
+def check_goes_with(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, folder: Path, suffix: str = ""
+) -> None:
     """
     Args:
         folder: of the model, for messages.
+        suffix: of the names of its parts, such as "_2".
 
     Raises:
         UserError: the tokenizer is not the one that the text encoder was trained with.
@@ -84,8 +87,8 @@ def check_goes_with(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, folde
     problem = _misfit(tokenizer, text_encoder)
     if problem:
         raise UserError(
-            f"{folder}: tokenizer/ and text_encoder/ do not belong together: {problem}. Take both "
-            "from one model"
+            f"{folder}: tokenizer{suffix}/ and text_encoder{suffix}/ do not belong together: "
+            f"{problem}. Take both from one model"
         )
 
 

@@ -18,15 +18,17 @@ from tadp_d2.diffusion.model_folder import Format
 
 
 class Context(NamedTuple):
-    """What the cross-attention of a diffusion model looks at.
+    """What a diffusion model is conditioned on.
 
     Attributes:
-        embeddings: B x N x D.
+        embeddings: B x N x D, of tokens, at which its attention looks.
         mask: B x N, True where a token may be attended to; None for all, as Stable Diffusion does.
+        pooled: B x P, of the whole text, for a family that reads one.
     """
 
     embeddings: Tensor
     mask: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,13 @@ class DiffusionModel(ABC):
         teachable: the same for who teaches a model; None for a family that is not taught here.
         folder: of the model.
         unet_folder: of the denoising network, which a fine-tuned one may replace.
+        reads_prompts_only: whether a context must be what its text encoder makes of a prompt.
     """
 
     what: ClassVar[str]
     format: ClassVar[Format]
     teachable: ClassVar[Format | None] = None
+    reads_prompts_only: ClassVar[bool] = False
 
     def __init__(self, folder: Path, unet_folder: Path | None = None):
         self.folder = folder
@@ -151,14 +155,14 @@ class DiffusionModel(ABC):
     def load_text_encoder(
         self, token_files: Sequence[str | Path] = (), **options: Any
     ) -> nn.Module:
-        """The text encoder with its tokenizer (`clip_text.TextEncoder`).
+        """The text encoder with its tokenizer (`clip_text.PromptEncoder`).
 
         Args:
             token_files: learned tokens, which it gets to know.
             options: `cache_size` and `normalization`, as for that class.
 
         Raises:
-            UserError: its files or those of a token are damaged.
+            UserError: its files or those of a token are damaged, or it learns no tokens.
         """
 
     @abstractmethod

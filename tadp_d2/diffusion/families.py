@@ -8,10 +8,11 @@ from huggingface_hub import constants
 from tadp_d2.diffusion.diffusion_model import DiffusionModel
 from tadp_d2.diffusion.model_folder import PIPELINE, find_folder, find_here, read_pipeline
 from tadp_d2.diffusion.stable_diffusion import StableDiffusion
+from tadp_d2.diffusion.stable_diffusion_xl import StableDiffusionXL
 from tadp_d2.errors import UserError
 
 # The first that opens a folder is taken; a further family goes before the others.
-FAMILIES: list[type[DiffusionModel]] = [StableDiffusion]
+FAMILIES: list[type[DiffusionModel]] = [StableDiffusionXL, StableDiffusion]
 
 
 def open_diffusion_model(name: str, revision: str = "", unet: str = "") -> DiffusionModel:

@@ -102,6 +102,17 @@ TOKENIZER = Format(
 )
 
 
+# What Stable Diffusion XL has besides: a second tokenizer and text encoder.
+_XL_FILES = tuple(
+    tuple(name.replace("/", "_2/") for name in names)
+    for names in _FILES
+    if names[0].startswith("t")
+)
+STABLE_DIFFUSION_XL = replace(
+    STABLE_DIFFUSION,
+    files=(*_FILES, *_XL_FILES),
+    fetched=(*STABLE_DIFFUSION.fetched, *(names[0] for names in _XL_FILES), "tokenizer_2/*"),
+)
 # What tells the kind of a pipeline, before any of its weights are fetched.
 _INDEX_OF_PARTS = "model_index.json"
 PIPELINE = Format(

@@ -9,14 +9,19 @@ import inspect
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, GenerationConfig
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    GenerationConfig,
+)
 
 from tadp_d2.diffusion.model_folder import loading
 from tadp_d2.errors import UserError, reason
@@ -38,6 +43,7 @@ class Part:
         indifferent: options that change no feature.
         allowed: option -> the values that it may have.
         usual: option -> its value where a config names none.
+        model: that it is of, for messages.
     """
 
     what: str
@@ -47,6 +53,7 @@ class Part:
     indifferent: Collection[str]
     allowed: Mapping[str, Collection] = field(default_factory=dict)
     usual: Mapping[str, Any] = field(default_factory=dict)
+    model: str = "Stable Diffusion 1.x or 2.x"
 
     def load(self, folder: Path) -> nn.Module:
         """Loads a folder in diffusers' or transformers' format, in fp32.
@@ -114,7 +121,7 @@ class Part:
         if problems:
             raise UserError(
                 f"{where}: {'; '.join(problems)}. Others are not computed here, and the features "
-                f"would be wrong: use the {self.what} of a Stable Diffusion 1.x or 2.x model"
+                f"would be wrong: use the {self.what} of a {self.model} model"
             )
 
     def options(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +204,23 @@ TEXT_ENCODER = Part(
         *GenerationConfig().to_dict(),
     ),
     usual=CLIPTextConfig().to_dict(),
+)
+_XL = "Stable Diffusion XL"
+UNET_XL = replace(
+    UNET,
+    computed=(
+        *UNET.computed,
+        *("addition_time_embed_dim", "projection_class_embeddings_input_dim"),
+    ),
+    allowed={**UNET.allowed, "addition_embed_type": ("text_time",)},
+    model=_XL,
+)
+# Its pooled embedding is the projected one of the token that the config takes for the end.
+PROJECTED_TEXT_ENCODER = replace(
+    TEXT_ENCODER,
+    kind=CLIPTextModelWithProjection,
+    computed=(*TEXT_ENCODER.computed, "projection_dim", "eos_token_id"),
+    model=_XL,
 )
 
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -18,9 +18,10 @@ from tadp_d2.diffusion.model_folder import (
     STABLE_DIFFUSION,
     TEACHABLE,
     UNET_FOLDER,
+    Pipeline,
     read_pipeline,
 )
-from tadp_d2.diffusion.model_part import TEXT_ENCODER, UNET, VAE
+from tadp_d2.diffusion.model_part import TEXT_ENCODER, UNET, VAE, Part
 from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.errors import UserError
 
@@ -42,6 +43,7 @@ class StableDiffusion(DiffusionModel):
     what = "Stable Diffusion 1.x and 2.x"
     format = STABLE_DIFFUSION
     teachable = TEACHABLE
+    unet_part: ClassVar[Part] = UNET
 
     @classmethod
     def opens(cls, folder: Path) -> bool:
@@ -53,12 +55,7 @@ class StableDiffusion(DiffusionModel):
         kinds = (parts.get("text_encoder"), parts.get("unet"))
         if kinds != ("CLIPTextModel", "UNet2DConditionModel") or "text_encoder_2" in parts:
             return False
-        for name, channels in _PURPOSE_NAMES.items():
-            if name in pipeline.name:
-                raise UserError(
-                    f"{folder}: is of a {pipeline.name}, whose UNet reads {_PURPOSES[channels]} "
-                    f"besides the noisy latent: {_ADVICE}"
-                )
+        check_purpose(folder, pipeline)
         return True
 
     def check(self) -> None:
@@ -68,7 +65,7 @@ class StableDiffusion(DiffusionModel):
 
     @cached_property
     def _unet(self) -> dict[str, Any]:
-        return UNET.read_config(self.unet_folder)
+        return self.unet_part.read_config(self.unet_folder)
 
     @cached_property
     def _text(self) -> dict[str, Any]:
@@ -111,6 +108,19 @@ class StableDiffusion(DiffusionModel):
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         return UNetFeatures(unet, latent_encoder.stride, maps)
+
+
+def check_purpose(folder: Path, pipeline: Pipeline) -> None:
+    """
+    Raises:
+        UserError: a pipeline is not for text alone.
+    """
+    for name, channels in _PURPOSE_NAMES.items():
+        if name in pipeline.name:
+            raise UserError(
+                f"{folder}: is of a {pipeline.name}, whose UNet reads {_PURPOSES[channels]} "
+                f"besides the noisy latent: {_ADVICE}"
+            )
 
 
 class LatentEncoder(nn.Module):

@@ -4,6 +4,7 @@ This module knows diffusers' UNet and nothing of folders, captions or Detectron2
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -17,7 +18,7 @@ from tadp_d2.diffusion.attention import (
     self_name,
 )
 from tadp_d2.diffusion.diffusion_model import Context, MapOptions, level_strides
-from tadp_d2.diffusion.model_part import UNET
+from tadp_d2.diffusion.model_part import UNET, Part
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 
@@ -33,7 +34,12 @@ class UNetFeatures(nn.Module):
     is, the second of three in Stable Diffusion 1.x (VPD, section 3.3, as released). At the levels
     of `MapOptions` the attention maps, averaged over heads and layers, follow the features'
     channels.
+
+    Attributes:
+        part: what may be in the UNet's config.
     """
+
+    part: ClassVar[Part] = UNET
 
     def __init__(
         self,
@@ -51,8 +57,8 @@ class UNetFeatures(nn.Module):
                 cross-attention at a level that is to have maps.
         """
         super().__init__()
-        UNET.check_config(unet.config, "this UNet")
-        self.options = UNET.options(unet.config)
+        self.part.check_config(unet.config, "this UNet")
+        self.options = self.part.options(unet.config)
         # Of the weights as they came, whatever training or a checkpoint makes of them; none for a
         # model of shapes without weights.
         self.base_fingerprint = "" if unet.device.type == "meta" else unet_fingerprint(unet)
@@ -102,9 +108,7 @@ class UNetFeatures(nn.Module):
             "encoder_attention_mask": _bias(context.mask, latents.dtype),
             "cross_attention_kwargs": {"attention_maps": recorder},
         }
-        # In fp32, whatever the latents are: bf16 cannot distinguish neighboring time steps.
-        steps = torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
-        time = unet.time_embedding(unet.time_proj(steps))
+        time = self._embed_time(latents, context, timestep)
 
         hidden = unet.conv_in(latents)
         skips = [hidden]
@@ -137,6 +141,12 @@ class UNetFeatures(nn.Module):
                 "INPUT.FIXED_SIZE_TRAIN and FIXED_SIZE_TEST to that size, or choose no "
                 "self-attention maps"
             )
+
+    def _embed_time(self, latents: Tensor, context: Context, timestep: float) -> Tensor:
+        """What each layer learns of the time step, and of all else that has no place, B x C."""
+        # In fp32, whatever the latents are: bf16 cannot distinguish neighboring time steps.
+        steps = torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
+        return self.unet.time_embedding(self.unet.time_proj(steps))
 
 
 def _up(

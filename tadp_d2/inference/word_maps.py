@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,14 +19,15 @@ from tadp_d2.conditioning.conditioner import Conditioner, build_conditioner, ope
 from tadp_d2.conditioning.templates import class_templates
 from tadp_d2.conditioning.text_adapter import TextAdapter
 from tadp_d2.data.loader import needed_texts
+from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.diffusion.prompt_words import Word, find_words, join_words
 from tadp_d2.errors import UserError
 from tadp_d2.inference.predictor import load_model, prepare
 from tadp_d2.modeling.backbone import (
     DiffusionBackbone,
-    build_diffusion_backbone,
     find_diffusion_backbone,
+    load_backbone,
 )
 
 # The name of the average over the levels, among them.
@@ -64,7 +64,7 @@ def make_prompts(
             two next.
         objects: "oracle": the names of what is in the picture (TADP, equation 5).
         classes: "class names": all of them (equation 3); "class embeddings":
-            `embed_classes` over this project's sentences.
+            `embed_classes` over this project's sentences, where there is one text encoder.
 
     Raises:
         UserError: a prompt has no word.
@@ -84,7 +84,7 @@ def make_prompts(
             raise UserError(f"the {name} is empty: there is no word to look for")
         # Neither reads the image.
         prompts[name] = Prompt(prompt, words, conditioner([inputs], None, None).context)
-    if classes:
+    if classes and isinstance(text, TextEncoder):
         sentences = class_templates("own")
         embeddings = embed_classes(classes, sentences, text)
         words = [Word(name, (position,)) for position, name in enumerate(classes)]
@@ -168,10 +168,9 @@ def load_untrained(cfg: CfgNode) -> DiffusionBackbone:
     """The backbone as training begins: the diffusion model itself.
 
     Raises:
-        UserError: as `build_diffusion_backbone`.
+        UserError: as `load_backbone`.
     """
-    backbone = build_diffusion_backbone(cfg, ShapeSpec(channels=3))
-    return backbone.eval().to(cfg.MODEL.DEVICE)
+    return load_backbone(cfg).eval().to(cfg.MODEL.DEVICE)
 
 
 def load_captions_conditioner(cfg: CfgNode) -> CaptionPrompt:

@@ -14,6 +14,7 @@ from tadp_d2.diffusion.diffusion_model import Context, MapOptions
 from tadp_d2.diffusion.latent_cache import CachedLatents
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen
+from tadp_d2.modeling.levels import check_levels
 from tadp_d2.modeling.low_rank import train_low_rank
 from tadp_d2.precision import autocast
 
@@ -171,6 +172,17 @@ class FullPrecisionFPN(FPN):
 @BACKBONE_REGISTRY.register()
 def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionBackbone:
     """The plain backbone, whose maps are named "s3", "s4", ... by the log2 of their strides."""
+    backbone = load_backbone(cfg)
+    check_levels(cfg, backbone.output_shape())
+    return backbone
+
+
+def load_backbone(cfg: CfgNode) -> DiffusionBackbone:
+    """The backbone of a config, whatever its head reads.
+
+    Raises:
+        UserError: a part of the diffusion model is missing or damaged, or they do not fit.
+    """
     options = cfg.MODEL.DIFFUSION
     model = open_model_of(cfg)
     latent_encoder = model.load_latent_encoder(options.LATENT_SCALING)
@@ -191,11 +203,21 @@ def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionB
 @BACKBONE_REGISTRY.register()
 def build_diffusion_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FullPrecisionFPN:
     """Detectron2's FPN on the maps of the diffusion backbone: "p3", "p4", ..."""
-    bottom_up = build_diffusion_backbone(cfg, input_shape)
-    return FullPrecisionFPN(
+    return build_fpn(cfg, load_backbone(cfg))
+
+
+def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FullPrecisionFPN:
+    """Detectron2's FPN, as a config sets it, on all levels of a backbone.
+
+    Raises:
+        UserError: a head of the config reads another level.
+    """
+    fpn = FullPrecisionFPN(
         bottom_up=bottom_up,
         in_features=list(bottom_up.output_shape()),
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    check_levels(cfg, fpn.output_shape())
+    return fpn

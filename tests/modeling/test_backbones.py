@@ -1,0 +1,98 @@
+"""Other backbones than Stable Diffusion 1.5 by YAML alone: two training steps under their heads."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from tadp_d2.config.load import load_config
+from tadp_d2.data.loader import build_test_loader, build_train_loader
+from tadp_d2.engine.checks import check_inputs
+from tadp_d2.engine.optimizer import build_optimizer
+from tadp_d2.errors import UserError
+from tadp_d2.records.provenance import Provenance
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = {
+    "INPUT.FIXED_SIZE_TRAIN": (128, 64),
+    "INPUT.FIXED_SIZE_TEST": (128, 64),
+    "INPUT.CROP.SIZE": [64, 64],
+    "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 50,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 10,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 8,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "SOLVER.BASE_LR": 0.001,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+OUTPUT = {"detection": "instances", "segmentation": "sem_seg"}
+
+
+@pytest.fixture
+def configure(world, tmp_path):
+    """configure("backbones/sdxl_detection", KEY=value, ...) is the config, small."""
+
+    def make(name, **settings):
+        windows = {"TEST.WINDOW_SIZE": 64, "TEST.WINDOW_STRIDE": 43}
+        own = SMALL | (windows if "segmentation" in name else {})
+        own |= {"OUTPUT_DIR": str(tmp_path / "run"), **settings}
+        pairs = [item for pair in own.items() for item in pair]
+        return load_config(str(CONFIGS / f"{name}.yaml"), overrides=pairs)
+
+    return make
+
+
+def train(cfg):
+    """Checks, two steps and a prediction, as a run does them."""
+    check_inputs(cfg, evaluation=False, resume=False)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    assert Provenance(cfg, model).record
+    optimizer = build_optimizer(cfg, model)
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    loader = iter(build_train_loader(cfg))
+    with EventStorage():
+        for _ in range(2):
+            losses = model(next(loader))
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            absent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+            assert absent == []  # one without a gradient stops distributed training
+            optimizer.step()
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert any("backbone" in name for name in changed), "the backbone is trained"
+    assert any("head" in name for name in changed), "the heads are trained"
+    with torch.no_grad():
+        (output,) = model.eval()(next(iter(build_test_loader(cfg, cfg.DATASETS.TEST[0]))))
+    return output
+
+
+@pytest.mark.parametrize("task", OUTPUT)
+def test_stable_diffusion_xl_trains(task, configure, sdxl_folder):
+    cfg = configure(f"backbones/sdxl_{task}", **{"MODEL.DIFFUSION.WEIGHTS": str(sdxl_folder)})
+    assert OUTPUT[task] in train(cfg)
+
+
+def test_what_a_backbone_does_not_have_is_refused(configure, sdxl_folder):
+    own = {"MODEL.DIFFUSION.WEIGHTS": str(sdxl_folder)}
+    levels = {"MODEL.RPN.IN_FEATURES": ["p3", "p4", "p5", "p6"]}
+    cfg = configure("backbones/sdxl_detection", **own, **levels)
+    with pytest.raises(UserError, match="RPN.IN_FEATURES is p3, p4, p5, p6, .* no p6: .* p3, p4"):
+        build_model(cfg)
+    cfg = configure(
+        "backbones/sdxl_detection", **own, **{"MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64]]}
+    )
+    with pytest.raises(UserError, match="SIZES has 2 lists: expected one for each of the 3 lev"):
+        build_model(cfg)
+    levels = {"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p3", "p6"]}
+    cfg = configure("backbones/sdxl_segmentation", **own, **levels)
+    with pytest.raises(UserError, match="SEM_SEG_HEAD.IN_FEATURES is p3, p6, .* no p6"):
+        build_model(cfg)
+    other = {"MODEL.CONDITIONER.NAME": "ClassEmbeddings", "MODEL.CONDITIONER.TEMPLATES": "own"}
+    cfg = configure("backbones/sdxl_detection", **own, **other)
+    with pytest.raises(UserError, match="NAME is ClassEmbeddings, .* one of .*EmptyText"):
+        check_inputs(cfg, evaluation=False, resume=False)
