@@ -124,7 +124,7 @@ def write_index(folder, pipeline, **parts):
             "StableVideoDiffusionPipeline",
             {"unet": "UNetSpatioTemporalConditionModel", "image_encoder": "CLIPVisionModel"},
             "is of a StableVideoDiffusionPipeline .*unet UNetSpatioTemporalConditionModel.*; "
-            "expected the text-to-image model of one of the families Stable Diffusion 1",
+            "expected the text-to-image model of one of the families .*Stable Diffusion 1",
         ),
         (
             "StableDiffusionInpaintPipeline",
