@@ -173,7 +173,7 @@ class FullPrecisionFPN(FPN):
 def build_diffusion_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DiffusionBackbone:
     """The plain backbone, whose maps are named "s3", "s4", ... by the log2 of their strides."""
     backbone = load_backbone(cfg)
-    check_levels(cfg, backbone.output_shape())
+    check_levels(cfg, "build_diffusion_backbone", backbone.output_shape())
     return backbone
 
 
@@ -203,21 +203,17 @@ def load_backbone(cfg: CfgNode) -> DiffusionBackbone:
 @BACKBONE_REGISTRY.register()
 def build_diffusion_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FullPrecisionFPN:
     """Detectron2's FPN on the maps of the diffusion backbone: "p3", "p4", ..."""
-    return build_fpn(cfg, load_backbone(cfg))
+    fpn = make_fpn(cfg, load_backbone(cfg))
+    check_levels(cfg, "build_diffusion_fpn_backbone", fpn.output_shape())
+    return fpn
 
 
-def build_fpn(cfg: CfgNode, bottom_up: Backbone) -> FullPrecisionFPN:
-    """Detectron2's FPN, as a config sets it, on all levels of a backbone.
-
-    Raises:
-        UserError: a head of the config reads another level.
-    """
-    fpn = FullPrecisionFPN(
+def make_fpn(cfg: CfgNode, bottom_up: Backbone) -> FullPrecisionFPN:
+    """Detectron2's FPN, as a config sets it, on all levels of a backbone."""
+    return FullPrecisionFPN(
         bottom_up=bottom_up,
         in_features=list(bottom_up.output_shape()),
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
-    check_levels(cfg, fpn.output_shape())
-    return fpn

@@ -26,14 +26,18 @@ _READ = {
 }
 
 
-def check_levels(cfg: CfgNode, levels: Iterable[str]) -> None:
+def check_levels(cfg: CfgNode, builder: str, levels: Iterable[str]) -> None:
     """
     Args:
-        levels: names of the maps of the config's backbone.
+        builder: name of the backbone that has the levels. The heads may read another one, such as
+            one around it: then nothing is checked.
+        levels: names of its maps.
 
     Raises:
         UserError: a head reads another one, or its anchors are for another number of levels.
     """
+    if cfg.MODEL.BACKBONE.NAME != builder:
+        return
     levels = list(levels)
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     for known, sections in _READ.items():
