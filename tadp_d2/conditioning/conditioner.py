@@ -28,10 +28,12 @@ class Condition:
     Attributes:
         context: B x N x D, with a mask if not all tokens may be attended to.
         losses: name -> scalar, added to those of the model in training.
+        outputs: name -> B x ..., added to those of the model in testing, to each image its own.
     """
 
     context: Context
     losses: Mapping[str, Tensor] = field(default_factory=dict)
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Conditioner(nn.Module, ABC):
@@ -65,6 +67,14 @@ class Conditioner(nn.Module, ABC):
     def reads_prompts(cls, cfg: CfgNode) -> bool:
         """Whether its contexts rest on what the text encoder makes of prompts, the pooled too."""
         return False
+
+    @classmethod
+    def predicted_tags(cls, cfg: CfgNode) -> list[str]:
+        """The K classes that it is trained to tell present ones of; none for most conditioners.
+
+        Its outputs have "tag_scores" then, B x K: the higher, the more likely is the class there.
+        """
+        return []
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:

@@ -111,6 +111,10 @@ class TaggingAdapter(Conditioner):
         return frozenset(needed)
 
     @classmethod
+    def predicted_tags(cls, cfg: CfgNode) -> list[str]:
+        return get_class_names(cfg) if cfg.MODEL.CONDITIONER.TAGGING.LOSS_WEIGHT else []
+
+    @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         options = cfg.MODEL.CONDITIONER.TAGGING
         if options.WIDTH % options.HEADS:
@@ -131,10 +135,13 @@ class TaggingAdapter(Conditioner):
         for block in self.blocks:
             hidden = block(hidden, tags, absent, patches)
         tokens = self.mlp(hidden)
-        losses = {}
-        if self.training and self.options.LOSS_WEIGHT:
-            losses["loss_tags"] = self.options.LOSS_WEIGHT * self._loss(tokens, inputs)
-        return Condition(Context(tokens), losses)
+        if not self.options.LOSS_WEIGHT:
+            return Condition(Context(tokens))
+        scores = self.score_classes(tokens)
+        if not self.training:
+            return Condition(Context(tokens), outputs={"tag_scores": scores})
+        loss = self.options.LOSS_WEIGHT * self._loss(scores, inputs)
+        return Condition(Context(tokens), {"loss_tags": loss})
 
     def tags(self, inputs: Mapping[str, Any]) -> list[str]:
         """The tags of an input, without the modifier; none for an image without any.
@@ -162,9 +169,9 @@ class TaggingAdapter(Conditioner):
         with autocast(means.device.type, "fp32"):
             return means @ classes.T / self.options.TEMPERATURE
 
-    def _loss(self, tokens: Tensor, inputs: Sequence[Mapping[str, Any]]) -> Tensor:
+    def _loss(self, logits: Tensor, inputs: Sequence[Mapping[str, Any]]) -> Tensor:
         """Summed over the classes, as the asymmetric loss is meant, and averaged over images."""
-        targets = torch.zeros(len(inputs), len(self.names), device=tokens.device)
+        targets = torch.zeros_like(logits)
         index = {name: place for place, name in enumerate(self.names)}
         for row, own in zip(targets, inputs, strict=True):
             for name in read_present(own).names():
@@ -172,9 +179,8 @@ class TaggingAdapter(Conditioner):
                     row[index[name]] = 1
         options = self.options
         gammas = options.GAMMA_NEGATIVE, options.GAMMA_POSITIVE
-        logits = self.score_classes(tokens)
         terms = asymmetric_loss(logits, targets, *gammas, options.CLIP, detach_focus=True)
-        counted = torch.tensor([name != BACKGROUND for name in self.names], device=tokens.device)
+        counted = torch.tensor([name != BACKGROUND for name in self.names], device=logits.device)
         return (terms * counted).sum() / len(inputs)
 
     @torch.no_grad()

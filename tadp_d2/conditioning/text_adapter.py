@@ -1,6 +1,7 @@
 """VPD's text adapter around another conditioner: C + gamma * MLP(C) (VPD, section 3.2)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,6 +51,10 @@ class TextAdapter(Conditioner):
         return _inner(cfg).reads_prompts(cfg)
 
     @classmethod
+    def predicted_tags(cls, cfg: CfgNode) -> list[str]:
+        return _inner(cfg).predicted_tags(cfg)
+
+    @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         _inner(cfg).check_config(cfg)
 
@@ -64,7 +69,7 @@ class TextAdapter(Conditioner):
     ) -> Condition:
         condition = self.inner(inputs, images, latents)
         embeddings = self.adapt(condition.context.embeddings)
-        return Condition(condition.context._replace(embeddings=embeddings), condition.losses)
+        return replace(condition, context=condition.context._replace(embeddings=embeddings))
 
     @property
     def text(self) -> TextEncoder:

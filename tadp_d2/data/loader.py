@@ -1,5 +1,6 @@
 """A config's data sets with the texts that its conditioner needs, and the loaders over them."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def add_texts(
         if key == "caption":
             _add_captions(load_captions(cfg, dataset, report), dataset, entries, report)
         elif key == "present":
-            _add_present(cfg, dataset, entries)
+            for entry, present in zip(entries, find_present(cfg, dataset, entries), strict=True):
+                entry["present"] = present
         else:
             raise UserError(
                 f"data set {dataset!r}: its entries have no {key!r}, which the conditioner "
@@ -133,7 +135,14 @@ def check_texts(
     return [f"{where}: {note}" for note in notes]
 
 
-def _add_present(cfg: CfgNode, dataset: str, entries: list[dict[str, Any]]) -> None:
+def find_present(
+    cfg: CfgNode, dataset: str, entries: Sequence[Mapping[str, Any]]
+) -> list[PresentClasses]:
+    """The classes that entries of a data set show by their annotations; no label map is read.
+
+    Raises:
+        UserError: there are no labels, or several ranges of classes.
+    """
     if not is_labelled(dataset):
         raise UserError(
             f"data set {dataset!r} has no labels, and the conditioner "
@@ -145,12 +154,10 @@ def _add_present(cfg: CfgNode, dataset: str, entries: list[dict[str, Any]]) -> N
             f"conditioner {cfg.MODEL.CONDITIONER.NAME} needs one of the classes of each image: use "
             "the data set whose name does not end in _separated"
         )
-    meta = MetadataCatalog.get(dataset)
     kind = "thing" if "instances" in offers(dataset) else "stuff"
     names = tuple(class_names(dataset, kind))
-    for entry in entries:
-        ignore_label = meta.get("ignore_label", 255)
-        entry["present"] = PresentClasses.of_entry(entry, names, ignore_label)
+    ignored = MetadataCatalog.get(dataset).get("ignore_label", 255)
+    return [PresentClasses.of_entry(entry, names, ignored) for entry in entries]
 
 
 def _add_captions(

@@ -26,6 +26,7 @@ from tadp_d2.engine.learning_rates import LearningRates
 from tadp_d2.engine.optimizer import build_optimizer, build_scheduler
 from tadp_d2.engine.train_step import AccumulatingTrainer, NonFiniteLoss
 from tadp_d2.errors import UserError, reason
+from tadp_d2.evaluation.tag_metrics import tag_evaluators
 from tadp_d2.files import remove_leftovers
 from tadp_d2.records.provenance import Provenance
 from tadp_d2.records.results import drop_later_lines, has_metrics, log_table, write_results
@@ -229,9 +230,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The task's for a data set, and a gallery; see `TEST` in the config."""
+        """The task's for a data set, those of tags, and a gallery; see `TEST` in the config."""
         task = get_task(cfg)
-        evaluators = task.evaluators(dataset_name)
+        evaluators = [*task.evaluators(dataset_name), *tag_evaluators(cfg, dataset_name)]
         if cfg.TEST.GALLERY_IMAGES:
             evaluators.append(Gallery(task, dataset_name))
         return DatasetEvaluators(evaluators)

@@ -260,5 +260,5 @@ def _log_table(contestants: Sequence[Contestant], results: Mapping[str, dict[str
             for contestant in contestants
             for dataset, sets in results[contestant.name].items()
         },
-        [metric_set for c in contestants for metric_set in get_task(c.cfg).metric_sets],
+        [metric_set for c in contestants for metric_set in get_task(c.cfg).measured()],
     )

@@ -48,7 +48,7 @@ class DiffusionBackbone(Backbone):
         self.test_precision = test_precision
         self._condition: MakeCondition | None = None
         self._cached: Sequence[CachedLatents | None] | None = None
-        self._losses: dict[str, Tensor] = {}
+        self._added: dict[str, Tensor] = {}
         # Images of the last pass in eval mode, how they were encoded, and their latents.
         self._last: tuple[Tensor, tuple, Tensor] | None = None
 
@@ -58,7 +58,9 @@ class DiffusionBackbone(Backbone):
         condition: MakeCondition | Context,
         cached: Sequence[CachedLatents | None] | None = None,
     ) -> Iterator[dict[str, Tensor]]:
-        """Passes inside the block are under a condition; yields the losses that it adds to them.
+        """Passes inside the block are under a condition; yields what it adds to them.
+
+        That is losses in training, and outputs of each image in testing.
 
         Args:
             condition: a context for the images; or a function that is called in each pass with
@@ -66,13 +68,18 @@ class DiffusionBackbone(Backbone):
             cached: B, the images' latents, or where they are to be kept, if anywhere. All are
                 rounded to half precision, so that it does not matter which are new.
         """
-        outer = self._condition, self._cached, self._losses
+        outer = self._condition, self._cached, self._added
         make = (lambda *_: Condition(condition)) if isinstance(condition, Context) else condition
-        self._condition, self._cached, self._losses = make, cached, {}
+        self._condition, self._cached, self._added = make, cached, {}
         try:
-            yield self._losses
+            yield self._added
         finally:
-            self._condition, self._cached, self._losses = outer
+            self._condition, self._cached, self._added = outer
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether passes are under a condition."""
+        return self._condition is not None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """
@@ -82,7 +89,7 @@ class DiffusionBackbone(Backbone):
         Returns:
             level -> B x C x H/stride x W/stride, as `output_shape` returns.
         """
-        if self._condition is None:
+        if not self.is_conditioned:
             raise RuntimeError(
                 "the diffusion backbone needs a condition: call it inside conditioned(...), or use "
                 "a meta-architecture that does, such as ConditionedRetinaNet for RetinaNet"
@@ -97,7 +104,7 @@ class DiffusionBackbone(Backbone):
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         latents = self._encode(images) if self._cached is None else self._recall(images)
         condition = self._condition(images, latents)
-        self._losses.update(condition.losses)
+        self._added.update(condition.losses if self.training else condition.outputs)
         return self.unet(latents, condition.context, self.timestep)
 
     def _encode(self, images: Tensor) -> Tensor:

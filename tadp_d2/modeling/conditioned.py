@@ -44,10 +44,15 @@ class Conditioned:
         self.conditioner = conditioner
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
-        """As the architecture's; in training with the losses of the conditioner."""
-        with self._condition_on(batched_inputs) as losses:
+        """As the architecture's, with the losses or outputs of the conditioner."""
+        with self._condition_on(batched_inputs) as added:
             outputs = super().forward(batched_inputs)
-        return {**outputs, **losses} if self.training else outputs
+        if self.training:
+            return {**outputs, **added}
+        return [
+            {**output, **{name: values[place] for name, values in added.items()}}
+            for place, output in enumerate(outputs)
+        ]
 
     @contextlib.contextmanager
     def _condition_on(self, batched_inputs: list[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:
@@ -55,8 +60,8 @@ class Conditioned:
         with find_diffusion_backbone(self).conditioned(
             lambda images, latents: self.conditioner(batched_inputs, images, latents),
             cached if any(cached) else None,
-        ) as losses:
-            yield losses
+        ) as added:
+            yield added
 
 
 def find_conditioner(model: nn.Module) -> Conditioner:
@@ -99,6 +104,8 @@ class ConditionedDetector(Conditioned):
         self, batched_inputs: list[dict[str, Any]], *args: Any, **kwargs: Any
     ) -> list[dict] | list[Instances]:
         """As `GeneralizedRCNN.inference`."""
+        if find_diffusion_backbone(self).is_conditioned:  # by forward, on the same inputs
+            return super().inference(batched_inputs, *args, **kwargs)
         with self._condition_on(batched_inputs):
             return super().inference(batched_inputs, *args, **kwargs)
 

@@ -5,6 +5,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from tadp_d2.modeling.windows import find_scores, join_scores
+
 
 class InViews:
     """Mixed into a meta-architecture that predicts class maps: it can test on several views.
@@ -29,16 +31,17 @@ class InViews:
         """As the architecture's."""
         if self.training or "views" not in batched_inputs[0]:
             return super().forward(batched_inputs)
-        return [{"sem_seg": self._mean_probabilities(inputs)} for inputs in batched_inputs]
+        return [self._forward_in_views(inputs) for inputs in batched_inputs]
 
-    def _mean_probabilities(self, inputs: dict[str, Any]) -> Tensor:
-        """K x H x W, of the input's "height" and "width"."""
+    def _forward_in_views(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Probabilities K x H x W, of the input's "height" and "width"; scores as of windows."""
         shared = {key: value for key, value in inputs.items() if key != "views"}
-        total, number = None, 0
+        total, number, scores = None, 0, []
         for image in inputs["views"]:
             # Both of one size, and so in one batch.
             images = [image, image.flip(-1)] if self.mirrored_views else [image]
             outputs = super().forward([{**shared, "image": own} for own in images])
+            scores += [find_scores(output) for output in outputs]
             for output, mirrored in zip(outputs, (False, True), strict=False):
                 probabilities = output["sem_seg"].float().softmax(dim=0)
                 probabilities = probabilities.flip(-1) if mirrored else probabilities
@@ -46,4 +49,4 @@ class InViews:
                 number += 1
             # While the next view is computed, the sum alone is kept.
             del outputs, output, probabilities
-        return total.div_(number)
+        return {"sem_seg": total.div_(number), **join_scores(scores)}

@@ -1,7 +1,7 @@
 """Sliding windows around any dense model: a large image is predicted in overlapping windows."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,8 @@ class InWindows:
 
     In testing, an image is cut into windows that are predicted as images of their own, with all
     that the input has besides. Each map, h x w or K x h x w, is the mean of the windows where they
-    overlap.
+    overlap. Of scores of the whole image, such as those of tags, each is the largest of the
+    windows: what a window shows, the image shows.
     """
 
     def __init__(
@@ -75,19 +76,37 @@ class InWindows:
         # A window is an image of its own, to be predicted at its own size.
         shared = {key: value for key, value in inputs.items() if key not in ("image", "sem_seg")}
 
+        scores: list[dict[str, Tensor]] = []
+
         def predict(crops: list[Tensor]) -> list[Mapping[str, Tensor]]:
-            return super(InWindows, self).forward(
+            outputs = super(InWindows, self).forward(
                 [
                     shared | {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
                     for crop in crops
                 ]
             )
+            scores.extend(find_scores(output) for output in outputs)
+            return [
+                {name: value for name, value in output.items() if name not in own}
+                for output, own in zip(outputs, scores[-len(outputs) :], strict=True)
+            ]
 
         found = predict_in_windows(
             predict, image, self.window_size, self.window_stride, self.window_batch
         )
         size = (inputs.get("height", image.shape[1]), inputs.get("width", image.shape[2]))
-        return {name: _resize(maps, tuple(image.shape[1:]), size) for name, maps in found.items()}
+        maps = {name: _resize(maps, tuple(image.shape[1:]), size) for name, maps in found.items()}
+        return {**maps, **join_scores(scores)}
+
+
+def find_scores(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the whole image in a model's output: vectors, where the rest are maps."""
+    return {name: value for name, value in output.items() if value.ndim == 1}
+
+
+def join_scores(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The largest score of several looks at an image, such as windows or views."""
+    return {name: torch.stack([part[name] for part in parts]).amax(dim=0) for name in parts[0]}
 
 
 def _resize(maps: Tensor, size: tuple[int, int], output: tuple[int, int]) -> Tensor:

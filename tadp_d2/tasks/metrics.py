@@ -121,6 +121,8 @@ REFERRING = MetricSet(
     ),
     qualified=False,
 )
+# Of a conditioner: the classes that it finds in an image.
+TAGS = MetricSet("tags", (Metric("mAP"),), "AP")
 
 # Sets by their worth for a comparison, the paper's first; result files of earlier versions name
 # these and describe none.

@@ -20,10 +20,11 @@ from fvcore.common.registry import Registry
 from PIL import Image
 from torch import nn
 
+from tadp_d2.conditioning.conditioner import get_conditioner_class
 from tadp_d2.config.keys import KEYS
 from tadp_d2.data.catalog import is_labelled, offers, read_known
 from tadp_d2.errors import UserError
-from tadp_d2.tasks.metrics import MetricSet
+from tadp_d2.tasks.metrics import TAGS, MetricSet
 
 TASK_REGISTRY = Registry("TASK")
 
@@ -118,9 +119,13 @@ class Task(ABC):
         return None
 
     def measured(self) -> tuple[MetricSet, ...]:
-        """The metric sets of the results: with `TEST.AUG` also those under augmentation."""
+        """The metric sets of the results: with `TEST.AUG` also those under augmentation.
+
+        A conditioner that predicts tags has one of its own.
+        """
         augmented = self.metric_sets if self.cfg.TEST.AUG.ENABLED else ()
-        return (*self.metric_sets, *(metric_set.augmented for metric_set in augmented))
+        tags = (TAGS,) if get_conditioner_class(self.cfg).predicted_tags(self.cfg) else ()
+        return (*self.metric_sets, *(metric_set.augmented for metric_set in augmented), *tags)
 
     def legend(self, dataset: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
         """Names and colors (RGB), shown below the gallery's sheet."""

@@ -161,6 +161,31 @@ def test_the_loss_is_that_of_the_classes_that_are_there(make):
         own.train()(inputs_of(), None, None)
 
 
+def test_scores_of_tags_are_outputs_of_the_whole_image(
+    make, make_segmentation_config, image_encoder_folder
+):
+    detector = build_model(make("TaggingAdapter")).eval()
+    options = ("MODEL.CONDITIONER.NAME", "TaggingAdapter", *TINY)
+    encoder = ("MODEL.CONDITIONER.IMAGE_ENCODER", str(image_encoder_folder))
+    segmentor = build_model(make_segmentation_config(*options, *encoder)).eval()
+    inputs = inputs_of(size=(64, 128))
+    with torch.no_grad():
+        found = detector(inputs)
+        alone = detector.conditioner(inputs, None, None).outputs["tag_scores"]
+        assert alone.shape == (2, 20) and "instances" in found[0]
+        for output, expected in zip(found, alone, strict=True):
+            torch.testing.assert_close(output["tag_scores"], expected)
+        # Windows of 64 that are 43 apart: the largest of three.
+        (output, _) = segmentor(inputs)
+        crops = [{"image": inputs[0]["image"][..., i : i + 64]} for i in (0, 43, 64)]
+        parts = segmentor.conditioner(crops, None, None).outputs["tag_scores"]
+        torch.testing.assert_close(output["tag_scores"], parts.amax(dim=0), rtol=1e-4, atol=1e-4)
+        assert output["sem_seg"].shape == (19, 64, 128)
+        views = {**inputs[0], "height": 64, "width": 128, "views": [crops[0]["image"]]}
+        (output,) = segmentor([views])
+        torch.testing.assert_close(output["tag_scores"], parts[0], rtol=1e-4, atol=1e-4)
+
+
 def test_gradients_reach_all_that_is_trained_and_nothing_else(make):
     cfg = make("TaggingAdapter", "SOLVER.CONDITIONER_LR_FACTOR", 3.0, "SOLVER.BASE_LR", 1e-4)
     model = build_model(cfg).train()

@@ -60,4 +60,12 @@ def test_a_resumed_run_is_the_whole_one(name, make_config, image_encoder_folder,
     assert row["lr_head"] == pytest.approx(1e-3 * factor)
     assert row["lr_unet"] == pytest.approx(1e-4 * factor)
     assert row["lr_conditioner"] == pytest.approx(5e-4 * factor)
-    assert ("loss_tags" in row) == (name == "TaggingAdapter")
+    results = json.loads((whole / "results.json").read_text())
+    tags = results["metrics"]["watercolor_test"].get("tags")
+    if name == "TaggingAdapter":
+        assert "loss_tags" in row and results["metric_sets"]["tags"]["of_class"] == "AP"
+        # Six of its classes are those of the test set.
+        known = [value for key, value in tags.items() if key != "mAP" and value is not None]
+        assert tags["mAP"] == pytest.approx(sum(known) / len(known)) and 1 < len(known) <= 6
+    else:
+        assert "loss_tags" not in row and tags is None
