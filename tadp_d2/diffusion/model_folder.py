@@ -82,21 +82,17 @@ _PARTS = {
 _FILES = tuple(
     tuple(f"{part}/{name}" for name in names) for part, files in _PARTS.items() for names in files
 )
+_SCHEDULER = "scheduler/scheduler_config.json"
 STABLE_DIFFUSION = Format(
     "diffusion model",
     _FILES,
     # Of weights the first name only: neither variants nor pickled twins.
-    (*(names[0] for names in _FILES), "tokenizer/*"),
+    (*(names[0] for names in _FILES), "tokenizer/*", _SCHEDULER),
     "MODEL.DIFFUSION.WEIGHTS must name a Stable Diffusion folder in diffusers' format (with "
     f"{', '.join(f'{part}/' for part in _PARTS)}) or a hub id; `tadp-d2 synth` writes a tiny one",
 )
-_SCHEDULER = "scheduler/scheduler_config.json"
-# Who teaches a model needs the noise schedule that it was trained with.
-TEACHABLE = replace(
-    STABLE_DIFFUSION,
-    files=(*_FILES, (_SCHEDULER,)),
-    fetched=(*STABLE_DIFFUSION.fetched, _SCHEDULER),
-)
+# Who teaches a model, or adds noise, needs the noise schedule that it was trained with.
+TEACHABLE = replace(STABLE_DIFFUSION, files=(*_FILES, (_SCHEDULER,)))
 TOKENIZER = Format(
     "tokenizer", _FILES[:1], ("tokenizer/*",), "--weights names the folder of a diffusion model"
 )

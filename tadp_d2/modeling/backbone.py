@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tadp_d2.conditioning.conditioner import Condition, count_context_tokens, open_model_of
 from tadp_d2.diffusion.diffusion_model import Context, MapOptions
 from tadp_d2.diffusion.latent_cache import CachedLatents
+from tadp_d2.diffusion.latent_noise import LatentNoise, kept_variance
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen
 from tadp_d2.modeling.levels import check_levels
@@ -25,6 +26,8 @@ MakeCondition = Callable[[Tensor, Tensor], Condition]
 class DiffusionBackbone(Backbone):
     """Image -> frozen VAE -> latent -> one UNet pass under a condition -> multi-scale features.
 
+    The UNet may get the latent with noise; the condition never does.
+
     It must be given a condition: `with backbone.conditioned(condition): ...`.
     """
 
@@ -34,20 +37,24 @@ class DiffusionBackbone(Backbone):
         unet: nn.Module,
         timestep: float = 0,
         test_precision: str = "fp32",
+        noise: LatentNoise = LatentNoise(kept=1),  # noqa: B008 (it is never changed)
     ):
         """
         Args:
             timestep: that the UNet is conditioned on.
             test_precision: of a pass in eval mode, a key of `precision.DTYPES`; "fp32" leaves that
                 to the caller, as in training.
+            noise: that latents get before the UNet.
         """
         super().__init__()
         self.latent_encoder = Frozen(latent_encoder)
         self.unet = unet
         self.timestep = timestep
         self.test_precision = test_precision
+        self.noise = noise
         self._condition: MakeCondition | None = None
         self._cached: Sequence[CachedLatents | None] | None = None
+        self._images: Sequence[int] | None = None
         self._added: dict[str, Tensor] = {}
         # Images of the last pass in eval mode, how they were encoded, and their latents.
         self._last: tuple[Tensor, tuple, Tensor] | None = None
@@ -57,6 +64,7 @@ class DiffusionBackbone(Backbone):
         self,
         condition: MakeCondition | Context,
         cached: Sequence[CachedLatents | None] | None = None,
+        images: Sequence[int] | None = None,
     ) -> Iterator[dict[str, Tensor]]:
         """Passes inside the block are under a condition; yields what it adds to them.
 
@@ -67,14 +75,15 @@ class DiffusionBackbone(Backbone):
                 the images as the backbone gets them, and with their latents.
             cached: B, the images' latents, or where they are to be kept, if anywhere. All are
                 rounded to half precision, so that it does not matter which are new.
+            images: B numbers by which the noise of the images is drawn in testing.
         """
-        outer = self._condition, self._cached, self._added
+        outer = self._condition, self._cached, self._images, self._added
         make = (lambda *_: Condition(condition)) if isinstance(condition, Context) else condition
-        self._condition, self._cached, self._added = make, cached, {}
+        self._condition, self._cached, self._images, self._added = make, cached, images, {}
         try:
             yield self._added
         finally:
-            self._condition, self._cached, self._added = outer
+            self._condition, self._cached, self._images, self._added = outer
 
     @property
     def is_conditioned(self) -> bool:
@@ -105,6 +114,7 @@ class DiffusionBackbone(Backbone):
         latents = self._encode(images) if self._cached is None else self._recall(images)
         condition = self._condition(images, latents)
         self._added.update(condition.losses if self.training else condition.outputs)
+        latents = self.noise.add(latents, self._images, self.training)
         return self.unet(latents, condition.context, self.timestep)
 
     def _encode(self, images: Tensor) -> Tensor:
@@ -204,7 +214,9 @@ def load_backbone(cfg: CfgNode) -> DiffusionBackbone:
     features = model.load_features(latent_encoder, maps, options.GRADIENT_CHECKPOINTING)
     if options.LORA_RANK:
         train_low_rank(features, options.LORA_RANK)
-    return DiffusionBackbone(latent_encoder, features, options.TIMESTEP, cfg.TEST.PRECISION)
+    kept = kept_variance(model.folder, options.NOISE_TIMESTEP) if options.NOISE_TIMESTEP else 1
+    noise = LatentNoise(kept, cfg.SEED)
+    return DiffusionBackbone(latent_encoder, features, options.TIMESTEP, cfg.TEST.PRECISION, noise)
 
 
 @BACKBONE_REGISTRY.register()

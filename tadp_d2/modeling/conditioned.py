@@ -6,6 +6,7 @@ besides. `MODEL.CONDITIONER` sets what the backbone is conditioned on.
 """
 
 import contextlib
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,9 +58,12 @@ class Conditioned:
     @contextlib.contextmanager
     def _condition_on(self, batched_inputs: list[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:
         cached = [_own_latents(inputs) for inputs in batched_inputs]
-        with find_diffusion_backbone(self).conditioned(
+        backbone = find_diffusion_backbone(self)
+        noisy = backbone.noise.kept < 1
+        with backbone.conditioned(
             lambda images, latents: self.conditioner(batched_inputs, images, latents),
             cached if any(cached) else None,
+            [_number(inputs) for inputs in batched_inputs] if noisy else None,
         ) as added:
             yield added
 
@@ -94,6 +98,13 @@ def _own_latents(inputs: dict[str, Any]) -> CachedLatents | None:
         f"{inputs.get('file_name', 'an input')}: was changed after its latents were taken from the "
         "cache, for example by test-time augmentation; empty MODEL.DIFFUSION.LATENT_CACHE.FOLDER"
     )
+
+
+def _number(inputs: dict[str, Any]) -> int:
+    """That of an input's image: by its id, or by its pixels where it has none."""
+    name = inputs.get("image_id")
+    content = inputs["image"].cpu().contiguous().numpy() if name is None else str(name).encode()
+    return zlib.crc32(content)
 
 
 class ConditionedDetector(Conditioned):

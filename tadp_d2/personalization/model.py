@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import (
@@ -21,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.clip_tokenizer import tokenizer_fingerprint
 from tadp_d2.diffusion.families import find_model
-from tadp_d2.diffusion.model_folder import loading
+from tadp_d2.diffusion.latent_noise import load_scheduler
 from tadp_d2.diffusion.stable_diffusion import check_unet_goes_with, load_unet, load_vae
 from tadp_d2.diffusion.tokens import expand_tokens
 from tadp_d2.diffusion.unet_features import unet_fingerprint
@@ -68,7 +67,12 @@ class TrainableDiffusion:
                 something else than noise or velocity.
         """
         _, folder = find_model(weights, revision, teachable=True)
-        scheduler = _load_scheduler(folder / "scheduler")
+        scheduler = load_scheduler(folder / "scheduler")
+        if scheduler.config.prediction_type not in _PREDICTIONS:
+            raise UserError(
+                f"{folder / 'scheduler'}: prediction_type {scheduler.config.prediction_type!r} is "
+                f"not supported; expected {' or '.join(_PREDICTIONS)}"
+            )
         text = TextEncoder.from_pretrained(folder)
         text_encoder, vae, unet = (
             text.text_encoder.module,
@@ -173,29 +177,6 @@ class TrainableDiffusion:
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
-
-
-def _load_scheduler(folder: Path) -> DDPMScheduler:
-    """The noise schedule of a model's scheduler, whatever sampler that is.
-
-    Raises:
-        UserError: it is of another kind of diffusion, or its file is damaged.
-    """
-    with loading(folder):
-        config = DDPMScheduler.load_config(folder)
-        scheduler = DDPMScheduler.from_config(config)
-    betas = ("beta_start", "beta_end", "beta_schedule")
-    if not config.keys() >= set(betas):
-        raise UserError(
-            f"{folder}: {config.get('_class_name')} is no noise schedule of Stable Diffusion; "
-            f"expected one with {', '.join(betas)}, such as that of a DDPMScheduler"
-        )
-    if scheduler.config.prediction_type not in _PREDICTIONS:
-        raise UserError(
-            f"{folder}: prediction_type {scheduler.config.prediction_type!r} is not supported; "
-            f"expected {' or '.join(_PREDICTIONS)}"
-        )
-    return scheduler
 
 
 def _schedule_fingerprint(scheduler: DDPMScheduler) -> str:

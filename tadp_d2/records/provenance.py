@@ -33,7 +33,8 @@ _ESSENTIAL = {
     "conditioner": "another conditioner (MODEL.CONDITIONER)",
     "text_encoder": "another text encoder (MODEL.DIFFUSION.WEIGHTS)",
     "pixels": "another pixel normalisation (MODEL.PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT)",
-    "features": "other features (MODEL.DIFFUSION.TIMESTEP, LATENT_SCALING or ATTENTION_MAPS)",
+    "features": "other features (MODEL.DIFFUSION.TIMESTEP, NOISE_TIMESTEP, LATENT_SCALING or "
+    "ATTENTION_MAPS)",
     "classes": "other classes (DATASETS.TRAIN)",
     "class_embeddings": "other class embeddings (MODEL.CONDITIONER)",
     "image_encoder": "another image encoder (MODEL.CONDITIONER.IMAGE_ENCODER)",
@@ -73,6 +74,8 @@ class Provenance:
                 diffusion.LATENT_SCALING,
                 sorted(diffusion.ATTENTION_MAPS.LEVELS),
                 sorted(diffusion.ATTENTION_MAPS.PATHS),
+                # Records of earlier versions lack it.
+                *([diffusion.NOISE_TIMESTEP] if diffusion.NOISE_TIMESTEP else []),
             ],
             "classes": get_task(cfg).classes(),
             # Of a conditioner without learned tokens.
