@@ -102,14 +102,14 @@ def blip2(
 
     made_by = provenance(
         "blip2",
-        **_identity(model, folder),
+        **model_identity(model, folder),
         **asdict(settings),
         transformers=transformers.__version__,
     )
     return Source(made_by, texts, needs_pictures=True)
 
 
-def _identity(model: str, folder: Path) -> dict[str, Any]:
+def model_identity(model: str, folder: Path) -> dict[str, Any]:
     """The name and exact version of a checkpoint: a commit of the hub, or a hash of the weights.
 
     A folder goes by its own name, so that parts made on several machines agree.

@@ -3,8 +3,10 @@
 A source gives every image its text. Writing texts down is not done here.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -13,8 +15,10 @@ import tadp_d2
 from tadp_d2.captioning.sets import CaptionImage
 from tadp_d2.data.nouns import load_noun_tagger
 from tadp_d2.data.present_classes import name_classes
+from tadp_d2.data.tags import join_tags
 from tadp_d2.data.texts import CaptionFile
-from tadp_d2.errors import UserError
+from tadp_d2.errors import UserError, reason
+from tadp_d2.files import sha256
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,73 @@ def published(captions: CaptionFile, images: Collection[CaptionImage]) -> Source
         provenance("published", **_origin(captions)),
         _each(lambda image: captions[image.image_id]),
     )
+
+
+def tag_file(
+    path: Path, images: Collection[CaptionImage], names: Sequence[str] | None = None
+) -> Source:
+    """The tags of a file as RAM's and Tag2Text's batch_inference.py write it.
+
+    A line has an image, as its path below the folder of images without the suffix, and its tags,
+    with commas between them: `2007_000032,airplane,sky`. Tag2Text writes numbers of tags.
+
+    Args:
+        names: of the tags of those numbers, from 0 on; None where the file has the tags themselves.
+
+    Raises:
+        UserError: the file is malformed, or lacks one of the images.
+    """
+    rows = _read_tag_file(path, names)
+    found: dict[str, str] = {}
+    for image in images:
+        keys = (image.image_id, image.path.stem, image.path.name)
+        row = next((rows[key] for key in keys if key in rows), None)
+        if row is None:
+            raise UserError(
+                f"{path}: no line for image {image.image_id!r}; expected "
+                f"'{image.path.stem},tag,tag,...' among its {len(rows)} lines"
+            )
+        found[image.image_id] = join_tags(row)
+    made_by = provenance(
+        "tag-file",
+        **{"from": path.name, "from_sha256": sha256(path)},
+        **({"names_sha256": names_fingerprint(names)} if names else {}),
+    )
+    return Source(made_by, _each(lambda image: found[image.image_id]))
+
+
+def _read_tag_file(path: Path, names: Sequence[str] | None) -> dict[str, list[str]]:
+    """Image -> tags."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({reason(error)})") from None
+    rows: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, start=1):
+        image, *tags = (part.strip() for part in line.split(","))
+        name = image.rsplit("/", 1)[-1]
+        if not image or name in rows:
+            why = "names no image" if not image else f"has image {name!r} again"
+            raise UserError(f"{path}:{number}: {why}; expected 'image,tag,tag,...'")
+        numbers = [tag for tag in tags if tag.isdecimal()]
+        if numbers and names is None:
+            raise UserError(
+                f"{path}:{number}: {numbers[0]} is the number of a tag, as Tag2Text writes it; "
+                "--names must name its list of tags"
+            )
+        unknown = [tag for tag in numbers if int(tag) >= len(names or ())]
+        if unknown:
+            raise UserError(
+                f"{path}:{number}: there is no tag {unknown[0]} among the {len(names)} of --names"
+            )
+        known = (names[int(tag)] if tag.isdecimal() else tag for tag in tags)
+        rows[name] = list(dict.fromkeys(tag for tag in known if tag))
+    return rows
+
+
+def names_fingerprint(names: Sequence[str]) -> str:
+    """SHA-256 of a list of names, in its order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def nouns(captions: CaptionFile, images: Collection[CaptionImage]) -> Source:

@@ -21,6 +21,19 @@ OPTIONS = {
         "max_new_tokens": 77,
         "skip_unreadable": False,
     },
+    "tags": {
+        "model": "openai/clip-vit-large-patch14",
+        "revision": "",
+        "dtype": "fp32",
+        "device": "",
+        "batch_size": 32,
+        "names": None,
+        "template": "a photo of a {}.",
+        "threshold": None,
+        "top_k": None,
+        "skip_unreadable": False,
+    },
+    "tag-file": {"from": ..., "names": None},
     "oracle": {"precision": 1.0, "recall": 1.0, "seed": 0},
     "class-names": {},
     "nouns": {"from": ...},
@@ -41,7 +54,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--source",
         choices=OPTIONS,
         default="blip2",
-        help="blip2: a captioning model (default). oracle: the classes in the annotation. "
+        help="blip2: a captioning model (default). tags: names that CLIP or SigLIP finds. "
+        "tag-file: RAM's or Tag2Text's output. oracle: the classes in the annotation. "
         "class-names: all classes. nouns: the nouns of other captions. text: the same for all. "
         "published: a file as published with TADP",
     )
@@ -55,31 +69,44 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="I/N",
         help="only part I of N, into a file of its own; see captions merge",
     )
-    _add_blip2(parser.add_argument_group("--source blip2"))
+    _add_models(parser.add_argument_group("--source blip2 and --source tags"))
+    blip2 = parser.add_argument_group("--source blip2")
+    blip2.add_argument("--min-new-tokens", type=int, help="TADP: 0 (default), 20 or 40")
+    blip2.add_argument("--max-new-tokens", type=int, help="default: 77")
+    tags = parser.add_argument_group("--source tags, of which --threshold or --top-k is needed")
+    tags.add_argument(
+        "--names",
+        metavar="FILE",
+        type=Path,
+        help="what to look for, one a line (default: the classes of the data set); for --source "
+        "tag-file the tags of Tag2Text's numbers",
+    )
+    tags.add_argument("--template", help=f"around a name (default: {OPTIONS['tags']['template']})")
+    tags.add_argument("--threshold", type=float, help="names of this probability are tags")
+    tags.add_argument("--top-k", type=int, help="so many names are tags")
     oracle = parser.add_argument_group("--source oracle")
     oracle.add_argument("--precision", type=float, help="share of right names (default: 1)")
     oracle.add_argument("--recall", type=float, help="share of names that are kept (default: 1)")
     oracle.add_argument("--seed", type=int, help="of the errors (default: 0)")
     text = parser.add_argument_group("--source text")
     text.add_argument("--text", help="the caption of every image")
-    other = parser.add_argument_group("--source nouns and --source published")
+    other = parser.add_argument_group("--source nouns, published and tag-file")
     other.add_argument(
         "--from",
         metavar="DATASET|FILE",
         help="the captions to take: a .json or .jsonl file, or those of a data set in "
-        "$DETECTRON2_DATASETS/captions",
+        "$DETECTRON2_DATASETS/captions; for tag-file the file of the tags",
     )
     parser.set_defaults(run=run)
 
 
-def _add_blip2(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", help=f"hub id or folder (default: {OPTIONS['blip2']['model']})")
+def _add_models(group: argparse._ArgumentGroup) -> None:
+    defaults = " or ".join(OPTIONS[source]["model"] for source in ("blip2", "tags"))
+    group.add_argument("--model", help=f"hub id or folder (default: {defaults})")
     group.add_argument("--revision", help="branch, tag or commit of the hub's model")
     group.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="default: fp32")
     group.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
-    group.add_argument("--batch-size", type=int, help="images at once (default: 8)")
-    group.add_argument("--min-new-tokens", type=int, help="TADP: 0 (default), 20 or 40")
-    group.add_argument("--max-new-tokens", type=int, help="default: 77")
+    group.add_argument("--batch-size", type=int, help="images at once (default: 8 or 32)")
     group.add_argument(
         "--skip-unreadable",
         action="store_true",
@@ -175,6 +202,14 @@ def make_source(source: str, options: dict, images: "list[CaptionImage]", path: 
             options["dtype"], options["min_new_tokens"], options["max_new_tokens"]
         )
         return blip2(options["model"], options["revision"], options["device"], settings)
+    if source == "tags":
+        from tadp_d2.captioning.zero_shot_tagger import tags
+
+        names = _read_names(options["names"]) or images[0].vocabulary
+        others = ("model", "revision", "device", "dtype", "template", "threshold", "top_k")
+        return tags(names, **{name: options[name] for name in others})
+    if source == "tag-file":
+        return sources.tag_file(Path(options["from"]), images, _read_names(options["names"]))
     if source == "oracle":
         return sources.oracle(**options)
     if source == "class-names":
@@ -183,6 +218,12 @@ def make_source(source: str, options: dict, images: "list[CaptionImage]", path: 
         return sources.fixed_text(options["text"])
     captions = _read_from(options["from"], path)
     return {"nouns": sources.nouns, "published": sources.published}[source](captions, images)
+
+
+def _read_names(path: Path | None) -> list[str] | None:
+    from tadp_d2.data.tags import read_names
+
+    return read_names(path) if path else None
 
 
 def _read_from(name: str, path: Path):
