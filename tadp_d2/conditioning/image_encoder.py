@@ -7,7 +7,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionModelWithProjection
+from transformers import AutoConfig, CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from tadp_d2.diffusion.model_folder import WEIGHTS, Format, find_folder, loading, or_shards
@@ -21,6 +21,8 @@ IMAGE_ENCODER = Format(
     ("config.json", "model*.safetensors"),
     "MODEL.CONDITIONER.IMAGE_ENCODER must name a CLIP folder in transformers' format or a hub id",
 )
+# What the config of such a folder may call itself.
+_KINDS = ("clip", "clip_vision_model")
 
 
 class EncodedImages(NamedTuple):
@@ -67,8 +69,17 @@ class ImageEncoder(nn.Module):
         """
         folder = find_folder(IMAGE_ENCODER, cfg.MODEL.CONDITIONER.IMAGE_ENCODER)
         with loading(folder):
+            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        if kind not in _KINDS:
+            raise UserError(
+                f"{folder}/config.json: is of a {kind}, and not of CLIP; {IMAGE_ENCODER.advice}"
+            )
+        with loading(folder):
             model, report = CLIPVisionModelWithProjection.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report
             )
         check_complete(folder, report)
         return cls(model, cfg.INPUT.FORMAT)

@@ -4,7 +4,7 @@ Written from the description in "Harnessing text-to-image diffusion for dense pr
 sections 3.2 and 3.3; where it is silent, `docs/differences.md` lists what is done here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,27 +13,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tadp_d2.conditioning.asymmetric_loss import asymmetric_loss
-from tadp_d2.conditioning.caption_prompt import check_modifier, get_modifiers, make_prompt
+from tadp_d2.conditioning.caption_prompt import check_modifier, get_modifiers
 from tadp_d2.conditioning.class_embeddings import check_class_embeddings, load_class_embeddings
 from tadp_d2.conditioning.conditioner import (
     CONDITIONER_REGISTRY,
     Condition,
     Conditioner,
     get_class_names,
+    open_model_of,
     read_text,
 )
-from tadp_d2.conditioning.domains import Modifier
+from tadp_d2.conditioning.domains import SLOT, Modifier
 from tadp_d2.conditioning.image_encoder import ImageEncoder, check_images_are_read
 from tadp_d2.conditioning.oracle import read_present
 from tadp_d2.data.present_classes import BACKGROUND, name_classes
+from tadp_d2.data.tags import SEPARATOR, split_tags
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
-from tadp_d2.errors import UserError
+from tadp_d2.diffusion.tokens import expand_tokens
+from tadp_d2.errors import Report, UserError, reporting
 from tadp_d2.frozen import fingerprint
 from tadp_d2.precision import autocast
-
-# Between the tags of a line of a caption file, as RAM writes them.
-SEPARATOR = "|"
 
 
 @CONDITIONER_REGISTRY.register()
@@ -122,29 +122,93 @@ class TaggingAdapter(Conditioner):
                 f"MODEL.CONDITIONER.TAGGING.WIDTH is {options.WIDTH}: expected a multiple of "
                 f"HEADS, {options.HEADS}"
             )
+        if options.TAGS == "own" and not options.LOSS_WEIGHT:
+            raise UserError(
+                "MODEL.CONDITIONER.TAGGING.TAGS is 'own' and LOSS_WEIGHT is 0: without the "
+                "multi-label loss it does not learn which classes are there"
+            )
         check_images_are_read(cfg)
         check_class_embeddings(cfg)
         get_modifiers(cfg)
 
+    @classmethod
+    def check_entries(
+        cls, cfg: CfgNode, entries: Iterable[Mapping[str, Any]], training: bool, report: Report
+    ) -> list[str]:
+        """Classes that the data do not have, tags that cannot be read, a file without any."""
+        options, entries = cfg.MODEL.CONDITIONER.TAGGING, list(entries)
+        # What entries lack is reported already.
+        if training and options.LOSS_WEIGHT and any("present" in entry for entry in entries):
+            vocabulary = next(e["present"].vocabulary for e in entries if "present" in e)
+            for name in sorted(set(cfg.MODEL.CONDITIONER.CLASS_NAMES) - set(vocabulary)):
+                report(
+                    UserError(
+                        f"MODEL.CONDITIONER.CLASS_NAMES has {name!r}, which is no class of the "
+                        "data: the multi-label loss would teach that no image shows it; expected "
+                        f"some of {', '.join(vocabulary)}, or TAGGING.LOSS_WEIGHT 0"
+                    )
+                )
+        if options.TAGS != "captions":
+            return []
+        text = open_model_of(cfg).load_text_encoder(cfg.TEXT.TOKENS)
+        modifier = get_modifiers(cfg)[0 if training else 1]
+        # Tag -> the first image that has it.
+        found: dict[str, Mapping[str, Any]] = {}
+        tagged = [entry for entry in entries if "caption" in entry]
+        for entry in tagged:
+            for tag in split_tags(entry["caption"]):
+                found.setdefault(tag, entry)
+        for tag, entry in found.items():
+            with reporting(report):
+                _check_length(tag, modifier, text, entry)
+        if tagged and not found:
+            report(
+                UserError(
+                    "no image has a tag: TEXT.CAPTION_DIR must name the folder of the tags' "
+                    "files, which tadp-d2 caption --source tags makes"
+                )
+            )
+            return []
+        without = sum(not split_tags(entry["caption"]) for entry in tagged)
+        return [f"{without} of {len(tagged)} images have no tag"] if without else []
+
     def forward(
         self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor
     ) -> Condition:
-        tags, absent = self._embed_tags([self.tags(own) for own in inputs])
-        tags, patches = self.read_tags(tags), self.read_image(self.image_encoder(inputs).patches)
-        hidden = self.queries.expand(len(inputs), -1, -1)
-        for block in self.blocks:
-            hidden = block(hidden, tags, absent, patches)
-        tokens = self.mlp(hidden)
+        patches = self.read_image(self.image_encoder(inputs).patches)
+        finds_own = self.options.TAGS == "own"
+        tags = [self.names if finds_own else self.tags(own) for own in inputs]
+        tokens = self._read(tags, patches)
         if not self.options.LOSS_WEIGHT:
             return Condition(Context(tokens))
         scores = self.score_classes(tokens)
+        if finds_own:
+            # A second look, with what the first one found.
+            tokens = self._read([self._choose(own) for own in scores], patches)
         if not self.training:
             return Condition(Context(tokens), outputs={"tag_scores": scores})
         loss = self.options.LOSS_WEIGHT * self._loss(scores, inputs)
         return Condition(Context(tokens), {"loss_tags": loss})
 
+    def _read(self, tags: Sequence[Sequence[str]], patches: Tensor) -> Tensor:
+        """T(c), B x Q x D, of B images: of their tags, and of their patches, B x n x C."""
+        embeddings, absent = self._embed_tags(tags)
+        embeddings = self.read_tags(embeddings)
+        hidden = self.queries.expand(len(tags), -1, -1)
+        for block in self.blocks:
+            hidden = block(hidden, embeddings, absent, patches)
+        return self.mlp(hidden)
+
+    def _choose(self, scores: Tensor) -> list[str]:
+        """The classes of an image whose probability reaches the threshold; of K scores."""
+        chosen = (scores.sigmoid() >= self.options.THRESHOLD).tolist()
+        pairs = zip(self.names, chosen, strict=True)
+        return [name for name, is_there in pairs if is_there and name != BACKGROUND]
+
     def tags(self, inputs: Mapping[str, Any]) -> list[str]:
         """The tags of an input, without the modifier; none for an image without any.
+
+        Those that it finds itself are not among them.
 
         Raises:
             UserError: the input lacks what they are made of.
@@ -152,8 +216,7 @@ class TaggingAdapter(Conditioner):
         if self.options.TAGS == "classes":
             return self.names
         if self.options.TAGS == "captions":
-            parts = read_text(inputs, "caption").split(SEPARATOR)
-            return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+            return split_tags(read_text(inputs, "caption"))
         present, image_id = read_present(inputs), str(inputs["image_id"])
         return name_classes(present.names(), present.vocabulary, image_id, **self.errors)
 
@@ -186,23 +249,23 @@ class TaggingAdapter(Conditioner):
     @torch.no_grad()
     def _embed_tags(self, tags: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """End-of-text embeddings of tags, B x T x D, and where there is none, B x T, True."""
-        modifier = self.train_modifier if self.training else self.test_modifier
-        rows = []
-        for own in tags:
-            # Who has no tag has the empty one: attention to nothing is not a number.
-            prompts = [
-                make_prompt(tag.replace("_", " "), modifier, self.text) for tag in own or [""]
-            ]
-            rows.append(torch.stack([self._embed(prompt) for prompt in prompts]))
+        # Who has no tag has the empty one: attention to nothing is not a number.
+        rows = [torch.stack([self._embed(tag) for tag in own or [""]]) for own in tags]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=padded.device)
         places = torch.arange(padded.shape[1], device=padded.device)
         return padded, places >= lengths.unsqueeze(1)
 
-    def _embed(self, prompt: str) -> Tensor:
+    def _embed(self, tag: str) -> Tensor:
+        prompt = _prompt(tag, self._modifier, self.text)
         if prompt not in self._known:
+            _check_length(tag, self._modifier, self.text)
             self._known[prompt] = self.text.embed_ends([prompt])[0].cpu()
         return self._known[prompt].to(self.queries.device)
+
+    @property
+    def _modifier(self) -> Modifier:
+        return self.train_modifier if self.training else self.test_modifier
 
     def provenance(self) -> dict[str, Any]:
         return {
@@ -215,9 +278,32 @@ class TaggingAdapter(Conditioner):
         }
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:
-        modifier = self.train_modifier if self.training else self.test_modifier
+        if self.options.TAGS == "own":
+            return "the classes that it finds in the image"
         tags = self.tags(inputs)
-        return ", ".join(make_prompt(tag, modifier, self.text) for tag in tags) or "no tags"
+        return ", ".join(_prompt(tag, self._modifier, self.text) for tag in tags) or "no tags"
+
+
+def _prompt(tag: str, modifier: Modifier, text: TextEncoder) -> str:
+    """A tag in the words of a modifier."""
+    template = expand_tokens(modifier.template, text.tokenizer)
+    return template.replace(SLOT, tag.replace("_", " ")).strip()
+
+
+def _check_length(
+    tag: str, modifier: Modifier, text: TextEncoder, entry: Mapping[str, Any] | None = None
+) -> None:
+    """
+    Raises:
+        UserError: a tag is longer than what is read; of it nothing is cut, as of a caption.
+    """
+    length = len(text.tokenizer(_prompt(tag, modifier, text), verbose=False).input_ids)
+    if length > text.length:
+        where = f" of image {entry.get('image_id', '?')}" if entry else ""
+        raise UserError(
+            f"the tag{where} {tag[:100]!r} has {length} tokens under its modifier, and the text "
+            f"encoder reads {text.length}: a {SEPARATOR} separates tags, as RAM writes them"
+        )
 
 
 class QueryBlock(nn.Module):

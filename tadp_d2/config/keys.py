@@ -145,6 +145,14 @@ ADDED = (
         between(0, 999),
     ),
     Key(
+        "MODEL.DIFFUSION.NOISE_TIMESTEP",
+        0,
+        "Time step whose noise is added to latents, by the schedule of WEIGHTS; 0 adds none. In "
+        "testing the noise of an image depends on its id and SEED alone.",
+        "TADP and VPD: none; tagging adapter: minor noise",
+        between(0, 999),
+    ),
+    Key(
         "MODEL.DIFFUSION.LATENT_SCALING",
         True,
         "Multiply latents by the VAE's scaling factor, 0.18215 for SD 1.5.",
@@ -267,9 +275,16 @@ ADDED = (
         "MODEL.CONDITIONER.TAGGING.TAGS",
         "classes",
         'Tags of "TaggingAdapter": "classes", all class names; "captions", those of the caption '
-        'file, with | between them, as RAM writes them; "oracle", the classes of the annotation.',
+        'file, with | between them, as RAM writes them; "oracle", the classes of the annotation; '
+        '"own", the classes that it finds itself.',
         "tagging adapter, table 5",
-        one_of("classes", "captions", "oracle"),
+        one_of("classes", "captions", "oracle", "own"),
+    ),
+    Key(
+        "MODEL.CONDITIONER.TAGGING.THRESHOLD",
+        0.5,
+        'Probability from which on a class is a tag of "own".',
+        allowed=between(0, 1),
     ),
     Key(
         "MODEL.CONDITIONER.TAGGING.QUERIES",

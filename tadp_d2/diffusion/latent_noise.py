@@ -10,9 +10,16 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from tadp_d2.diffusion.model_folder import TEACHABLE, loading
+from tadp_d2.diffusion.model_folder import Format, loading
 from tadp_d2.errors import UserError
 from tadp_d2.randomness import derive_seed
+
+_SCHEDULE = Format(
+    "noise schedule",
+    (("scheduler/scheduler_config.json",),),
+    (),
+    "MODEL.DIFFUSION.NOISE_TIMESTEP adds noise as the base model was trained with it; 0 adds none",
+)
 
 
 class LatentNoise:
@@ -57,7 +64,7 @@ def kept_variance(folder: Path, timestep: int) -> float:
     Raises:
         UserError: the model has no such schedule, or it is shorter.
     """
-    TEACHABLE.check(folder)
+    _SCHEDULE.check(folder)
     steps = load_scheduler(folder / "scheduler").alphas_cumprod
     if timestep >= len(steps):
         raise UserError(

@@ -91,7 +91,7 @@ STABLE_DIFFUSION = Format(
     "MODEL.DIFFUSION.WEIGHTS must name a Stable Diffusion folder in diffusers' format (with "
     f"{', '.join(f'{part}/' for part in _PARTS)}) or a hub id; `tadp-d2 synth` writes a tiny one",
 )
-# Who teaches a model, or adds noise, needs the noise schedule that it was trained with.
+# Who teaches a model needs the noise schedule that it was trained with.
 TEACHABLE = replace(STABLE_DIFFUSION, files=(*_FILES, (_SCHEDULER,)))
 TOKENIZER = Format(
     "tokenizer", _FILES[:1], ("tokenizer/*",), "--weights names the folder of a diffusion model"

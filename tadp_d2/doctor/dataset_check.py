@@ -75,7 +75,7 @@ def check_dataset(cfg: CfgNode, dataset: str, needed: bool = True) -> Iterator[F
         entries = [dict(entry) for entry in read_entries(dataset, report)]
     with reporting(report):
         try:
-            add_texts(cfg, dataset, entries, report)
+            add_texts(cfg, dataset, entries, report, training)
         except NoCaptions as error:
             if needed:
                 raise

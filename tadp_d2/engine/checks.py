@@ -8,8 +8,9 @@ from detectron2.utils import comm
 from tadp_d2.conditioning.conditioner import get_conditioner_class, open_model_of
 from tadp_d2.config.keys import KEYS
 from tadp_d2.data.catalog import check_registered, read_known
-from tadp_d2.data.loader import check_texts, load_dataset
+from tadp_d2.data.loader import add_texts, check_texts
 from tadp_d2.device import find_device
+from tadp_d2.diffusion.latent_noise import kept_variance
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.resume import check_output
@@ -134,19 +135,22 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> list[str]:
     """
     check_output(cfg, evaluation, resume)
     check_fit(cfg, evaluation)
-    training = () if evaluation else cfg.DATASETS.TRAIN
-    for dataset in cfg.DATASETS.TEST:
-        load_dataset(cfg, dataset)
-    for dataset in training:
-        load_dataset(cfg, dataset, training=True)
-    open_model_of(cfg)
+    used = [(dataset, False) for dataset in cfg.DATASETS.TEST]
+    used += [(dataset, True) for dataset in (() if evaluation else cfg.DATASETS.TRAIN)]
+    entries = []
+    for dataset, training in used:
+        entries.append(read_known(dataset))
+        add_texts(cfg, dataset, entries[-1], training=training)
+        if training:
+            get_task(cfg).select_for_training(dataset, entries[-1])
+    model = open_model_of(cfg)
+    if cfg.MODEL.DIFFUSION.NOISE_TIMESTEP:
+        kept_variance(model.folder, cfg.MODEL.DIFFUSION.NOISE_TIMESTEP)
     for file in cfg.TEXT.TOKENS:
         read_tokens(file)
     notes = []
-    for dataset in cfg.DATASETS.TEST:
-        notes += check_texts(cfg, dataset, read_known(dataset))
-    for dataset in training:
-        notes += check_texts(cfg, dataset, read_known(dataset), training=True)
+    for (dataset, training), own in zip(used, entries, strict=True):
+        notes += check_texts(cfg, dataset, own, training=training)
     check_checkpoint(cfg.MODEL.WEIGHTS)
     return notes
 

@@ -1,6 +1,8 @@
 """Conditioners that look at the image: the implicit captioner and the tagging adapter."""
 
+import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -8,7 +10,11 @@ from detectron2.modeling import build_model
 from transformers import CLIPVisionModelWithProjection
 from transformers.models.clip import CLIPImageProcessor
 
-from tadp_d2.conditioning.conditioner import build_conditioner, open_model_of
+from tadp_d2.conditioning.conditioner import (
+    build_conditioner,
+    get_conditioner_class,
+    open_model_of,
+)
 from tadp_d2.conditioning.image_encoder import ImageEncoder
 from tadp_d2.data.loader import load_dataset
 from tadp_d2.data.present_classes import PresentClasses
@@ -206,7 +212,80 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(make):
     assert rates == pytest.approx([3e-4] * len(rates)) and rates
 
 
-def test_wrong_widths_are_named(make):
+def test_its_own_tags_are_the_classes_that_it_finds(make):
+    cfg = make("TaggingAdapter", "MODEL.CONDITIONER.TAGGING.TAGS", "own")
+    own = build_conditioner(cfg).eval()
+    everything = build_conditioner(make("TaggingAdapter")).eval()
+    told = build_conditioner(make("TaggingAdapter", "MODEL.CONDITIONER.TAGGING.TAGS", "captions"))
+    for other in (everything, told.eval()):
+        other.load_state_dict(own.state_dict())
+    inputs = inputs_of()
+    found, first = own(inputs, None, None), everything(inputs, None, None)
+    scores = first.outputs["tag_scores"]
+    assert torch.equal(found.outputs["tag_scores"], scores)
+    # The second look is that of an adapter that is told them.
+    chosen = [
+        [name for name, score in zip(own.names, row, strict=True) if score >= 0]
+        for row in scores.tolist()
+    ]
+    assert any(0 < len(names) < 20 for names in chosen)
+    captions = [{**i, "caption": "|".join(names)} for i, names in zip(inputs, chosen, strict=True)]
+    expected = told(captions, None, None).context.embeddings
+    torch.testing.assert_close(found.context.embeddings, expected, rtol=1e-4, atol=1e-5)
+    assert own.prompt(inputs[0]) == "the classes that it finds in the image"
+    with pytest.raises(UserError, match="TAGS is 'own' and LOSS_WEIGHT is 0"):
+        options = ("MODEL.CONDITIONER.TAGGING.TAGS", "own")
+        make("TaggingAdapter", *options, "MODEL.CONDITIONER.TAGGING.LOSS_WEIGHT", 0.0)
+
+
+def test_what_is_wrong_with_tags_is_found_before_a_run(make, image_encoder_folder, tmp_path):
+    """One message each, as a run and `doctor` get them."""
+
+    def messages(entries, *options, training=True):
+        cfg, errors = make("TaggingAdapter", *options), []
+        notes = get_conditioner_class(cfg).check_entries(cfg, entries, training, errors.append)
+        return [str(error) for error in errors] + notes
+
+    entry = {"image_id": "7", "present": PresentClasses(("dog", "cat"), frozenset({0}))}
+    unknown = ("MODEL.CONDITIONER.CLASS_NAMES", ("cat", "dragon"))
+    (message,) = messages([entry], *unknown)
+    assert "CLASS_NAMES has 'dragon', which is no class of the data" in message
+    assert "dog, cat" in message
+    assert not messages([entry], *unknown, training=False)
+    of_file = (
+        *("MODEL.CONDITIONER.TAGGING.TAGS", "captions"),
+        *("MODEL.CONDITIONER.CLASS_NAMES", ("dog", "cat")),
+    )
+    # Any number of tags; an image without any, if others have some.
+    many = " | ".join(f"dog {number}" for number in range(300))
+    both = [{**entry, "caption": many}, {**entry, "caption": ""}]
+    assert messages(both, *of_file) == ["1 of 2 images have no tag"]
+    long = {**entry, "caption": f"cat | {', '.join(['dog'] * 40)}"}
+    (message,) = messages([long], *of_file)
+    assert "the tag of image 7 'dog, dog" in message and "text encoder reads 77" in message
+    (message,) = messages([{**entry, "caption": " | "}], *of_file)
+    assert message.startswith("no image has a tag: TEXT.CAPTION_DIR")
+    with pytest.raises(UserError, match="the tag 'dog, dog.*text encoder reads 77"):
+        build_conditioner(make("TaggingAdapter", *of_file))([{**inputs_of()[0], **long}], 0, 0)
+
+    embeddings = tmp_path / "class_embeddings.pth"
+    torch.save(torch.zeros(20, 48), embeddings)
+    with pytest.raises(UserError, match="of width 48; expected 20, .* of width 64"):
+        build_conditioner(
+            make("TaggingAdapter", "MODEL.CONDITIONER.CLASS_EMBEDDINGS", str(embeddings))
+        )
+    for key, value, message in (
+        ("hidden_size", 32, "lack .*, or have it in another shape"),
+        ("model_type", "siglip_vision_model", "is of a siglip_vision_model, and not of CLIP"),
+    ):
+        folder = tmp_path / key
+        shutil.copytree(image_encoder_folder, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(UserError, match=message):
+            build_conditioner(
+                make("TaggingAdapter", "MODEL.CONDITIONER.IMAGE_ENCODER", str(folder))
+            )
     with pytest.raises(UserError, match="TAGGING.WIDTH is 16: expected a multiple of HEADS, 3"):
         make("TaggingAdapter", "MODEL.CONDITIONER.TAGGING.HEADS", 3)
 
