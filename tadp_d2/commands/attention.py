@@ -3,8 +3,14 @@
 import argparse
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tadp_d2.inference.model_options import add_model_options, config_file, read_config
+
+if TYPE_CHECKING:
+    from tadp_d2.conditioning.caption_prompt import CaptionPrompt
+    from tadp_d2.conditioning.text_adapter import TextAdapter
+    from tadp_d2.inference.word_maps import Prompt
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -14,7 +20,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Draws the cross-attention of each word over an image, at each stride and "
         "averaged, for several prompts: the caption, the classes' names, their averaged "
         "embeddings, and the objects if they are named. Before training, and with --weights after "
-        "it. The maps are also written as numbers, into a .safetensors file beside the sheet.",
+        "it. With --prompts as in TADP's figure 4: one panel for each word, averaged over all "
+        "heads and scales. The maps are also written as numbers, into a .safetensors file beside "
+        "the sheet.",
     )
     parser.add_argument("image", type=Path, help="an image")
     text = parser.add_mutually_exclusive_group(required=True)
@@ -24,6 +32,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--objects", nargs="+", default=[], metavar="NAME", help="what is in it (the oracle prompt)"
+    )
+    parser.add_argument(
+        "--prompts",
+        nargs="+",
+        choices=("oracle", "caption", "class-names", "class-embeddings", "expression"),
+        help="only these, in one panel for each word (default: all, in a row for each stride)",
     )
     parser.add_argument(
         "--diffusion",
@@ -49,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     from tadp_d2.engine.checkpoint import check_checkpoint
     from tadp_d2.errors import UserError
     from tadp_d2.inference.word_map_files import check_new, write_attention
-    from tadp_d2.inference.word_maps import compare, make_prompts
+    from tadp_d2.inference.word_maps import choose_prompts, compare, make_prompts
     from tadp_d2.progress import hide_library_bars
     from tadp_d2.tasks.task import get_task
 
@@ -61,14 +75,19 @@ def run(args: argparse.Namespace) -> None:
     reads = "caption" if args.expression is None else "expression"
     if reads == "expression" and reads not in needed_texts(cfg):
         raise UserError("--expression: this model reads no expression")
-    make = functools.partial(
+    make_all = functools.partial(
         make_prompts,
         said=getattr(args, reads),
         objects=args.objects,
         classes=get_task(cfg).classes(),
         reads=reads,
     )
-    prompts, maps = compare(cfg, np.asarray(image), make, reads)
+
+    def make(conditioner: "CaptionPrompt | TextAdapter") -> "dict[str, Prompt]":
+        prompts = make_all(conditioner)
+        return choose_prompts(prompts, args.prompts) if args.prompts else prompts
+
+    prompts, maps = compare(cfg, np.asarray(image), make, reads, everywhere=bool(args.prompts))
     for name, prompt in prompts.items():
         print(f"{name}: {prompt.text!r}")
     origin = {"file": str(args.image), "sha256": digest, "config": config_file(args)}

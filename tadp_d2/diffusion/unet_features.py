@@ -4,6 +4,7 @@ This module knows diffusers' UNet and nothing of folders, captions or Detectron2
 """
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -22,6 +23,7 @@ from tadp_d2.diffusion.model_part import UNET, Part
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 
+_PATHS = ("down", "mid", "up")
 # Not computed: they turn the last feature map into noise.
 _OUTPUT_LAYERS = ("conv_norm_out", "conv_act", "conv_out")
 
@@ -68,19 +70,36 @@ class UNetFeatures(nn.Module):
         # Nor what a model distilled for few steps (LCM) is told of guidance: here it is told none.
         unet.time_embedding.cond_proj = None
         self.unet = unet
-        self.maps = maps
         self.strides = level_strides(latent_stride, len(unet.up_blocks))
         self.levels = list(self.strides)
-        recorded = _set_processors(unet, self.levels, maps)
+        recorded = self._record(maps)
         if recorded != set(maps.levels):
             raise UserError(
                 f"attention maps at {', '.join(sorted(set(maps.levels) - recorded))}: this UNet "
                 f"has cross-attention in the {' and '.join(maps.paths)} path at other levels only"
             )
+
+    def record_all(self) -> list[str]:
+        """From now on the maps of every cross-attention layer follow the features, and no others.
+
+        To look at them: a head was built for the maps that it was built for.
+
+        Returns:
+            The levels that have such layers.
+        """
+        everywhere = replace(self.maps, levels=self.levels, paths=_PATHS, self_attention=())
+        return sorted(self._record(everywhere))
+
+    def _record(self, maps: MapOptions) -> set[str]:
+        """Chooses the layers whose maps follow the features; returns the levels that have such."""
+        self.maps = maps
+        recorded = _set_processors(self.unet, self.levels, maps)
+        widths = self.unet.config.block_out_channels
         self.channels = {
             level: channels + (self._map_channels(level) if level in recorded else 0)
-            for level, channels in zip(self.levels, unet.config.block_out_channels, strict=True)
+            for level, channels in zip(self.levels, widths, strict=True)
         }
+        return recorded
 
     def _map_channels(self, level: str) -> int:
         places = math.prod(math.ceil(n / self.strides[level]) for n in self.maps.self_attention)

@@ -93,6 +93,20 @@ def make_prompts(
     return prompts
 
 
+def choose_prompts(prompts: Mapping[str, Prompt], names: Sequence[str]) -> dict[str, Prompt]:
+    """Those of `make_prompts` with the names, written with hyphens for blanks, in their order.
+
+    Raises:
+        UserError: one of them was not made.
+    """
+    found = {name: prompts.get(name.replace("-", " ")) for name in names}
+    for name, prompt in found.items():
+        if prompt is None:
+            needed = {"oracle": "--objects", "expression": "--expression", "caption": "--caption"}
+            raise UserError(f"--prompts {name}: needs {needed.get(name, 'the names of classes')}")
+    return {name.replace("-", " "): prompt for name, prompt in found.items()}
+
+
 def end_of_text(prompt: Prompt) -> Prompt:
     """A prompt of one word: the tokens behind the words of another, which have read all of them."""
     last = max(position for word in prompt.words for position in word.positions)
@@ -103,13 +117,19 @@ def end_of_text(prompt: Prompt) -> Prompt:
 class AttentionProbe:
     """Image and prompt -> the map of each word, at each level of a backbone that has maps."""
 
-    def __init__(self, cfg: CfgNode, backbone: DiffusionBackbone):
+    def __init__(self, cfg: CfgNode, backbone: DiffusionBackbone, everywhere: bool = False):
         """
+        Args:
+            everywhere: whether to look at all cross-attention layers, and not at those whose maps
+                a head receives. The backbone then serves no head any more.
+
         Raises:
             UserError: the config switches the maps off.
         """
         self.levels = sorted(cfg.MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS)
-        if not self.levels:
+        if everywhere:
+            self.levels = backbone.unet.record_all()
+        elif not self.levels:
             raise UserError(
                 "MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS is empty: this model keeps no maps"
             )
@@ -183,9 +203,12 @@ def compare(
     pixels: np.ndarray,
     make: Callable[[CaptionPrompt | TextAdapter], Mapping[str, Prompt]],
     reads: str = "caption",
+    everywhere: bool = False,
 ) -> tuple[dict[str, Prompt], dict[str, dict[str, dict[str, Tensor]]]]:
     """
     Args:
+        everywhere: whether the maps are the averages over all cross-attention layers, heads and
+            levels (TADP, figure 4: "for different heads at all different scales"), "mean" alone.
         make: prompts, by the conditioner of texts with the key `reads`: the model's own, trained or
             not, if it reads such texts, else that of captions.
 
@@ -204,10 +227,11 @@ def compare(
     for state, load in states.items():
         # One after the other: two diffusion models would take twice the memory.
         backbone, own = load(cfg)
-        probe = AttentionProbe(cfg, backbone)
+        probe = AttentionProbe(cfg, backbone, everywhere)
         prompts = dict(make(own if reads in needed_texts(cfg) else load_captions_conditioner(cfg)))
         for name, prompt in prompts.items():
-            found.setdefault(name, {})[state] = probe(pixels, prompt)
+            maps = probe(pixels, prompt)
+            found.setdefault(name, {})[state] = {MEAN: maps[MEAN]} if everywhere else maps
     return prompts, found
 
 

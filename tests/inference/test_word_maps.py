@@ -174,6 +174,57 @@ def test_the_command_draws_a_trained_model_before_and_after(
     assert (width, height) == (110 + 25 * 138 + 6, 111 + 4 * (46 + 6 * 105))
 
 
+def over_all_layers(backbone, probe, prompt):
+    """The mean over levels of one size, of the mean over all heads and layers of a level."""
+    found = {}
+
+    def note(layer, args, kwargs, _):
+        hidden, context = args[0], kwargs["encoder_hidden_states"]
+        query, key = (
+            project(source).unflatten(-1, (layer.heads, -1)).transpose(1, 2)[0]
+            for project, source in ((layer.to_q, hidden), (layer.to_k, context))
+        )
+        scores = (query @ key.transpose(1, 2)) / key.shape[-1] ** 0.5
+        found.setdefault(hidden.shape[1], []).append(scores.softmax(-1).mean(0))
+
+    layers = [m for name, m in backbone.unet.named_modules() if name.endswith("attn2")]
+    handles = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
+    probe(PIXELS, prompt)
+    for handle in handles:
+        handle.remove()
+    assert len(layers) == sum(map(len, found.values())) == 16
+    levels = []
+    for size, maps in found.items():
+        side = round(size**0.5)
+        level = torch.stack(maps).mean(0).T.unflatten(1, (side, side))
+        levels.append(F.interpolate(level[None], (16, 16), mode="bilinear")[0])
+    assert len(levels) == 4
+    mean = torch.stack(levels).mean(0)
+    return torch.stack([mean[list(word.positions)].mean(0) for word in prompt.words])
+
+
+def test_figure_4_shows_all_heads_and_scales_of_the_prompts_that_are_asked_for(
+    attention, detector, trained_config, tmp_path
+):
+    asked = ("--caption", "a dog", "--weights", detector / "model_final.pth")
+    message = attention(*asked, "--prompts", "caption", "oracle")
+    assert "--prompts oracle: needs --objects" in message
+    attention(*asked, "--prompts", "class-embeddings", "caption")
+    numbers = load_file(tmp_path / "a.safetensors")
+    names, states = ("class embeddings", "caption"), ("before training", "after training")
+    assert set(numbers) == {f"{name}/{state}/mean" for name in names for state in states}
+    # A row for each state in two blocks, and a panel for each of the 20 classes.
+    assert Image.open(tmp_path / "a.png").size == (110 + 20 * 138 + 6, 111 + 2 * (46 + 2 * 105))
+    cfg = trained_config(detector)
+    prompt = make_prompts(load_captions_conditioner(cfg), "a dog")["caption"]
+    with torch.no_grad():
+        for state, load in zip(states, (load_untrained, trained), strict=True):
+            backbone = load(cfg)
+            probe = AttentionProbe(cfg, backbone, everywhere=True)
+            expected = over_all_layers(backbone, probe, prompt)
+            torch.testing.assert_close(numbers[f"caption/{state}/mean"], expected)
+
+
 def test_the_command_draws_what_the_words_of_an_expression_look_at(
     attention, referring_segmentor, detector, trained_config, tmp_path
 ):
