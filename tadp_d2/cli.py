@@ -16,12 +16,15 @@ from tadp_d2.commands import (
     doctor,
     dreambooth,
     invert,
+    off_target,
     predict,
     prepare,
     report,
+    samples,
     study,
     synth,
     train,
+    variations,
 )
 from tadp_d2.errors import exit_on_user_error
 
@@ -35,11 +38,14 @@ COMMANDS = (
     captions,
     invert,
     dreambooth,
+    samples,
+    variations,
     train,
     predict,
     attention,
     app,
     benchmark,
+    off_target,
     study,
     report,
 )

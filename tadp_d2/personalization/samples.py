@@ -1,9 +1,9 @@
-"""What the model draws while it learns, on one sheet that grows by a row at a time."""
+"""What a model draws by prompts: on a sheet, and while it learns on one that grows by rows."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import shorten
+from textwrap import shorten, wrap
 
 import torch
 from PIL import Image
@@ -14,9 +14,11 @@ from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.settings import PersonalizationSettings
 from tadp_d2.visualization.sheet import contact_sheet
 
-_GUIDANCE = 7.5
+GUIDANCE = 7.5
 # Letters that fit above an image.
 _TITLE = 40
+# And in a line left of a row.
+_LABEL = 12
 
 
 @torch.no_grad()
@@ -31,11 +33,37 @@ def draw_sample(
             height=size,
             width=size,
             num_inference_steps=steps,
-            guidance_scale=_GUIDANCE,
+            guidance_scale=GUIDANCE,
             generator=torch.Generator().manual_seed(seed),
             output_type="latent",
         ).images
     return pipeline.image_processor.postprocess(model.decode(latents), output_type="pil")[0]
+
+
+def draw_samples(
+    model: TrainableDiffusion,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    size: int,
+    steps: int,
+    precision: str,
+) -> list[list[Image.Image]]:
+    """A row of images for each prompt, with one for each seed (TADP, figures S4 to S6)."""
+    return [
+        [draw_sample(model, prompt, size, steps, precision, seed) for seed in seeds]
+        for prompt in prompts
+    ]
+
+
+def write_rows(
+    path: Path, rows: Mapping[str, Sequence[Image.Image]], titles: Sequence[str]
+) -> None:
+    """Writes a sheet with a row of images under each label; `titles` are those of the columns."""
+    images = [image for row in rows.values() for image in row]
+    labels = tuple("\n".join(wrap(label, _LABEL)) for label in rows)
+    sheet = contact_sheet(images, len(titles), tuple(titles), rows=labels)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
 
 
 class SampleSheet:

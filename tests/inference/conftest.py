@@ -54,6 +54,18 @@ def segmentor(world, model_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def oracle_segmentor(world, model_folder, tmp_path_factory):
+    """The folder of a segmentor that reads the names of what is there, at 64 x 64."""
+    return _run(
+        "pascal_prompts.yaml",
+        tmp_path_factory.mktemp("runs") / "oracle_segmentor",
+        model_folder,
+        *("INPUT.FIXED_SIZE_TEST", "(64, 64)", "DATASETS.TEST", "('pascal_val',)"),
+        *("MODEL.CONDITIONER.NAME", "Oracle"),
+    )
+
+
+@pytest.fixture(scope="session")
 def referring_segmentor(world, model_folder, tmp_path_factory):
     """The folder of a model that reads expressions, at 64 x 64."""
     return _run(
