@@ -1,13 +1,15 @@
-"""Crops of latents, with captions of what they show.
+"""Crops of images or latents, with what they show.
 
 Close-ups teach what a word looks like: in a whole scene an object is a few latent pixels, and most
 of what there is to say about the noise has nothing to do with it.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from tadp_d2.synthetic.drawing.scenes import sentence
+from tadp_d2.synthetic.training_samples import BoxedThing
 
 # A thing is named when this share of its box is in the crop.
 _VISIBLE = 0.5
@@ -17,45 +19,72 @@ def random_index(size: int) -> int:
     return int(torch.randint(size, ()))
 
 
-def close_up(
-    latents: Tensor, setting: str, things: list[tuple], mirrored: bool, size: int
-) -> tuple[Tensor, str]:
-    """A crop around one of the things of a scene, and the sentence about what it shows.
+def chance(share: float) -> bool:
+    """True in this share of the calls, 0 to 1."""
+    return float(torch.rand(())) < share
+
+
+def seen(things: Sequence[tuple], mirrored: bool) -> list[BoxedThing]:
+    """The things of a whole image, or of its mirror image.
 
     Args:
-        latents: 4 x h x w.
-        setting: of the scene.
-        things: (name, left, top, right, bottom), shares of the image that is not mirrored.
-        mirrored: whether the latents are those of the mirror image.
-        size: of the crop, latent pixels.
+        things: fields of `BoxedThing` in the image that is not mirrored.
+        mirrored: whether it is the mirror image that is asked for.
     """
-    height, width = latents.shape[-2:]
-    boxes = [_in_latents(thing[1:], mirrored, width, height) for thing in things]
+    boxed = [BoxedThing(*thing) for thing in things]
+    if not mirrored:
+        return boxed
+    return [thing._replace(left=1 - thing.right, right=1 - thing.left) for thing in boxed]
+
+
+def close_up(pixels: Tensor, things: Sequence[BoxedThing], size: int) -> tuple[Tensor, list]:
+    """A square crop around one of the things of an image, and the things that it shows.
+
+    Args:
+        pixels: C x h x w, of the image or its latents.
+        things: as `seen` returns them.
+        size: of the crop, pixels or latent pixels.
+
+    Returns:
+        C x size x size, and the things with their boxes as shares of the crop, cut at its rim.
+    """
+    height, width = pixels.shape[-2:]
     chosen = random_index(len(things))
-    left, top, right, bottom = boxes[chosen]
-    x, y = _start(left, right, size, width), _start(top, bottom, size, height)
-    names = [
-        thing[0]
-        for index, (thing, box) in enumerate(zip(things, boxes, strict=True))
-        if index == chosen or _share_within(box, x, y, size) >= _VISIBLE
-    ]
-    return latents[:, y : y + size, x : x + size], sentence(names, setting)
+    one = things[chosen]
+    x = _start(one.left * width, one.right * width, size, width)
+    y = _start(one.top * height, one.bottom * height, size, height)
+    shown = _within(things, x / width, y / height, size / width, size / height, always=chosen)
+    return pixels[..., y : y + size, x : x + size], shown
 
 
-def whole(latents: Tensor) -> Tensor:
-    """A square crop of the full height: 4 x h x h."""
-    height, width = latents.shape[-2:]
+def whole(pixels: Tensor, things: Sequence[BoxedThing]) -> tuple[Tensor, list[BoxedThing]]:
+    """A square crop of the full height, C x h x h, and the things that it shows."""
+    height, width = pixels.shape[-2:]
     left = random_index(width - height + 1)
-    return latents[:, :, left : left + height]
+    shown = _within(things, left / width, 0.0, height / width, 1.0)
+    return pixels[..., left : left + height], shown
 
 
-def _in_latents(
-    box: tuple[float, ...], mirrored: bool, width: int, height: int
-) -> tuple[float, ...]:
-    left, top, right, bottom = box
-    if mirrored:
-        left, right = 1 - right, 1 - left
-    return left * width, top * height, right * width, bottom * height
+def _within(
+    things: Sequence[BoxedThing],
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    always: int | None = None,
+) -> list[BoxedThing]:
+    """The things of which a window shows enough, in its own coordinates; all sides are shares."""
+    shown = []
+    for index, thing in enumerate(things):
+        left, right = max(thing.left, x), min(thing.right, x + width)
+        top, bottom = max(thing.top, y), min(thing.bottom, y + height)
+        area = max(0.0, right - left) * max(0.0, bottom - top)
+        share = area / ((thing.right - thing.left) * (thing.bottom - thing.top))
+        if index == always or share >= _VISIBLE:
+            sides = ((left - x) / width, (top - y) / height)
+            sides += ((right - x) / width, (bottom - y) / height)
+            shown.append(BoxedThing(thing.name, *sides, thing.color))
+    return shown
 
 
 def _start(first: float, last: float, size: int, limit: int) -> int:
@@ -63,10 +92,3 @@ def _start(first: float, last: float, size: int, limit: int) -> int:
     low, high = sorted((last - size, first))
     start = low + (high - low) * float(torch.rand(()))
     return min(max(round(start), 0), limit - size)
-
-
-def _share_within(box: tuple[float, ...], x: int, y: int, size: int) -> float:
-    left, top, right, bottom = box
-    width = max(0.0, min(right, x + size) - max(left, x))
-    height = max(0.0, min(bottom, y + size) - max(top, y))
-    return width * height / ((right - left) * (bottom - top))

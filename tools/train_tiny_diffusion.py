@@ -1,18 +1,27 @@
 #!/usr/bin/env python
-"""Trains text encoder and UNet of the tiny Stable Diffusion of this package, on its VAE.
+"""Trains the UNet of the tiny Stable Diffusion of this package on its VAE and the tiny CLIP.
 
-They learn together to remove noise from synthetic images in all styles, under captions of
-which most name the style, some do not, and some are empty. Most of the first batches are close-ups
-of objects, of the later ones more are whole images, as Stable Diffusion too was trained on small
-images first. Stopped and started again it continues.
-It leaves the model in diffusers' format and half precision, a sheet of samples and the loss curve.
-Nobody needs to run this to use the project; it is here so that the weights can be made again.
+The text encoder is CLIP's and stays as it is, as in Stable Diffusion. The UNet learns to remove
+noise from synthetic images of all kinds and styles. Half of the texts are the data sets' captions,
+the others are worded in varied ways (`tiny_texts`), and some are empty. In half of the batches the
+UNet sees the words alone, without the start and the tokens behind them, in which a causal encoder
+gathers the whole sentence: what is to be drawn has to be read from the words. Most of the first
+batches are close-ups of objects, of the later ones more are whole images, as Stable Diffusion too
+was trained on small images first. Stopped and started again it continues.
+
+It leaves the model in diffusers' format and half precision, with `recipe.json`; and in the work
+folder a sheet of samples and the loss curve. On a GPU all of it, drawing included, is to take less
+than ten minutes. Nobody needs to run this to use the project; it is here so that the weights can be
+made again.
 
     python tools/train_tiny_vae.py output/tiny_vae
-    python tools/train_tiny_diffusion.py output/tiny_vae tadp_d2/synthetic/stable_diffusion
+    python tools/train_tiny_clip.py output/tiny_clip
+    python tools/train_tiny_diffusion.py output/tiny_vae output/tiny_clip output/tiny_diffusion
 """
 
 import argparse
+import json
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,51 +30,38 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
-from tiny_crops import close_up, random_index, whole
-from tiny_images import make_samples, to_input
+from tiny_crops import chance, close_up, random_index, seen, whole
+from tiny_images import kept_samples
+from tiny_texts import EMPTY, caption, styled, varied
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from tadp_d2.conditioning.domains import DOMAINS, SLOT
-from tadp_d2.files import new_folder, replacing
+from tadp_d2.conditioning.domains import SLOT
+from tadp_d2.files import new_folder, replacing, sha256
 from tadp_d2.progress import hide_library_bars, progress_line
-from tadp_d2.synthetic.tiny_tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
-from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, Sample
+from tadp_d2.synthetic.tiny_tokenizer import save_tokenizer
+from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES
 
-TEXT_WIDTH = 64
-# Styles take turns, those of scenes twice as often: they have more to say.
-STYLES = 2 * ("photo", "watercolor", "comic") + ("day", "night", "foggy")
 # Latent pixels of a whole image; streets are wider and cropped. And of a close-up.
 WHOLE, CLOSE_UP = 24, 12
 # Share of batches that are close-ups, in the first part of the training and after it.
 FIRST_PART, CLOSE_FIRST, CLOSE_THEN = 0.6, 0.85, 0.4
-STYLED, EMPTY = 0.6, 0.1
+# Share of the texts that are captions of the data sets, and of the batches with words alone.
+CAPTIONS, WORDS_ALONE = 0.5, 0.5
+# Of those captions, the share that name the style.
+STYLED = 0.7
 # Noise levels are weighted by min(SNR, 5) / SNR (Hang et al. 2023): composition before texture.
 GREATEST_SNR = 5.0
 SAVE_EVERY = 100
 
 
-def make_text_encoder(vocabulary_size: int) -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=4 * TEXT_WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=CONTEXT_LENGTH,
-        bos_token_id=vocabulary_size - 2,
-        eos_token_id=vocabulary_size - 1,
-        pad_token_id=vocabulary_size - 1,
-    )
-    return CLIPTextModel(config)
-
-
-def make_unet() -> UNet2DConditionModel:
+def make_unet(text_width: int) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=WHOLE,
         block_out_channels=(32, 64, 64, 64),
         layers_per_block=2,
-        cross_attention_dim=TEXT_WIDTH,
+        cross_attention_dim=text_width,
         # As in Stable Diffusion 1.5, diffusers means the number of heads.
         attention_head_dim=2,
     )
@@ -83,117 +79,119 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
+def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Takes over all weights of another such UNet but those that read a text of another width."""
+    other = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32).state_dict()
+    own = unet.state_dict()
+    unet.load_state_dict({k: other[k] if other[k].shape == v.shape else v for k, v in own.items()})
+
+
 @torch.no_grad()
-def encode(vae: AutoencoderKL, samples: list[Sample]) -> list[torch.Tensor]:
-    """Scaled latents of each image and of its mirror image: 2 x 4 x h x w, float16."""
-    latents, show = [], progress_line("images encoded")
-    for index, sample in enumerate(samples):
-        image = to_input(sample.image)
-        both = torch.stack([image, image.flip(-1)])
-        latents.append((vae.encode(both).latent_dist.mode() * vae.config.scaling_factor).half())
-        show(index + 1, len(samples))
-    return latents
+def prepare(args: argparse.Namespace) -> list[dict]:
+    """All samples, with "latents" in the place of their images; kept because it takes minutes.
 
-
-def prepare(path: Path, vae_folder: Path, count: int, seed: int) -> list[dict]:
-    """Each image's style, words and latents; kept in a file because it takes minutes."""
+    Those are scaled latents of the image and of its mirror image: 2 x 4 x h x w, float16.
+    """
+    path = args.work / f"latents_{args.seed}_{args.images}.pt"
     if not path.exists():
-        samples = make_samples(count, seed, STYLES)
-        vae = AutoencoderKL.from_pretrained(vae_folder, dtype=torch.float32).eval()
-        images = [
-            {
-                "style": sample.style,
-                "caption": sample.caption,
-                "setting": sample.setting,
-                "things": [tuple(thing) for thing in sample.things],
-                "latents": latents,
-            }
-            for sample, latents in zip(samples, encode(vae, samples), strict=True)
-        ]
+        samples = kept_samples(args.work, args.images, args.seed)
+        vae = AutoencoderKL.from_pretrained(args.vae, dtype=torch.float32).eval().to(args.device)
+        show = progress_line("images encoded")
+        for index, sample in enumerate(samples):
+            image = sample.pop("image").to(args.device).float() / 127.5 - 1
+            latents = vae.encode(torch.stack([image, image.flip(-1)])).latent_dist.mode()
+            sample["latents"] = (latents * vae.config.scaling_factor).half().cpu()
+            show(index + 1, len(samples))
         with replacing(path) as temporary:
-            torch.save(images, temporary)
+            torch.save(samples, temporary)
     return torch.load(path, weights_only=True)
 
 
-def sentences(captions: list[str]) -> set[str]:
-    """What the tokenizer learns from: captions and all modifiers' words, without learned tokens."""
-    templates = [
-        modifier.template for domain in DOMAINS.values() for modifier in domain.modifiers.values()
-    ]
-    templates += STYLE_TEMPLATES.values()
-    return {*captions, *(template for template in templates if "<" not in template)}
-
-
-def draw_batch(images: list[dict], size: int, close: bool) -> tuple[torch.Tensor, list[str]]:
+def draw_batch(images: list[dict], size: int, close: bool) -> tuple[Tensor, list[str]]:
     """Latent crops and their prompts.
 
     Args:
-        images: as `prepare` returns them; of scenes only for close-ups.
+        images: as `prepare` returns them; only such with boxes for close-ups.
         size: number of whole images; of close-ups, which are a quarter, four times as many.
         close: whether to take close-ups.
     """
     crops, prompts = [], []
     for _ in range(4 * size if close else size):
         image = images[random_index(len(images))]
-        mirrored = random_index(2)
-        latents = image["latents"][mirrored].float()
-        if close:
-            words = image["setting"], image["things"]
-            crop, caption = close_up(latents, *words, bool(mirrored), CLOSE_UP)
-        else:
-            crop, caption = whole(latents), image["caption"]
+        mirrored = chance(0.5)
+        latents = image["latents"][int(mirrored)].float()
+        things = seen(image["things"], mirrored)
+        is_whole = not close and latents.shape[1] == latents.shape[2]
+        crop, shown = close_up(latents, things, CLOSE_UP) if close else whole(latents, things)
         crops.append(crop)
-        chance = float(torch.rand(()))
-        if chance < STYLED:
-            caption = STYLE_TEMPLATES[image["style"]].replace(SLOT, caption)
-        prompts.append("" if chance > 1 - EMPTY else caption)
+        if not chance(CAPTIONS):
+            prompts.append(styled(varied(image, shown, mirrored, is_whole), image["style"]))
+        elif chance(EMPTY):
+            prompts.append("")
+        else:
+            text = caption(image, shown if close else None)
+            styled_text = STYLE_TEMPLATES[image["style"]].replace(SLOT, text)
+            prompts.append(styled_text if chance(STYLED) else text)
     return torch.stack(crops), prompts
 
 
 class Learner:
-    """Text encoder and UNet with optimizer, schedule and averaged weights."""
+    """The UNet with optimizer, schedule and averaged weights, on a frozen text encoder."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, steps: int, rate: float):
-        self.tokenizer = tokenizer
-        self.text_encoder = make_text_encoder(len(tokenizer)).train()
-        self.unet = make_unet().train()
-        self.parameters = [*self.text_encoder.parameters(), *self.unet.parameters()]
-        self.average = EMAModel(self.parameters, decay=0.995)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.01)
+    def __init__(self, clip: Path, unet: UNet2DConditionModel, args: argparse.Namespace):
+        self.device = args.device
+        self.tokenizer = CLIPTokenizer.from_pretrained(clip)
+        self.text_encoder = CLIPTextModel.from_pretrained(clip, dtype=torch.float32)
+        self.text_encoder.requires_grad_(False).eval().to(args.device)
+        self.unet = unet.train().to(args.device)
+        self.average = EMAModel(self.unet.parameters(), decay=0.995)
+        self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=args.rate, weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, rate, total_steps=steps, pct_start=0.05
+            self.optimizer, args.rate, total_steps=args.steps, pct_start=0.05
         )
         self.noise = make_scheduler()
         self.step, self.losses = 0, []
 
-    def errors(
-        self, latents: torch.Tensor, prompts: list[str]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared error of each image's predicted noise, and its weight in training."""
+    def read(self, prompts: list[str], words_alone: bool) -> dict[str, Tensor]:
+        """What the UNet reads of prompts: B x 77 x D, and which of the tokens it sees."""
         tokens = self.tokenizer(
             prompts, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
-        context = self.text_encoder(tokens).last_hidden_state
-        noise = torch.randn_like(latents)
-        times = torch.randint(self.noise.config.num_train_timesteps, (len(latents),))
-        noisy = self.noise.add_noise(latents, noise, times)
-        errors = F.mse_loss(self.unet(noisy, times, context).sample, noise, reduction="none")
-        return errors.mean((1, 2, 3)), (GREATEST_SNR / compute_snr(self.noise, times)).clamp(max=1)
+        with torch.no_grad():
+            context = self.text_encoder(tokens.to(self.device)).last_hidden_state
+        read = {"encoder_hidden_states": context}
+        if words_alone:
+            special = torch.tensor([self.tokenizer.bos_token_id, self.tokenizer.eos_token_id])
+            seen_tokens = ~torch.isin(tokens, special)
+            # An empty text has no word: there is its start to look at.
+            seen_tokens[:, 0] = ~seen_tokens.any(1)
+            read["encoder_attention_mask"] = seen_tokens.to(self.device)
+        return read
 
-    def update(self, latents: torch.Tensor, prompts: list[str]) -> None:
-        errors, weights = self.errors(latents, prompts)
+    def errors(self, latents: Tensor, read: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Squared error of each image's predicted noise, and its weight in training."""
+        # Drawn on the CPU, so that each device draws the same.
+        noise = torch.randn(latents.shape).to(self.device)
+        times = torch.randint(self.noise.config.num_train_timesteps, (len(latents),))
+        weights = (GREATEST_SNR / compute_snr(self.noise, times)).clamp(max=1).to(self.device)
+        times = times.to(self.device)
+        noisy = self.noise.add_noise(latents.to(self.device), noise, times)
+        found = self.unet(noisy, times, **read).sample
+        return F.mse_loss(found, noise, reduction="none").mean((1, 2, 3)), weights
+
+    def update(self, latents: Tensor, prompts: list[str]) -> None:
+        errors, weights = self.errors(latents, self.read(prompts, chance(WORDS_ALONE)))
         self.optimizer.zero_grad()
         (errors * weights).mean().backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
-        self.average.step(self.parameters)
+        self.average.step(self.unet.parameters())
         self.losses.append(errors.mean().item())
         self.step += 1
 
     def save(self, path: Path) -> None:
         state = {
-            "text_encoder": self.text_encoder.state_dict(),
             "unet": self.unet.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -206,7 +204,7 @@ class Learner:
 
     def load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
-        for part in ("text_encoder", "unet", "average", "optimizer", "schedule"):
+        for part in ("unet", "average", "optimizer", "schedule"):
             getattr(self, part).load_state_dict(state[part])
         torch.set_rng_state(state["random"])
         self.losses = state["losses"]
@@ -214,10 +212,10 @@ class Learner:
 
     def pipeline(self, vae_folder: Path) -> StableDiffusionPipeline:
         """The model with averaged weights."""
-        self.average.copy_to(self.parameters)
+        self.average.copy_to(self.unet.parameters())
         pipeline = StableDiffusionPipeline(
-            vae=AutoencoderKL.from_pretrained(vae_folder, dtype=torch.float32),
-            text_encoder=self.text_encoder.eval(),
+            vae=AutoencoderKL.from_pretrained(vae_folder, dtype=torch.float32).to(self.device),
+            text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             unet=self.unet.eval(),
             scheduler=make_scheduler(),
@@ -266,28 +264,39 @@ def draw_losses(losses: list[float], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("vae", type=Path, help="folder that train_tiny_vae.py wrote")
+    parser.add_argument("clip", type=Path, help="folder that train_tiny_clip.py wrote")
     parser.add_argument("output", type=Path, help="new or empty folder")
-    parser.add_argument("--images", type=int, default=6300)
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument(
+        "--unet",
+        type=Path,
+        help="folder of a UNet of the same size to begin with (default: random weights)",
+    )
+    parser.add_argument("--images", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--work", type=Path, default=Path("output/tiny_diffusion"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--work", type=Path, default=Path("output/tiny_models"))
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
-    data = prepare(args.work / "latents.pt", args.vae, args.images, args.seed)
-    scenes = [image for image in data if image["things"]]
-    tokenizer = make_tokenizer(sentences([image["caption"] for image in data]))
-    learner = Learner(tokenizer, args.steps, args.rate)
-    state = args.work / "state.pt"
+    data = prepare(args)
+    boxed = [image for image in data if image["things"]]
+    unet = make_unet(
+        json.loads((args.clip / "config.json").read_text())["text_config"]["hidden_size"]
+    )
+    if args.unet:
+        start_from(unet, args.unet)
+    learner = Learner(args.clip, unet, args)
+    state = args.work / "diffusion.pt"
     if state.exists():
         learner.load(state)
     show = progress_line("steps")
     while learner.step < args.steps:
         first = learner.step < FIRST_PART * args.steps
-        close = float(torch.rand(())) < (CLOSE_FIRST if first else CLOSE_THEN)
-        learner.update(*draw_batch(scenes if close else data, args.batch, close))
+        close = chance(CLOSE_FIRST if first else CLOSE_THEN)
+        learner.update(*draw_batch(boxed if close else data, args.batch, close))
         if learner.step % SAVE_EVERY == 0:
             learner.save(state)
             recent = np.mean(learner.losses[-SAVE_EVERY:])
@@ -297,8 +306,19 @@ def main() -> None:
     sample_sheet(pipeline, args.seed).save(args.work / "samples.png")
     draw_losses(learner.losses, args.work / "losses.png")
     with new_folder(args.output) as folder:
-        pipeline.to(torch.float16).save_pretrained(folder)
+        pipeline.to("cpu", torch.float16).save_pretrained(folder)
+        shutil.rmtree(folder / "tokenizer")
         save_tokenizer(learner.tokenizer, folder / "tokenizer")
+        recipe = {key: value for key, value in vars(args).items() if not isinstance(value, Path)}
+        recipe["sha256"] = {
+            part: sha256(folder / file)
+            for part, file in (
+                ("unet", "unet/diffusion_pytorch_model.safetensors"),
+                ("vae", "vae/diffusion_pytorch_model.safetensors"),
+                ("text_encoder", "text_encoder/model.safetensors"),
+            )
+        }
+        (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

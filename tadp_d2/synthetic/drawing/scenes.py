@@ -146,7 +146,12 @@ def largest_first(scene: Scene) -> list[SceneObject]:
 def sentence(names: Sequence[str], setting: str) -> str:
     """One sentence about things of these classes, in the order of their first mention."""
     things = listed([counted(number, name) for name, number in Counter(names).items()])
-    return f"{things} {_PLACES[setting]}"
+    return f"{things} {place(setting)}"
+
+
+def place(setting: str) -> str:
+    """Such as "in a park"."""
+    return _PLACES[setting]
 
 
 def _placed(

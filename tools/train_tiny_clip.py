@@ -1,0 +1,233 @@
+#!/usr/bin/env python
+"""Trains the tiny CLIP that comes with the package: a text encoder and an image encoder.
+
+They learn together which text belongs to which of a batch's synthetic images, scenes, streets and
+rooms in all styles. Most of the first batches are close-ups of objects. Each image has two texts in
+varied wording (`tiny_texts`); texts that read alike count as one. Stopped and started again it
+continues. It leaves the model in transformers' format and half precision, and beside it
+`recipe.json`: the command, the hash of the weights, and the zero-shot accuracy on other images.
+Nobody needs to run this to use the project; it is here so that the weights can be made again.
+
+    python tools/train_tiny_clip.py tadp_d2/synthetic/clip
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from tiny_crops import chance, close_up, random_index, seen
+from tiny_images import kept_samples
+from tiny_texts import styled, varied, vocabulary
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from tadp_d2.files import new_folder, replacing, sha256
+from tadp_d2.progress import hide_library_bars, progress_line
+from tadp_d2.synthetic.tiny_clip import WEIGHTS, measure
+from tadp_d2.synthetic.tiny_tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
+
+IMAGE_SIZE, PATCH = 96, 16
+TEXT_WIDTH, IMAGE_WIDTH, PROJECTION = 128, 128, 96
+# Share of images that are close-ups, in the first part of the training and after it; their side as
+# shares of the image's height.
+FIRST_PART, CLOSE_FIRST, CLOSE_THEN = 0.5, 0.8, 0.35
+CLOSE_SIDES = (0.4, 0.75)
+TEXT_PARTS = 6
+SAVE_EVERY = 50
+
+
+def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    size = len(tokenizer)
+    return CLIPModel(
+        CLIPConfig(
+            text_config={
+                "vocab_size": size,
+                "hidden_size": TEXT_WIDTH,
+                "intermediate_size": 4 * TEXT_WIDTH,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "max_position_embeddings": CONTEXT_LENGTH,
+                "projection_dim": PROJECTION,
+                "bos_token_id": size - 2,
+                "eos_token_id": size - 1,
+                "pad_token_id": size - 1,
+            },
+            vision_config={
+                "hidden_size": IMAGE_WIDTH,
+                "intermediate_size": 4 * IMAGE_WIDTH,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "image_size": IMAGE_SIZE,
+                "patch_size": PATCH,
+                "projection_dim": PROJECTION,
+            },
+            projection_dim=PROJECTION,
+        )
+    )
+
+
+def draw_batch(images: list[dict], size: int, close: float) -> tuple[Tensor, list[str], list[str]]:
+    """Images, size x 3 x 96 x 96 of 0 to 255, and two texts for each.
+
+    Args:
+        close: share of close-ups of those that have boxes.
+    """
+    crops, texts = [], ([], [])
+    for _ in range(size):
+        image = images[random_index(len(images))]
+        mirrored = chance(0.5)
+        pixels = image["image"].flip(-1) if mirrored else image["image"]
+        things = seen(image["things"], mirrored)
+        is_whole = not things or not chance(close)
+        if not is_whole:
+            low, high = CLOSE_SIDES
+            side = low + (high - low) * float(torch.rand(()))
+            pixels, things = close_up(pixels, things, round(side * pixels.shape[1]))
+        shape = (IMAGE_SIZE, IMAGE_SIZE)
+        crops.append(F.interpolate(pixels[None].float(), shape, mode="bilinear", antialias=True)[0])
+        for own in texts:
+            own.append(styled(varied(image, things, mirrored, is_whole), image["style"]))
+    return torch.stack(crops), *texts
+
+
+def normalized(images: Tensor) -> Tensor:
+    """As CLIP reads them, of 0 to 255."""
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    )
+    return (images / 255 - mean) / std
+
+
+def contrast(scores: Tensor, texts: list[str]) -> Tensor:
+    """CLIP's loss, where each of several equal texts belongs to the images of all.
+
+    Args:
+        scores: B x B, of image and text.
+        texts: B; empty ones belong to no image.
+    """
+    equal = torch.tensor([[a == b != "" for b in texts] for a in texts])
+    told = equal.diagonal()
+    targets = equal.float() / equal.sum(1, keepdim=True).clamp(min=1)
+    # An empty text is no candidate either.
+    scores = scores.masked_fill(~told[None], -1e4)
+    by_image = -(targets * scores.log_softmax(1)).sum(1)[told]
+    by_text = -(targets * scores.T.log_softmax(1)).sum(1)[told]
+    return (by_image.mean() + by_text.mean()) / 2
+
+
+class Learner:
+    """The model with optimizer and schedule."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, steps: int, rate: float):
+        self.tokenizer = tokenizer
+        self.model = make_clip(tokenizer).train()
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, rate, total_steps=steps, pct_start=0.08
+        )
+        self.losses = []
+
+    def embed(self, texts: list[str]) -> Tensor:
+        """Normalized embeddings of texts, B x P."""
+        tokens = self.tokenizer(texts, truncation=True).input_ids
+        order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
+        ends = torch.empty(len(texts), PROJECTION)
+        # Some of about equal length at a time: most texts are short.
+        for part in torch.tensor(order).chunk(TEXT_PARTS):
+            rows = [torch.tensor(tokens[index]) for index in part.tolist()]
+            end = self.tokenizer.eos_token_id
+            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=end)
+            output = self.model.text_model(padded).pooler_output
+            ends = ends.index_put((part,), self.model.text_projection(output))
+        return F.normalize(ends, dim=-1)
+
+    def update(self, images: Tensor, *texts: list[str]) -> None:
+        output = self.model.vision_model(normalized(images)).pooler_output
+        of_images = F.normalize(self.model.visual_projection(output), dim=-1)
+        of_texts = self.embed([text for own in texts for text in own]).chunk(len(texts))
+        scale = self.model.logit_scale.exp().clamp(max=100)
+        losses = [
+            contrast(scale * of_images @ embedded.T, own)
+            for embedded, own in zip(of_texts, texts, strict=True)
+        ]
+        loss = torch.stack(losses).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.losses.append(loss.item())
+
+    def save(self, path: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": torch.get_rng_state(),
+            "losses": self.losses,
+        }
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        for part in ("model", "optimizer", "schedule"):
+            getattr(self, part).load_state_dict(state[part])
+        torch.set_rng_state(state["random"])
+        self.losses = state["losses"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path, help="new or empty folder")
+    parser.add_argument("--images", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--work", type=Path, default=Path("output/tiny_models"))
+    args = parser.parse_args()
+    hide_library_bars()
+    torch.manual_seed(args.seed)
+    images = kept_samples(args.work, args.images, args.seed)
+    learner = Learner(make_tokenizer(vocabulary(images), 2**14), args.steps, args.rate)
+    state = args.work / "clip.pt"
+    if state.exists():
+        learner.load(state)
+    show = progress_line("steps")
+    while (step := len(learner.losses)) < args.steps:
+        close = CLOSE_FIRST if step < FIRST_PART * args.steps else CLOSE_THEN
+        learner.update(*draw_batch(images, args.batch, close))
+        if (step + 1) % SAVE_EVERY == 0:
+            learner.save(state)
+            print(f"step {step + 1}: loss {np.mean(learner.losses[-SAVE_EVERY:]):.3f}", flush=True)
+        show(step + 1, args.steps)
+    with new_folder(args.output) as folder:
+        learner.model.half().save_pretrained(folder)
+        save_tokenizer(learner.tokenizer, folder)
+        recipe = {
+            "command": "python tools/train_tiny_clip.py FOLDER",
+            "seed": args.seed,
+            "images": args.images,
+            "steps": args.steps,
+            "batch": args.batch,
+            "learning rate": args.rate,
+            "sha256": sha256(folder / WEIGHTS),
+            "zero-shot accuracy": measure(folder),
+        }
+        (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", "utf-8")
+    for asked, found in recipe["zero-shot accuracy"].items():
+        print(
+            f"{asked}: {found['accuracy']:.1%} of {found['images']}, chance {found['chance']:.1%}"
+        )
+
+
+if __name__ == "__main__":
+    main()
