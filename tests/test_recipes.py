@@ -8,6 +8,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
+from tadp_d2.conditioning.caption_prompt import get_modifiers
 from tadp_d2.config.load import load_config
 from tadp_d2.data.loader import build_train_loader
 from tadp_d2.engine.optimizer import build_optimizer
@@ -15,6 +16,7 @@ from tadp_d2.engine.optimizer import build_optimizer
 CONFIGS = Path(__file__).parents[1] / "configs"
 FOLDERS = ("pascal_segmentation", "ade20k", "coco_stuff", "cityscapes")
 ROWS = sorted(file for folder in FOLDERS for file in (CONFIGS / folder).glob("[!B]*.yaml"))
+ACROSS = sorted((CONFIGS / "tagging_across").glob("*.yaml"))
 # The package of CLIP's sentences is optional.
 PLAIN = ("MODEL.CONDITIONER.TEMPLATES", "single")
 # One of each conditioner and each kind of maps.
@@ -23,10 +25,11 @@ TRAINED = (
     *("pascal_segmentation/class_names", "ade20k/vpd_a64", "ade20k/vpd_table5_maps_mid"),
     *("ade20k/vpd_table5_empty", "ade20k/tagging_implicit", "ade20k/tagging_loss"),
     *("ade20k/tagging_tags_upernet", "coco_stuff/vpd", "cityscapes/oracle"),
+    "tagging_across/voc2watercolor",
 )
 REST = [
     f"{file.parent.name}/{file.stem}"
-    for file in ROWS
+    for file in [*ROWS, *ACROSS]
     if f"{file.parent.name}/{file.stem}" not in TRAINED
 ]
 
@@ -48,6 +51,15 @@ def test_every_row_loads_and_has_the_settings_of_its_table(file):
         assert cfg.MODEL.SEM_SEG_HEAD.DROPOUT == 0.1
         if file.parent.name == "ade20k":
             assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 0.75
+            size = 640 if "640" in name else 512
+            assert (cfg.INPUT.CROP.SIZE, cfg.TEST.WINDOW_SIZE) == ([size, size], size)
+        options, diffusion = cfg.MODEL.CONDITIONER.TAGGING, cfg.MODEL.DIFFUSION
+        row = re.match(r"tagging_(weight|blocks)_(\d+)", file.stem) or ["", "", 0]
+        weight, blocks = (int(row[2]) if row[1] == kind else 0 for kind in ("weight", "blocks"))
+        assert options.LOSS_WEIGHT == (weight or (file.stem != "tagging_adapter"))
+        assert options.BLOCKS == (blocks or 2)
+        noise = 10 if tagging else 0
+        assert (diffusion.TIMESTEP, diffusion.NOISE_TIMESTEP) == (noise, noise)
         expected = re.match(r"oracle_p(\d+)_r(\d+)", file.stem)
         oracle = cfg.MODEL.CONDITIONER.ORACLE
         errors = [int(number) / 100 for number in expected.groups()] if expected else [1.0, 1.0]
@@ -60,6 +72,25 @@ def test_every_row_loads_and_has_the_settings_of_its_table(file):
     assert cfg.MODEL.DIFFUSION.LATENT_SCALING == (
         not ("vpd" in name and "ls" not in name) and not unscaled
     )
+
+
+def test_the_adapter_goes_across_domains_as_the_prompts_of_tadp():
+    """But for the conditioner and the maps, each is TADP's row of the modifier in words."""
+    assert len(ACROSS) == 4
+    for file in ACROSS:
+        cfg = load_config(str(file))
+        tadp = load_config(f"{file.stem.removesuffix('_tags')}_simple")
+        assert cfg.OUTPUT_DIR == f"output/tagging_across_{file.stem}"
+        assert cfg.MODEL.CONDITIONER.TAGGING.TAGS == (
+            "captions" if file.stem.endswith("_tags") else "classes"
+        )
+        assert [modifier.name for modifier in get_modifiers(cfg)] == ["simple", "simple"]
+        for own in (cfg, tadp):
+            own.defrost()
+            own.OUTPUT_DIR = own.TEXT.CAPTION_DIR = ""
+            own.MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS = ()
+            own.MODEL.CONDITIONER.NAME = own.MODEL.CONDITIONER.TAGGING.TAGS = ""
+        assert cfg == tadp
 
 
 def test_presets_of_schedules_views_and_the_released_code():
@@ -91,6 +122,7 @@ def test_rows_train_two_steps(row, model_folder, image_encoder_folder, tmp_path)
             *("MODEL.SEM_SEG_HEAD.NORM", "BN", "MODEL.SEM_SEG_HEAD.CONVS_DIM", 16),
             *("MODEL.FPN.OUT_CHANNELS", 16, "INPUT.MIN_SIZE_TRAIN", (64, 96)),
             *("INPUT.CROP.SIZE", [64, 64], "SOLVER.IMS_PER_BATCH", 2),
+            *("INPUT.FIXED_SIZE_TRAIN", (96, 64)),
             *("DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)),
             *PLAIN,
             # The tiny tokenizer cuts words that it does not know into letters.
@@ -106,7 +138,7 @@ def test_rows_train_two_steps(row, model_folder, image_encoder_folder, tmp_path)
         for _ in range(2):
             losses = model(next(batches))
             assert all(loss.isfinite() for loss in losses.values())
-            tagging = "tagging_" in row and cfg.MODEL.CONDITIONER.NAME == "TaggingAdapter"
+            tagging = cfg.MODEL.CONDITIONER.NAME == "TaggingAdapter"
             assert ("loss_tags" in losses) == (tagging and not row.endswith("tagging_adapter"))
             assert ("loss_sem_seg_auxiliary" in losses) == upernet
             optimizer.zero_grad()

@@ -42,6 +42,11 @@ SETTINGS = {
     "INPUT.CROP.SIZE": [64, 64],
     "TEST.WINDOW_SIZE": 64,
     "TEST.WINDOW_STRIDE": 43,
+    # A conditioner that is trained, has a loss of its own and is evaluated.
+    "MODEL.CONDITIONER.NAME": "TaggingAdapter",
+    "MODEL.CONDITIONER.TAGGING.WIDTH": 16,
+    "MODEL.CONDITIONER.TAGGING.HEADS": 2,
+    "MODEL.CONDITIONER.TAGGING.QUERIES": 5,
 }
 TEST_SETS = ("cityscapes_val", "dark_zurich_test")  # three pictures, and two without labels
 
@@ -62,14 +67,17 @@ def labelled_world(world, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(labelled_world, tmp_path_factory):
+def start(labelled_world, image_encoder_folder, tmp_path_factory):
     """start(command, argument, ...) runs the script on that world; returns the process.
 
     What it writes is in the file `process.log`: a pipe that nobody reads would stop it.
     """
 
     def start(command, *arguments, config=SEGMENTATION, settings=SETTINGS, datasets=labelled_world):
-        weights = {"MODEL.DIFFUSION.WEIGHTS": datasets / "stable-diffusion-tiny"}
+        weights = {
+            "MODEL.DIFFUSION.WEIGHTS": datasets / "stable-diffusion-tiny",
+            "MODEL.CONDITIONER.IMAGE_ENCODER": image_encoder_folder,
+        }
         pairs = [str(item) for pair in (settings | weights).items() for item in pair]
         options = [argument for argument in arguments if str(argument).startswith("--")]
         overrides = [str(argument) for argument in arguments if argument not in options]
@@ -163,14 +171,22 @@ def test_all_processes_hold_the_same_weights(together):
 
 
 def test_two_processes_evaluate_an_odd_number_of_pictures_as_one_does(
-    together, make_segmentation_config, tmp_path
+    together, make_segmentation_config, image_encoder_folder, tmp_path
 ):
-    cfg = make_segmentation_config("DATASETS.TEST", TEST_SETS, "TEST.SUBMISSION", True)
+    conditioner = {key: value for key, value in SETTINGS.items() if "CONDITIONER" in key}
+    cfg = make_segmentation_config(
+        *("DATASETS.TEST", TEST_SETS, "TEST.SUBMISSION", True),
+        *(item for pair in conditioner.items() for item in pair),
+        *("MODEL.CONDITIONER.IMAGE_ENCODER", str(image_encoder_folder)),
+    )
     model = Trainer.build_model(cfg)
     model.load_state_dict(torch.load(together / "model_final.pth", weights_only=True)["model"])
     Trainer.test(cfg, model)
     own = Path(cfg.OUTPUT_DIR)
     assert metrics(together) == metrics(own)
+    # The test set without labels has none.
+    assert metrics(own)["cityscapes_val"]["tags"]["mAP"] > 0
+    assert "tags" not in metrics(own)["dark_zurich_test"]
     assert pictures(together) == pictures(own) and pictures(own)
     files = {path.relative_to(own): path for path in (own / "submission").rglob("*.png")}
     assert len(files) == 3 * (3 + 2)
