@@ -1,4 +1,5 @@
-"""What the prompt is worth: rows of TADP's tables 1, 2 and S2, its figure 3, VPD's table 5.
+"""What the prompt is worth: rows of TADP's tables 1, 2 and S2, its figure 3, table 5 of VPD and of
+the tagging adapter.
 
 Each row is a training of its own on the synthetic scenes, in Pascal's or in ADE20K's layout, that
 is conditioned in testing as in training. What came of it is `verdicts`, as for the other questions.
@@ -16,12 +17,14 @@ from tadp_d2.config.load import load_config
 from tadp_d2.config.shipped import config_folder
 from tadp_d2.data.images import decode
 from tadp_d2.engine.trainer import Trainer
+from tadp_d2.files import new_folder
 from tadp_d2.records.result_files import read_results
 from tadp_d2.study.caption_kinds import OWN, write_texts
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.study.questions import Arm, Claim, Question, Reading, Target, Training
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER
+from tadp_d2.synthetic.tiny_image_encoder import write_tiny_image_encoder
 from tadp_d2.visualization.sheet import contact_sheet
 
 _NAME = "MODEL.CONDITIONER.NAME"
@@ -36,6 +39,9 @@ OVERRIDES: dict[str, Mapping[str, Any]] = {
     "ade20k": {
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 150,
         "MODEL.CONDITIONER.CLASS_NAMES": (),
+        # The tagging adapter in the proportions of the tiny UNet.
+        "MODEL.CONDITIONER.TAGGING.WIDTH": 64,
+        "MODEL.CONDITIONER.TAGGING.HEADS": 4,
         "DATASETS.TRAIN": ("ade20k_train",),
         "DATASETS.TEST": ("ade20k_val",),
     },
@@ -160,7 +166,36 @@ def _vpd_table_5(target: Target) -> list[Arm]:
     return arms
 
 
+def _tagging_table_5(target: Target) -> list[Arm]:
+    """As its configs: no maps, minor noise, latents that are not scaled."""
+    noise = (("MODEL.DIFFUSION.TIMESTEP", 10), ("MODEL.DIFFUSION.NOISE_TIMESTEP", 10))
+
+    def row(name: str, gain: float | None, conditioner: str, *own: tuple[str, Any]) -> Arm:
+        source = "" if gain is None else f"tagging adapter, table 5: {gain:+.1f}"
+        claims = [Claim("unconditional", 1 if gain > 0 else -1, source)] if source else []
+        options = ((_NAME, conditioner), *own, *noise, _UNSCALED, _NO_MAPS)
+        return _arm(target, name, *claims, options=options)
+
+    tagging = "MODEL.CONDITIONER.TAGGING"
+    errors = [(f"MODEL.CONDITIONER.ORACLE.{key}", 0.75) for key in ("PRECISION", "RECALL")]
+    oracle = (f"{tagging}.TAGS", "oracle")
+    return [
+        row("unconditional", None, "EmptyText"),
+        row("caption", 0.3, "CaptionPrompt"),
+        row("class names, text adapter", 0.3, "TextAdapter"),
+        row("implicit captioner", 0.6, "ImplicitCaptioner"),
+        row("tagging adapter", 0.9, "TaggingAdapter", (f"{tagging}.LOSS_WEIGHT", 0.0)),
+        row("with its loss", 1.6, "TaggingAdapter"),
+        # Tags that err as those of a tagger do: which, the paper does not measure.
+        row("with tags", 1.9, "TaggingAdapter", oracle, *errors),
+        row("with an oracle's tags", 20.0, "TaggingAdapter", oracle),
+        row("with its own tags", None, "TaggingAdapter", (f"{tagging}.TAGS", "own")),
+    ]
+
+
 DEMO = "demo"
+# In the folder of the results: what the conditioners that look at images look with.
+_IMAGE_ENCODER = "image-encoder"
 # Name -> question, in the order of the table.
 PROMPT_QUESTIONS = {
     "table-1": Question("What is the prompt worth? (TADP, table 1)", ("pascal",), _table_1),
@@ -172,6 +207,9 @@ PROMPT_QUESTIONS = {
         _figure_3,
     ),
     "VPD-table-5": Question("What helps VPD? (VPD, table 5)", ("ade20k",), _vpd_table_5),
+    "tagging-table-5": Question(
+        "What helps the tagging adapter? (its table 5)", ("ade20k",), _tagging_table_5
+    ),
     DEMO: Question("What is the prompt worth?", ("pascal",), _demo),
 }
 
@@ -186,6 +224,9 @@ def jobs(
         folder: of the results; `results/` holds all that `verdicts` reads.
     """
     of_world = identity(world)
+    if not (folder / _IMAGE_ENCODER).exists():
+        with new_folder(folder / _IMAGE_ENCODER) as temporary:
+            write_tiny_image_encoder(temporary)
     arms = [arm for q in questions for own in q.arms().values() for arm in own]
     return [
         Job(
@@ -217,6 +258,7 @@ def train_and_test(world: Path, folder: Path, training: Training, seed: int) -> 
         **OVERRIDES[training.task],
         **dict(training.options),
         "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER),
+        "MODEL.CONDITIONER.IMAGE_ENCODER": str(folder / _IMAGE_ENCODER),
         "OUTPUT_DIR": str(run),
         "SEED": seed,
     }
