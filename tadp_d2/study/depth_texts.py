@@ -36,15 +36,19 @@ TESTED_ON = {
     "rooms_night_test": "night",
     "rooms_watercolor_test": "watercolor",
 }
-_CONFIG = config_folder() / "quick_schedules" / "nyu_depth.yaml"
-# A third of the quick schedule's sides, and a quarter of its images.
+_CONFIG = config_folder() / "nyu_depth" / "Base-NYU-Depth.yaml"
 SCHEDULE: Mapping[str, Any] = {
+    "MODEL.DEPTH_HEAD.CHANNELS": 32,
     "SOLVER.MAX_ITER": 150,  # 5 ep = 150 iters * 8 images/iter / 240 images/ep
     "SOLVER.IMS_PER_BATCH": 8,
+    "SOLVER.BASE_LR": 0.003,
+    "SOLVER.WEIGHT_DECAY": 0.01,
     "SOLVER.CHECKPOINT_PERIOD": 10_000,  # one, at the end
     "INPUT.FIXED_SIZE_TRAIN": (86, 64),
     "INPUT.FIXED_SIZE_TEST": (86, 64),
     "INPUT.CROP.SIZE": [64, 64],
+    "DATALOADER.NUM_WORKERS": 0,
+    "TEST.EVAL_PERIOD": 0,
     "TEST.WINDOW_SIZE": 0,
     "TEST.MIRROR": False,
     "TEST.GALLERY_IMAGES": 0,
