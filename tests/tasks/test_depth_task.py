@@ -39,9 +39,13 @@ def build(make_depth_config):
     return build
 
 
-def test_losses_and_depth_of_any_size(build):
-    model = build("TEST.WINDOW_SIZE", 0)
+# The papers have no attention maps here; they can be switched on.
+@pytest.mark.parametrize("levels", [(), ("s3", "s4")])
+def test_losses_and_depth_of_any_size(build, levels):
+    model = build("TEST.WINDOW_SIZE", 0, "MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS", levels)
     assert isinstance(model, DepthEstimator)
+    channels = {level: shape.channels for level, shape in model.backbone.output_shape().items()}
+    assert all((channels[level] > 77) == (level in levels) for level in channels)
     losses = model.train()([image(), image("a kitchen", 50, 70, 1)])
     assert set(losses) == {"loss_depth"}
     assert 0.1 < losses["loss_depth"] < 3
