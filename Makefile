@@ -68,7 +68,7 @@ demo-segmentation: setup | $(WORLD)
 	@echo "The same on the source: $(OUTPUT)/gallery/cityscapes_val.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
-demo-depth: ITERATIONS = 600
+demo-depth: ITERATIONS = 800
 demo-depth: OUTPUT = demo/depth_$(ITERATIONS)
 demo-depth: setup | $(WORLD)
 	@$(call train,nyu_depth)
