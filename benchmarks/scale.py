@@ -99,7 +99,7 @@ class NoLatentEncoder(nn.Module):
     """Latents from nothing: the VAE is counted by itself."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return empty(len(images), 4, images.shape[2] // 8, images.shape[3] // 8)
+        return images.new_empty(len(images), 4, images.shape[2] // 8, images.shape[3] // 8)
 
 
 class Model:
@@ -108,25 +108,27 @@ class Model:
     Methods take `forward` or `both` and return operations for one image of 512 x 512.
     """
 
-    def __init__(self, cfg: CfgNode):
-        with torch.device("meta"):
+    def __init__(self, cfg: CfgNode, device: str = "meta"):
+        """
+        Args:
+            device: where its weights are, and get numbers.
+        """
+        with torch.device(device):
             self.encoder = LatentEncoder(make_vae()).vae
             self.unet = UNetFeatures(make_unet())
             self.text = make_text_encoder()
-        bottom_up = DiffusionBackbone(NoLatentEncoder(), self.unet)
-        self.fpn = FullPrecisionFPN(
-            bottom_up, list(bottom_up.output_shape()), cfg.MODEL.FPN.OUT_CHANNELS
-        )
-        shapes = self.fpn.output_shape()
-        self.heads = nn.ModuleDict()
-        if cfg.MODEL.META_ARCHITECTURE == "CaptionedRCNN":
-            self.heads["proposals"] = build_proposal_generator(cfg, shapes)
-            self.heads["boxes"] = build_roi_heads(cfg, shapes)
-        else:
-            self.heads["segments"] = build_sem_seg_head(cfg, shapes)
+            bottom_up = DiffusionBackbone(NoLatentEncoder(), self.unet)
+            self.fpn = FullPrecisionFPN(
+                bottom_up, list(bottom_up.output_shape()), cfg.MODEL.FPN.OUT_CHANNELS
+            )
+            shapes = self.fpn.output_shape()
+            self.heads = nn.ModuleDict()
+            if cfg.MODEL.META_ARCHITECTURE == "CaptionedRCNN":
+                self.heads["proposals"] = build_proposal_generator(cfg, shapes)
+                self.heads["boxes"] = build_roi_heads(cfg, shapes)
+            else:
+                self.heads["segments"] = build_sem_seg_head(cfg, shapes)
         self.cfg = cfg
-        self.fpn.to("meta")
-        self.heads.to("meta")
 
     def vae(self) -> int:
         return forward(lambda: [self.encoder.encode(empty(1, 3, 512, 512)).latent_dist.mode()])
@@ -145,21 +147,23 @@ class Model:
         def run() -> list[Tensor]:
             with self.fpn.bottom_up.conditioned(context):
                 maps = self.fpn(empty(1, 3, 512, 512))
-            return self._outputs(maps, proposals)
+            return self.outputs(maps, proposals)
 
         return mode(run) - self.unet_pass(mode)
 
     def _features(self) -> dict[str, Tensor]:
         return self.unet(empty(1, 4, 64, 64), Context(empty(1, 77, 768)), 0.0)
 
-    def _outputs(self, maps: dict[str, Tensor], proposals: int) -> list[Tensor]:
+    def outputs(self, maps: dict[str, Tensor], proposals: int) -> list[Tensor]:
+        """What the heads make of the FPN's maps, up to losses and the choice of proposals."""
         if "segments" in self.heads:
             return [self.heads["segments"].layers(maps)]
         used = [maps[name] for name in self.cfg.MODEL.RPN.IN_FEATURES]
         scores, deltas = self.heads["proposals"].rpn_head(used)
         roi = self.heads["boxes"]
         side = self.cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
-        boxes = roi.box_head(empty(proposals, self.cfg.MODEL.FPN.OUT_CHANNELS, side, side))
+        shape = proposals, self.cfg.MODEL.FPN.OUT_CHANNELS, side, side
+        boxes = roi.box_head(used[0].new_empty(shape))
         return [*scores, *deltas, *roi.box_predictor(boxes)]
 
     def trained(self) -> int:
