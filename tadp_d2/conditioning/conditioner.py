@@ -41,9 +41,11 @@ class Conditioner(nn.Module, ABC):
 
     Attributes:
         needs: keys that every input must have, such as "caption", whatever the config.
+        conditions: whether it gives a context; not where the backbone reads none.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    conditions: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
@@ -156,7 +158,8 @@ def build_conditioner(cfg: CfgNode) -> Conditioner:
     Raises:
         UserError: as `from_config` of its class.
     """
-    return get_conditioner_class(cfg).from_config(cfg, open_model_of(cfg))
+    kind = get_conditioner_class(cfg)
+    return kind.from_config(cfg, open_model_of(cfg) if kind.conditions else None)
 
 
 def count_context_tokens(cfg: CfgNode) -> int:

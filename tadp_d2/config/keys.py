@@ -101,6 +101,15 @@ PATHS = Allowed(
     "one or more of down, mid, up; without maps, LEVELS is empty",
     lambda value: NAMES.holds(value) and bool(value) and set(value) <= {"down", "mid", "up"},
 )
+LEVELS = Allowed(
+    "consecutive levels of s2 to s7, s4 and s5 among them",
+    lambda value: (
+        NAMES.holds(value)
+        and {"s4", "s5"} <= set(value)
+        and len(set(value)) == len(value)
+        and "".join(sorted(value)) in "s2s3s4s5s6s7"
+    ),
+)
 SHARE = Allowed("above 0, at most 1", lambda value: _is_number(value) and 0 < value <= 1)
 MEAN = Allowed(
     "3 numbers of 0 to 255",
@@ -215,11 +224,26 @@ ADDED = (
         Allowed(f"{SIZE.expected}, or empty", lambda value: len(value) == 0 or SIZE.holds(value)),
     ),
     Key(
+        "MODEL.PRETRAINED.WEIGHTS",
+        "",
+        "Image encoder of the backbones build_pretrained_backbone and "
+        "build_pretrained_fpn_backbone: folder in transformers' format or hub id of a DINOv2, "
+        "DINOv3, Swin, ConvNeXt, ViT, SAM or BLIP.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.PRETRAINED.LEVELS",
+        ("s3", "s4", "s5", "s6"),
+        "Levels of those backbones; the default has those of Stable Diffusion 1.5.",
+        allowed=LEVELS,
+    ),
+    Key(
         "MODEL.CONDITIONER.NAME",
         "CaptionPrompt",
         'What the diffusion model is conditioned on: "CaptionPrompt", "CaptionNouns", '
         '"ClassNames", "ClassWords", "ClassEmbeddings", "Oracle", "Expression", "TextAdapter", '
-        '"ImplicitCaptioner", "TaggingAdapter", or one that is registered in CONDITIONER_REGISTRY.',
+        '"ImplicitCaptioner", "TaggingAdapter", "NoText" for a backbone without text, '
+        "or one that is registered in CONDITIONER_REGISTRY.",
     ),
     Key(
         "MODEL.CONDITIONER.ADAPTED",
@@ -693,7 +717,8 @@ ADDED = (
     Key(
         "SOLVER.UNET_LR_FACTOR",
         0.1,
-        "Learning rate of the UNet as a multiple of BASE_LR.",
+        "Learning rate of the UNet, or of a pre-trained image encoder in its place, as a multiple "
+        "of BASE_LR.",
         "TADP, section C; its tables: 0.01",
         at_least(0),
     ),

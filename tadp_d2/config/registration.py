@@ -16,6 +16,7 @@ import tadp_d2.conditioning.class_words
 import tadp_d2.conditioning.empty_text
 import tadp_d2.conditioning.expression
 import tadp_d2.conditioning.implicit_captioner
+import tadp_d2.conditioning.no_text
 import tadp_d2.conditioning.oracle
 import tadp_d2.conditioning.scene_embedding
 import tadp_d2.conditioning.tagging
@@ -36,6 +37,7 @@ import tadp_d2.modeling.heads.refer_head
 import tadp_d2.modeling.heads.semantic_fpn_head
 import tadp_d2.modeling.heads.upernet_head
 import tadp_d2.modeling.mask2former
+import tadp_d2.modeling.pretrained_backbone
 import tadp_d2.modeling.referring_segmentor
 import tadp_d2.tasks.depth
 import tadp_d2.tasks.detection

@@ -14,13 +14,15 @@ from tadp_d2.doctor.findings import Finding, Kind, problems
 from tadp_d2.engine.checkpoint import RunCheckpointer
 from tadp_d2.engine.checks import check_fit
 from tadp_d2.errors import UserError
+from tadp_d2.modeling.image_networks import network_must_be_fetched
+from tadp_d2.modeling.pretrained_backbone import BUILDERS
 from tadp_d2.records.provenance import Provenance
 
 
 def check_base_model(cfg: CfgNode) -> Iterator[Finding]:
     """Loads the base model and learned tokens, as far as no architecture is chosen."""
     if must_be_fetched(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION):
-        yield _not_here(cfg)
+        yield _not_here(cfg.MODEL.DIFFUSION.WEIGHTS)
         return
     try:
         model = open_model_of(cfg)
@@ -34,8 +36,14 @@ def check_base_model(cfg: CfgNode) -> Iterator[Finding]:
 
 def check_model(cfg: CfgNode) -> Iterator[Finding]:
     """Builds the model of a config, and loads the checkpoint that it starts from."""
-    if must_be_fetched(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION):
-        yield _not_here(cfg)
+    pretrained = cfg.MODEL.BACKBONE.NAME in BUILDERS
+    weights = cfg.MODEL.PRETRAINED.WEIGHTS if pretrained else cfg.MODEL.DIFFUSION.WEIGHTS
+    if (
+        network_must_be_fetched(weights)
+        if pretrained
+        else must_be_fetched(weights, cfg.MODEL.DIFFUSION.REVISION)
+    ):
+        yield _not_here(weights)
         return
     errors: list[UserError] = []
     for file in cfg.TEXT.TOKENS:
@@ -46,7 +54,7 @@ def check_model(cfg: CfgNode) -> Iterator[Finding]:
     try:
         check_fit(cfg)
         model = build_model(cfg)
-        yield Finding(Kind.GOOD, f"{cfg.MODEL.DIFFUSION.WEIGHTS}: complete")
+        yield Finding(Kind.GOOD, f"{weights}: complete")
         provenance = Provenance(cfg, model)
         yield from check_room(cfg, model)
         if cfg.MODEL.WEIGHTS:
@@ -57,9 +65,9 @@ def check_model(cfg: CfgNode) -> Iterator[Finding]:
     yield from problems(errors)
 
 
-def _not_here(cfg: CfgNode) -> Finding:
+def _not_here(weights: str) -> Finding:
     return Finding(
         Kind.NOTE,
-        f"{cfg.MODEL.DIFFUSION.WEIGHTS}: not here yet, so neither it nor what rests on it was "
+        f"{weights}: not here yet, so neither it nor what rests on it was "
         "checked; a run fetches it from the hub",
     )

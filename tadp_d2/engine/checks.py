@@ -16,6 +16,8 @@ from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.resume import check_output
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.conditioned import Conditioned
+from tadp_d2.modeling.image_networks import find_network
+from tadp_d2.modeling.pretrained_backbone import BUILDERS
 from tadp_d2.modeling.scales import InViews
 from tadp_d2.modeling.windows import InWindows
 from tadp_d2.tasks.task import check_own_keys, get_task
@@ -83,11 +85,13 @@ def check_config(cfg: CfgNode) -> None:
             raise UserError(f"DATASETS.{key} names no data set; is --config-file missing?")
     backbone, architecture = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.META_ARCHITECTURE
     known = META_ARCH_REGISTRY.get(architecture)
-    if backbone in _DIFFUSION_BACKBONES and not issubclass(known, Conditioned):
+    if backbone in (*_DIFFUSION_BACKBONES, *BUILDERS) and not issubclass(known, Conditioned):
         raise UserError(
             f"MODEL.META_ARCHITECTURE is {architecture!r}, which gives the diffusion backbone "
-            f"nothing to be conditioned on: write Conditioned{architecture}"
+            f"nothing to be conditioned on: write Conditioned{architecture}, also for a backbone "
+            "without text"
         )
+    _check_text(cfg)
     if cfg.TEST.WINDOW_SIZE and not issubclass(known, InWindows):
         raise UserError(
             f"TEST.WINDOW_SIZE is {cfg.TEST.WINDOW_SIZE}, and {architecture} cannot test in "
@@ -111,6 +115,37 @@ def check_config(cfg: CfgNode) -> None:
             "semantic segmentor has TEST.VIEWS"
         )
     get_conditioner_class(cfg).check_config(cfg)
+
+
+def _check_text(cfg: CfgNode) -> None:
+    """Whether backbone and conditioner go together: both read a text, or none does."""
+    backbone, conditioner = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.CONDITIONER.NAME
+    conditions = get_conditioner_class(cfg).conditions
+    if backbone in _DIFFUSION_BACKBONES and not conditions:
+        raise UserError(
+            f"MODEL.CONDITIONER.NAME is {conditioner}, and a diffusion model needs a context: its "
+            "empty text is EmptyText"
+        )
+    if backbone not in BUILDERS:
+        return
+    if conditions:
+        raise UserError(
+            f"MODEL.CONDITIONER.NAME is {conditioner}, and the backbone {backbone} reads no text: "
+            "expected NoText"
+        )
+    diffusion = cfg.MODEL.DIFFUSION
+    for key, value in (
+        ("MODEL.DIFFUSION.UNET", diffusion.UNET),
+        ("MODEL.DIFFUSION.LORA_RANK", diffusion.LORA_RANK),
+        ("MODEL.DIFFUSION.NOISE_TIMESTEP", diffusion.NOISE_TIMESTEP),
+        ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", diffusion.LATENT_CACHE.FOLDER),
+        ("TEXT.TOKENS", cfg.TEXT.TOKENS),
+    ):
+        if value:
+            raise UserError(
+                f"{key} is {value}: it is for diffusion models, and MODEL.BACKBONE.NAME is "
+                f"{backbone}"
+            )
 
 
 def _check_head_keys(cfg: CfgNode) -> None:
@@ -143,9 +178,12 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> list[str]:
         add_texts(cfg, dataset, entries[-1], training=training)
         if training:
             get_task(cfg).select_for_training(dataset, entries[-1])
-    model = open_model_of(cfg)
-    if cfg.MODEL.DIFFUSION.NOISE_TIMESTEP:
-        kept_variance(model.folder, cfg.MODEL.DIFFUSION.NOISE_TIMESTEP)
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        find_network(cfg.MODEL.PRETRAINED.WEIGHTS)
+    else:
+        model = open_model_of(cfg)
+        if cfg.MODEL.DIFFUSION.NOISE_TIMESTEP:
+            kept_variance(model.folder, cfg.MODEL.DIFFUSION.NOISE_TIMESTEP)
     for file in cfg.TEXT.TOKENS:
         read_tokens(file)
     notes = []

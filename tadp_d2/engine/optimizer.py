@@ -16,20 +16,22 @@ from torch.optim.lr_scheduler import LRScheduler
 from tadp_d2.conditioning.conditioner import Conditioner
 from tadp_d2.errors import UserError, reason
 from tadp_d2.modeling.backbone import DiffusionBackbone
+from tadp_d2.modeling.image_networks import ImageNetwork
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """AdamW over the trainable parameters, with Detectron2's gradient clipping if configured.
 
-    The UNet's learning rate is `SOLVER.BASE_LR * SOLVER.UNET_LR_FACTOR` (TADP, section C), that of
-    the conditioner `SOLVER.BASE_LR * SOLVER.CONDITIONER_LR_FACTOR`; norm layers decay by
+    The learning rate of the UNet, or of a pre-trained image encoder in its place, is
+    `SOLVER.BASE_LR * SOLVER.UNET_LR_FACTOR` (TADP, section C), that of the conditioner
+    `SOLVER.BASE_LR * SOLVER.CONDITIONER_LR_FACTOR`; norm layers decay by
     `SOLVER.WEIGHT_DECAY_NORM`. Each group has its "part": "unet", "conditioner" or "head".
     """
     parts = {
         id(parameter): part
         for module in model.modules()
         for part, of_part in (
-            ("unet", isinstance(module, DiffusionBackbone)),
+            ("unet", isinstance(module, DiffusionBackbone | ImageNetwork)),
             ("conditioner", isinstance(module, Conditioner)),
         )
         if of_part

@@ -123,6 +123,8 @@ def _with_other_prompts(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
 
 def _share_encoder(model: nn.Module, encoders: dict[tuple, EncodeOnce]) -> None:
+    if not model.conditioner.conditions:
+        return  # a backbone without a VAE
     backbone = find_diffusion_backbone(model)
     encoder = backbone.latent_encoder.module
     key = (fingerprint(encoder), encoder.factor, backbone.test_precision)

@@ -105,10 +105,7 @@ class DiffusionBackbone(Backbone):
             )
         if self.training or self.test_precision == "fp32":
             return self._features(images)
-        # Here and not around the model: boxes and logits keep their digits, and cost little.
-        with autocast(images.device.type, self.test_precision):
-            features = self._features(images)
-        return {level: maps.float() for level, maps in features.items()}
+        return at_precision(self._features, images, self.test_precision)
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         latents = self._encode(images) if self._cached is None else self._recall(images)
@@ -155,6 +152,18 @@ class DiffusionBackbone(Backbone):
             level: ShapeSpec(channels=self.unet.channels[level], stride=stride)
             for level, stride in self.unet.strides.items()
         }
+
+
+def at_precision(
+    compute: Callable[[Tensor], dict[str, Tensor]], images: Tensor, precision: str
+) -> dict[str, Tensor]:
+    """The maps of images in fp32, computed in a precision.
+
+    Around the backbone and not the model: boxes and logits keep their digits, and cost little.
+    """
+    with autocast(images.device.type, precision):
+        features = compute(images)
+    return {level: maps.float() for level, maps in features.items()}
 
 
 def _are_equal(first: Tensor, second: Tensor) -> bool:

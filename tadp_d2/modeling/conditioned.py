@@ -57,6 +57,9 @@ class Conditioned:
 
     @contextlib.contextmanager
     def _condition_on(self, batched_inputs: list[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:
+        if not self.conditioner.conditions:
+            yield {}
+            return
         cached = [_own_latents(inputs) for inputs in batched_inputs]
         backbone = find_diffusion_backbone(self)
         noisy = backbone.noise.kept < 1

@@ -18,6 +18,7 @@ from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.modeling.conditioned import find_conditioner
+from tadp_d2.modeling.image_networks import ImageNetwork
 from tadp_d2.records.artifacts import (
     check_base,
     token_metadata_path,
@@ -47,6 +48,7 @@ _ESSENTIAL_SINCE = {
     "text_options": "other options of the text encoder",
     "vae_options": "other options of the VAE",
     "unet_options": "other options of the UNet",
+    "backbone_options": "another kind of backbone (MODEL.PRETRAINED)",
 }
 
 
@@ -54,28 +56,14 @@ class Provenance:
     """Fingerprints of what a model rests on; saved in checkpoints, compared when one is loaded."""
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
-        backbone = find_diffusion_backbone(model)
-        diffusion = cfg.MODEL.DIFFUSION
         captions = _caption_files(cfg)
         self._training_sets = cfg.DATASETS.TRAIN
         self.record: dict[str, Any] = {
-            "vae": fingerprint(backbone.latent_encoder.module),
-            # Of the UNet that training starts from. The checkpoint's own takes its place.
-            "unet": backbone.unet.base_fingerprint,
-            "unet_options": backbone.unet.options,
-            "vae_options": backbone.latent_encoder.module.options,
+            **_backbone(cfg, model),
             "pixels": [
                 list(map(float, cfg.MODEL.PIXEL_MEAN)),
                 list(map(float, cfg.MODEL.PIXEL_STD)),
                 cfg.INPUT.FORMAT,
-            ],
-            "features": [
-                diffusion.TIMESTEP,
-                diffusion.LATENT_SCALING,
-                sorted(diffusion.ATTENTION_MAPS.LEVELS),
-                sorted(diffusion.ATTENTION_MAPS.PATHS),
-                # Records of earlier versions lack it.
-                *([diffusion.NOISE_TIMESTEP] if diffusion.NOISE_TIMESTEP else []),
             ],
             "classes": get_task(cfg).classes(),
             # Of a conditioner without learned tokens.
@@ -127,11 +115,15 @@ class Provenance:
                     "with, or train anew"
                 )
         # Records of earlier versions lack it.
-        if trained.get("unet", self.record["unet"]) != self.record["unet"]:
-            _logger.warning(
-                f"{checkpoint} was trained from another UNet than that of MODEL.DIFFUSION.UNET or "
-                "WEIGHTS; the checkpoint's own is the one in use"
-            )
+        for key, other in (
+            ("unet", "another UNet than that of MODEL.DIFFUSION.UNET or WEIGHTS"),
+            ("backbone", "other weights than those of MODEL.PRETRAINED.WEIGHTS"),
+        ):
+            own = self.record.get(key)
+            if trained.get(key, own) != own:
+                _logger.warning(
+                    f"{checkpoint} was trained from {other}; the checkpoint's own is the one in use"
+                )
         normalization = trained.get("normalization", "none")
         if normalization != self.record.get("normalization", "none"):
             _logger.warning(
@@ -145,6 +137,33 @@ class Provenance:
             if trained["captions"].get(name, value) != value:
                 matters = continued and name in self._training_sets
                 _say(f"{checkpoint} was trained with other captions for {name!r}", matters)
+
+
+def _backbone(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+    """What the backbone rests on; its weights as they came, of which the checkpoint has its own."""
+    for part in model.modules():
+        if isinstance(part, ImageNetwork):
+            levels = sorted(cfg.MODEL.PRETRAINED.LEVELS)
+            return {
+                "backbone": part.base_fingerprint,
+                "backbone_options": {**part.options, "levels": levels},
+            }
+    backbone = find_diffusion_backbone(model)
+    diffusion = cfg.MODEL.DIFFUSION
+    return {
+        "vae": fingerprint(backbone.latent_encoder.module),
+        "unet": backbone.unet.base_fingerprint,
+        "unet_options": backbone.unet.options,
+        "vae_options": backbone.latent_encoder.module.options,
+        "features": [
+            diffusion.TIMESTEP,
+            diffusion.LATENT_SCALING,
+            sorted(diffusion.ATTENTION_MAPS.LEVELS),
+            sorted(diffusion.ATTENTION_MAPS.PATHS),
+            # Records of earlier versions lack it.
+            *([diffusion.NOISE_TIMESTEP] if diffusion.NOISE_TIMESTEP else []),
+        ],
+    }
 
 
 def _say(difference: str, is_error: bool) -> None:

@@ -29,6 +29,7 @@ SMALL = {
     "SOLVER.BASE_LR": 0.001,
     "DATALOADER.NUM_WORKERS": 0,
 }
+FAMILIES = ("dinov2", "dinov3", "swin", "convnext", "vit", "sam", "blip")
 OUTPUT = {"detection": "instances", "segmentation": "sem_seg"}
 
 
@@ -64,8 +65,8 @@ def train(cfg):
             assert absent == []  # one without a gradient stops distributed training
             optimizer.step()
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
-    assert any("backbone" in name for name in changed), "the backbone is trained"
-    assert any("head" in name for name in changed), "the heads are trained"
+    assert any(".network." in name or ".unet." in name for name in changed), "backbone"
+    assert any("head" in name for name in changed), "heads"
     with torch.no_grad():
         (output,) = model.eval()(next(iter(build_test_loader(cfg, cfg.DATASETS.TEST[0]))))
     return output
@@ -75,6 +76,64 @@ def train(cfg):
 def test_stable_diffusion_xl_trains(task, configure, sdxl_folder):
     cfg = configure(f"backbones/sdxl_{task}", **{"MODEL.DIFFUSION.WEIGHTS": str(sdxl_folder)})
     assert OUTPUT[task] in train(cfg)
+
+
+QUICK = [("dinov2", "detection"), ("swin", "segmentation")]
+REST = [(kind, task) for task in OUTPUT for kind in FAMILIES if (kind, task) not in QUICK]
+
+
+@pytest.mark.parametrize(
+    "kind, task",
+    [*QUICK, *(pytest.param(*pair, marks=pytest.mark.exhaustive) for pair in REST)],
+)
+def test_a_baseline_trains(kind, task, configure, network_folder):
+    weights = str(network_folder(kind))
+    cfg = configure(f"baselines/{kind}_{task}", **{"MODEL.PRETRAINED.WEIGHTS": weights})
+    assert OUTPUT[task] in train(cfg)
+
+
+def test_the_encoder_has_the_learning_rate_of_a_unet(configure, network_folder):
+    weights = str(network_folder("vit"))
+    cfg = configure("baselines/vit_detection", **{"MODEL.PRETRAINED.WEIGHTS": weights})
+    model = build_model(cfg)
+    rates = {
+        id(p): (group["part"], group["lr"])
+        for group in build_optimizer(cfg, model).param_groups
+        for p in group["params"]
+    }
+    backbone = model.backbone.bottom_up
+    assert {rates[id(p)] for p in backbone.network.parameters()} == {("unet", 0.001 * 0.1)}
+    assert {rates[id(p)] for p in backbone.pyramid.parameters()} == {("head", 0.001)}
+
+
+def test_a_checkpoint_goes_with_its_backbone(configure, network_folder, sdxl_folder):
+    weights = "MODEL.PRETRAINED.WEIGHTS"
+    records = [
+        Provenance(cfg, build_model(cfg))
+        for cfg in (
+            configure("baselines/vit_detection", **{weights: str(network_folder("vit"))}),
+            configure("baselines/blip_detection", **{weights: str(network_folder("blip"))}),
+            configure("backbones/sdxl_detection", **{"MODEL.DIFFUSION.WEIGHTS": str(sdxl_folder)}),
+        )
+    ]
+    for own in records:
+        own.check(own.record, "x.pth")
+    with pytest.raises(UserError, match=r"x.pth was trained with another kind of backbone"):
+        records[0].check(records[1].record, "x.pth")
+    with pytest.raises(UserError, match=r"x.pth was trained with another VAE"):
+        records[0].check(records[2].record, "x.pth")
+
+
+def test_text_and_backbone_must_go_together(configure):
+    for name, key, value, message in (
+        ("baselines/vit_detection", "MODEL.CONDITIONER.NAME", "CaptionPrompt", "reads no text"),
+        ("baselines/vit_detection", "MODEL.DIFFUSION.LORA_RANK", 4, "is for diffusion models"),
+        ("backbones/sdxl_detection", "MODEL.CONDITIONER.NAME", "NoText", "EmptyText"),
+        ("baselines/vit_detection", "MODEL.PRETRAINED.LEVELS", ["s3", "s5"], "consecutive"),
+        ("baselines/vit_detection", "MODEL.META_ARCHITECTURE", "RetinaNet", "ConditionedRetina"),
+    ):
+        with pytest.raises(UserError, match=message):
+            configure(name, **{key: value})
 
 
 def test_what_a_backbone_does_not_have_is_refused(configure, sdxl_folder):
