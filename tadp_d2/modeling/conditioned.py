@@ -118,7 +118,8 @@ class ConditionedDetector(Conditioned):
         self, batched_inputs: list[dict[str, Any]], *args: Any, **kwargs: Any
     ) -> list[dict] | list[Instances]:
         """As `GeneralizedRCNN.inference`."""
-        if find_diffusion_backbone(self).is_conditioned:  # by forward, on the same inputs
+        conditions = self.conditioner.conditions
+        if not conditions or find_diffusion_backbone(self).is_conditioned:  # by forward, already
             return super().inference(batched_inputs, *args, **kwargs)
         with self._condition_on(batched_inputs):
             return super().inference(batched_inputs, *args, **kwargs)
