@@ -605,7 +605,8 @@ ADDED = (
     Key(
         "TEXT.TOKENS",
         (),
-        "Files of learned tokens (learned_embeds.safetensors).",
+        "Files of learned tokens: learned_embeds.safetensors of diffusers, or of other trainers, "
+        "whose token is the file's name without its ending.",
         allowed=NAMES,
         changes=Changes.NOTHING,
     ),

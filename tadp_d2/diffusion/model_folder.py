@@ -7,8 +7,7 @@ may hold is `model_part`'s.
 import contextlib
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,13 +35,19 @@ class Format:
     advice: str
 
     def missing(self, folder: Path) -> list[str]:
-        """What a folder lacks, such as `vae/config.json`, and what is there instead."""
+        """What a folder lacks, such as `vae/config.json`, and what is there instead.
+
+        Weights may also be of a variant, if there is one only.
+        """
         missing = []
         for names in self.files:
             found = next((name for name in names if (folder / name).is_file()), None)
+            variants = {} if found else _variants(folder, names)
+            if len(variants) == 1:
+                (found,) = variants.values()
             if found is None:
-                missing.append(" or ".join(names[:2]) + _instead(folder, names))
-            elif found.endswith(_INDEX):
+                missing.append(" or ".join(names[:2]) + _instead(folder, names, variants))
+            elif ".index." in found:
                 missing += _missing_shards(folder, found)
         return missing
 
@@ -64,6 +69,29 @@ _DIFFUSION_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_
 def or_shards(*names: str) -> tuple[str, ...]:
     """Names of files of weights, which may also be cut into several with an index."""
     return (*names, *(name + _INDEX for name in names))
+
+
+def find_variant(folder: Path) -> str | None:
+    """The variant of a part's weights, such as "fp16", where there is no other; else None."""
+    names = or_shards(*_DIFFUSION_WEIGHTS, *WEIGHTS)
+    if any((folder / name).is_file() for name in names):
+        return None
+    return next(iter(_variants(folder, names)), None)
+
+
+def _variants(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Variant -> its file, of weights that should have one of some names, as diffusers names them.
+
+    Such as `model.fp16.safetensors`, or the index `model.safetensors.index.fp16.json`.
+    """
+    variants: dict[str, str] = {}
+    for name in names:
+        stem, _, suffix = name.rpartition(".")
+        for path in sorted((folder / stem).parent.glob(f"{Path(stem).name}.*.{suffix}")):
+            variant = path.name.removeprefix(f"{Path(stem).name}.").removesuffix(f".{suffix}")
+            if variant.isidentifier():
+                variants.setdefault(variant, path.relative_to(folder).as_posix())
+    return variants
 
 
 UNET_FOLDER = Format(
@@ -250,7 +278,7 @@ def _missing_shards(folder: Path, index: str) -> list[str]:
         ) from None
 
 
-def _instead(folder: Path, names: Sequence[str]) -> str:
+def _instead(folder: Path, names: Sequence[str], variants: Collection[str]) -> str:
     """What weights a folder has where it lacks those of the expected names, and what to do."""
     expected = folder / names[0]
     if expected.suffix != ".safetensors":
@@ -259,15 +287,9 @@ def _instead(folder: Path, names: Sequence[str]) -> str:
     others = sorted(path.name for path in expected.parent.glob("*") if path.suffix in kinds)
     if not others:
         return ""
-    stems = "|".join(re.escape(Path(name).stem) for name in names)
-    variants = (re.fullmatch(rf"(?:{stems})\.(\w+?)(-\d+-of-\d+)?\.\w+", name) for name in others)
-    variant = next((match[1] for match in variants if match), None)
     told = f" (there is {', '.join(others[:3])}"
-    if variant:
-        told += (
-            f", the variant {variant!r}: load it by that name in diffusers (variant={variant!r}), "
-            "and save it again without"
-        )
+    if variants:
+        told += f", of the variants {' and '.join(variants)}: leave one of them in the folder"
     return told + ")"
 
 

@@ -23,7 +23,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from tadp_d2.diffusion.model_folder import loading
+from tadp_d2.diffusion.model_folder import find_variant, loading
 from tadp_d2.errors import UserError, reason
 
 # What scripts that average weights note in a config.
@@ -66,7 +66,10 @@ class Part:
         _check_no_adapter(folder)
         with loading(folder):
             part, report = self.kind.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                variant=find_variant(folder),
+                output_loading_info=True,
             )
         _check_weights(folder, self.what, report)
         return part

@@ -16,64 +16,74 @@ from tadp_d2.errors import UserError, reason
 
 
 def read_tokens(path: str | Path) -> dict[str, Tensor]:
-    """Reads `learned_embeds.safetensors`, or the older `.bin`, as diffusers writes them.
+    """Reads a file of learned tokens, in any of the formats that circulate.
+
+    diffusers' (`learned_embeds.safetensors`, or the older `.bin`) names its tokens. In others
+    (`string_to_param` of AUTOMATIC1111's web UI, `emb_params`, bare vectors) the token is the
+    file's name without its ending, as for the web UI.
 
     Returns:
         token -> its vectors, n x D with n >= 1, float32.
 
     Raises:
-        UserError: the file is absent or holds anything but named vectors.
+        UserError: the file is absent or holds anything but vectors of one text encoder.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(
             f"no learned token at {path}: TEXT.TOKENS must name files as textual inversion of "
-            "diffusers writes them (learned_embeds.safetensors)"
+            "diffusers writes them (learned_embeds.safetensors), or of AUTOMATIC1111's web UI"
         )
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # Some hold their vectors in a list of parameters. To make one runs no code.
+            with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the two readers raise many kinds for a damaged file
-        hint = _FOREIGN["string_to_param"] if "ParameterDict" in str(error) else _ANEW
         raise UserError(
-            f"{path}: cannot be read as learned tokens ({reason(error)}); {hint}"
+            f"{path}: cannot be read as learned tokens ({reason(error)}); {_ANEW}"
         ) from None
-    if isinstance(content, Tensor):
-        raise UserError(f"{path}: holds vectors without the name of a token; {_convert('')}")
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: expected a mapping from tokens to vectors; {_ANEW}")
-    for key, told in _FOREIGN.items():
-        if key in content:
-            raise UserError(f"{path}: holds {key!r}: {told}")
-    for token, vectors in content.items():
+    tokens = _by_token(path, content)
+    for token, vectors in tokens.items():
         _check_token(path, token, vectors)
-    return {token: t.detach().reshape(-1, t.shape[-1]).float() for token, t in content.items()}
+    return {token: t.detach().reshape(-1, t.shape[-1]).float() for token, t in tokens.items()}
 
 
 _ANEW = "make it anew, or name another file in TEXT.TOKENS"
+# What files of models with several text encoders hold.
+_SEVERAL = ("clip_l", "clip_g", "t5xxl")
 
 
-def _convert(place: str) -> str:
-    return (
-        "expected a mapping from a token to its vectors, as diffusers writes it: "
-        f"safetensors.torch.save_file({{'<watercolor>': CONTENT{place}}}, FILE) makes one of it"
-    )
+def _by_token(path: Path, content: Any) -> dict[Any, Any]:
+    """Token -> vectors, of the content of a file; neither is checked.
 
-
-# What other trainers' files hold at their top, and what to do.
-_FOREIGN = {
-    "emb_params": "vectors without the name of a token, which is the file's name; "
-    + _convert("['emb_params']"),
-    "string_to_param": "it is of AUTOMATIC1111's web UI, or in its format; "
-    + _convert("['string_to_param']['*']"),
-    **dict.fromkeys(
-        ("clip_l", "clip_g", "t5xxl"),
-        "it was learned for a model with several text encoders, such as SDXL; Stable Diffusion 1.x "
-        "and 2.x have one: learn it for the base model of MODEL.DIFFUSION.WEIGHTS",
-    ),
-}
+    Raises:
+        UserError: it is in no known format, or for several text encoders.
+    """
+    if isinstance(content, Tensor):
+        return {path.stem: content}
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: expected a mapping from tokens to vectors; {_ANEW}")
+    several = [name for name in _SEVERAL if name in content]
+    if several:
+        raise UserError(
+            f"{path}: holds {several[0]!r}: it was learned for a model with several text encoders, "
+            "such as SDXL; Stable Diffusion 1.x and 2.x have one: learn it for the base model of "
+            "MODEL.DIFFUSION.WEIGHTS"
+        )
+    if "emb_params" in content:
+        return {path.stem: content["emb_params"]}
+    if "string_to_param" not in content:
+        return content
+    vectors = content["string_to_param"]
+    if isinstance(vectors, torch.nn.ParameterDict):
+        # Asked directly: those of torch before 1.12 have no list of keys.
+        vectors = vars(vectors).get("_parameters")
+    if not isinstance(vectors, dict) or len(vectors) != 1:
+        raise UserError(f"{path}: expected the vectors of one token in 'string_to_param'; {_ANEW}")
+    return {path.stem: next(iter(vectors.values()))}
 
 
 def _check_token(path: Path, token: Any, vectors: Any) -> None:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import CLIPTokenizer
 
@@ -13,6 +13,7 @@ from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.families import find_model, open_diffusion_model
 from tadp_d2.diffusion.model_folder import STABLE_DIFFUSION, TOKENIZER, find_folder
 from tadp_d2.diffusion.stable_diffusion import load_unet
+from tadp_d2.diffusion.unet_features import unet_fingerprint
 from tadp_d2.errors import UserError
 
 
@@ -71,26 +72,42 @@ def test_weights_in_shards_are_found_and_a_missing_one_is_named(model_folder, tm
         load_unet(folder)
 
 
-def test_a_variant_and_other_formats_are_named_with_what_to_do(model_folder, tmp_path):
+def test_a_variant_is_read_where_there_is_no_other_and_two_are_named(model_folder, tmp_path):
     folder = tmp_path / "model"
-    StableDiffusionPipeline.from_pretrained(model_folder).save_pretrained(folder, variant="fp16")
-    shutil.rmtree(folder / "vae")
-    shutil.copytree(model_folder / "vae", folder / "vae")
-    name = "diffusion_pytorch_model"
-    there = rf"there is {name}.fp16.safetensors, the variant 'fp16': load it by that name in diff"
-    with pytest.raises(UserError, match=rf"lacks .*, unet/{name}.safetensors or .*{there}"):
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, dtype=torch.float16)
+    for size in ("10GB", "2MB"):
+        shutil.rmtree(folder, ignore_errors=True)
+        pipeline.save_pretrained(folder, variant="fp16", max_shard_size=size)
+        assert not list(folder.rglob("*model.safetensors"))
+        assert find_model(str(folder))[1] == folder
+        assert not STABLE_DIFFUSION.missing(folder)
+        # The tiny model's own files are of half precision, too.
+        unet = load_unet(folder / "unet")
+        assert unet.dtype == torch.float32
+        assert unet_fingerprint(unet) == unet_fingerprint(load_unet(model_folder / "unet"))
+        text, own = map(TextEncoder.from_pretrained, (folder, model_folder))
+        assert text.base_fingerprint == own.base_fingerprint
+    assert len(list((folder / "unet").glob("*.fp16-*-of-*.safetensors"))) > 2
+    shard = min((folder / "unet").glob("*-of-*.safetensors"))
+    shard.unlink()
+    with pytest.raises(UserError, match=f"lacks unet/{shard.name} of a diffusion model"):
         find_model(str(folder))
-    with pytest.raises(UserError, match=rf"lacks {name}.safetensors or {name}.bin \({there}"):
-        load_unet(folder / "unet")
-    sharded = tmp_path / "sharded"
-    UNet2DConditionModel.from_pretrained(model_folder / "unet").save_pretrained(
-        sharded, variant="fp16", max_shard_size="2MB"
-    )
-    with pytest.raises(UserError, match="the variant 'fp16'"):
-        load_unet(sharded)
-    (folder / "unet" / f"{name}.fp16.safetensors").rename(folder / "unet" / "flax_model.msgpack")
+    shutil.rmtree(folder / "unet")
+    for variant in ("fp16", "non_ema"):
+        pipeline.unet.save_pretrained(folder / "unet", variant=variant)
+    told = "lacks unet/.* of the variants fp16 and non_ema: leave one of them in the folder"
+    with pytest.raises(UserError, match=told):
+        find_model(str(folder))
+    pipeline.unet.save_pretrained(folder / "unet")
+    assert find_model(str(folder))[1] == folder
+
+
+def test_other_formats_are_named(model_folder, tmp_path):
+    shutil.copytree(model_folder / "unet", tmp_path / "unet")
+    (weights,) = (tmp_path / "unet").glob("*.safetensors")
+    weights.rename(weights.with_name("flax_model.msgpack"))
     with pytest.raises(UserError, match=r"there is flax_model.msgpack\)"):
-        load_unet(folder / "unet")
+        load_unet(tmp_path / "unet")
 
 
 def test_what_is_no_folder_and_no_id_is_told_from_a_hub_model(tmp_path):
