@@ -134,9 +134,10 @@ def find_tokenizer(weights: str, revision: str = "") -> Any:
         UserError: it is not here, or damaged.
     """
     from tadp_d2.diffusion.clip_tokenizer import load_tokenizer
+    from tadp_d2.diffusion.families import as_folder
     from tadp_d2.diffusion.model_folder import TOKENIZER, find_folder
 
-    return load_tokenizer(find_folder(TOKENIZER, weights, revision, ask_hub=False))
+    return load_tokenizer(find_folder(TOKENIZER, as_folder(weights), revision, ask_hub=False))
 
 
 def find_captions(dataset: str, folder: Path | None = None) -> Path:

@@ -129,8 +129,8 @@ ADDED = (
     Key(
         "MODEL.DIFFUSION.WEIGHTS",
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "Folder in diffusers' format, or hub id. The original repository of SD 1.5 is gone from "
-        "the hub; this is its mirror.",
+        "Folder in diffusers' format, checkpoint of one file, or hub id. The original repository "
+        "of SD 1.5 is gone from the hub; this is its mirror.",
         changes=Changes.NOTHING,
     ),
     Key(

@@ -7,6 +7,7 @@ from huggingface_hub import constants
 
 from tadp_d2.diffusion.diffusion_model import DiffusionModel
 from tadp_d2.diffusion.model_folder import PIPELINE, find_folder, find_here, read_pipeline
+from tadp_d2.diffusion.single_file import SUFFIXES, convert_file
 from tadp_d2.diffusion.stable_diffusion import StableDiffusion
 from tadp_d2.diffusion.stable_diffusion_xl import StableDiffusionXL
 from tadp_d2.errors import UserError
@@ -38,20 +39,39 @@ def find_model(
     """The family and the folder of a model. Of a hub's, weights are fetched once both are known.
 
     Args:
-        name, revision: as `find_folder`.
+        name: as `find_folder`, or a checkpoint of one file as `convert_file`.
+        revision: as `find_folder`.
         teachable: with what who teaches the model needs.
 
     Raises:
         UserError: there is no such model, it is of no family, or a file of it is missing.
     """
+    given, name = name, as_folder(name)
     folder = find_here(name, revision)
     if not os.path.isdir(name) and (folder is None or not _is_known(folder)):
         folder = find_folder(PIPELINE, name, revision)
     family = _family_of(folder)
     kind = family.teachable if teachable else family.format
     if kind is None:
-        raise UserError(f"{name}: a model of the family {family.what} cannot be taught here")
+        raise UserError(f"{given}: a model of the family {family.what} cannot be taught here")
+    if given != name and kind.missing(folder):
+        raise UserError(
+            f"{given}: does not tell whether it predicts noise or velocity, which who teaches it "
+            f"must know: put {Path(given).stem}.yaml beside it, with model.params.parameterization "
+            "eps or v"
+        )
     return family, find_folder(kind, name, revision)
+
+
+def as_folder(name: str) -> str:
+    """The name of a model, but for a checkpoint of one file that of the folder made of it.
+
+    Raises:
+        UserError: as `convert_file`, or there is no such file.
+    """
+    if not os.path.isdir(name) and name.endswith(SUFFIXES) and not os.path.isfile(name):
+        raise UserError(f"{name}: there is no such file; expected a diffusion model")
+    return str(convert_file(Path(name))) if os.path.isfile(name) else name
 
 
 def must_be_fetched(name: str, revision: str = "") -> bool:

@@ -117,7 +117,8 @@ STABLE_DIFFUSION = Format(
     # Of weights the first name only: neither variants nor pickled twins.
     (*(names[0] for names in _FILES), "tokenizer/*", _SCHEDULER),
     "MODEL.DIFFUSION.WEIGHTS must name a Stable Diffusion folder in diffusers' format (with "
-    f"{', '.join(f'{part}/' for part in _PARTS)}) or a hub id; `tadp-d2 synth` writes a tiny one",
+    f"{', '.join(f'{part}/' for part in _PARTS)}), a checkpoint of one file or a hub id; `tadp-d2 "
+    "synth` writes a tiny one",
 )
 # Who teaches a model needs the noise schedule that it was trained with.
 TEACHABLE = replace(STABLE_DIFFUSION, files=(*_FILES, (_SCHEDULER,)))
@@ -218,11 +219,7 @@ def _check_id(kind: Format, name: str) -> None:
         UserError: a name that is no folder's cannot be a hub's, either.
     """
     if os.path.isfile(name):
-        raise UserError(
-            f"{name} is a file, not the folder of a {kind.what}: diffusers makes one of a single "
-            "file, with StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER). "
-            f"{kind.advice}"
-        )
+        raise UserError(f"{name} is a file, not the folder of a {kind.what}. {kind.advice}")
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -59,7 +59,8 @@ class StableDiffusion(DiffusionModel):
         return True
 
     def check(self) -> None:
-        check_unet_folder(self.unet_folder)
+        if self.unet_folder != self.folder / "unet":
+            check_unet_folder(self.unet_folder)
         where = f"{self.unet_folder}, used with {self.folder}"
         check_unet_goes_with(self._unet, self.latents.channels, self.context_width, where)
 

@@ -10,10 +10,10 @@ from tadp_d2.data.datasets.refcoco import EXPRESSIONS
 from tadp_d2.data.images import check_each, decode, other_size
 from tadp_d2.data.loader import add_texts, check_texts
 from tadp_d2.data.readers.panoptic_sets import read_segments
-from tadp_d2.data.remembered import forgotten
 from tadp_d2.data.texts import NoCaptions
 from tadp_d2.doctor.findings import Finding, Kind, problems
 from tadp_d2.errors import UserError, reporting
+from tadp_d2.remembered import forgotten
 from tadp_d2.tasks.task import get_task
 
 # Images of the published sets; of those for referring segmentation, expressions.

@@ -22,9 +22,9 @@ from tadp_d2.data.images import (
     read_size,
     read_stored_size,
 )
-from tadp_d2.data.remembered import Remembered
 from tadp_d2.data.root import not_found
 from tadp_d2.errors import Report, UserError, reporting, stop
+from tadp_d2.remembered import Remembered
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tadp_d2.data import remembered
+from tadp_d2 import remembered
 from tadp_d2.data.readers import label_maps
 from tadp_d2.data.readers.label_maps import Folders, check_values, read_pairs
-from tadp_d2.data.remembered import Remembered, forgotten
 from tadp_d2.errors import UserError
+from tadp_d2.remembered import Remembered, forgotten
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ class Remembered:
         """
         key = json.dumps([_VERSION, kind, os.path.abspath(folder)])
         name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-        self._file = _place() / name
+        self._file = cache_folder() / name
         self._kept: dict[str, list[Any]] = {} if _read_anew else _read(self._file)
         self._found: dict[str, list[Any]] = {}
         self._start = time.time()
@@ -104,7 +104,8 @@ def _stamp(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _place() -> Path:
+def cache_folder() -> Path:
+    """Where files are kept between runs that can be made again."""
     own = os.environ.get("TADP_D2_CACHE")
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(own or Path(cache, "tadp_d2")).expanduser()
