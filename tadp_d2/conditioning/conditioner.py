@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
 from tadp_d2.diffusion.families import open_diffusion_model
+from tadp_d2.diffusion.lora_file import LoraFile
 from tadp_d2.errors import Report, UserError
 
 CONDITIONER_REGISTRY = Registry("CONDITIONER")
@@ -137,10 +138,15 @@ def open_model_of(cfg: CfgNode) -> DiffusionModel:
     """The diffusion model that a config names.
 
     Raises:
-        UserError: as `open_diffusion_model`, or it cannot be conditioned as the config asks for.
+        UserError: as `open_diffusion_model`, or it cannot be conditioned as the config asks for, or
+            its low-rank updates are of another model.
     """
     options = cfg.MODEL.DIFFUSION
+    # Read before anything is fetched.
+    lora = LoraFile(options.LORA_FILE, options.LORA_SCALE) if options.LORA_FILE else None
     model = open_diffusion_model(options.WEIGHTS, options.REVISION, options.UNET)
+    if lora:
+        model.add_lora(lora)
     conditioner = get_conditioner_class(cfg)
     if model.reads_prompts_only and not conditioner.reads_prompts(cfg):
         known = [name for name, other in CONDITIONER_REGISTRY if other.reads_prompts(cfg)]

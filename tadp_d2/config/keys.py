@@ -82,6 +82,9 @@ def between(least: float, most: float) -> Allowed:
     return Allowed(f"{least} to {most}", lambda value: _is_number(value) and least <= value <= most)
 
 
+NUMBER = Allowed("a finite number", lambda value: _is_number(value))
+
+
 def or_none(allowed: Allowed) -> Allowed:
     return Allowed(
         f"{allowed.expected}, or None", lambda value: value is None or allowed.holds(value)
@@ -171,6 +174,20 @@ ADDED = (
         "MODEL.DIFFUSION.GRADIENT_CHECKPOINTING",
         False,
         "Recompute the UNet's blocks in the backward pass: less memory, more time, equal results.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.DIFFUSION.LORA_FILE",
+        "",
+        "File of low-rank updates (LoRA), in the format of diffusers or of kohya's scripts, which "
+        "are added to the weights of UNet and text encoder; empty for none.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.DIFFUSION.LORA_SCALE",
+        1.0,
+        "Factor of the updates of LORA_FILE.",
+        allowed=NUMBER,
         changes=Changes.NOTHING,
     ),
     Key(

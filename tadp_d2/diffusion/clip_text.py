@@ -17,6 +17,7 @@ from tadp_d2.diffusion.clip_tokenizer import (
     tokenizer_fingerprint,
 )
 from tadp_d2.diffusion.diffusion_model import Context
+from tadp_d2.diffusion.lora_file import LoraFile
 from tadp_d2.diffusion.model_part import TEXT_ENCODER
 from tadp_d2.diffusion.tokens import add_token, read_tokens
 from tadp_d2.errors import UserError
@@ -132,11 +133,16 @@ class TextEncoder(PromptEncoder):
 
     @classmethod
     def from_pretrained(
-        cls, folder: Path, token_files: Sequence[str | Path] = (), **options: Any
+        cls,
+        folder: Path,
+        token_files: Sequence[str | Path] = (),
+        lora: LoraFile | None = None,
+        **options: Any,
     ) -> "TextEncoder":
         """Loads `tokenizer/` and `text_encoder/` of a Stable Diffusion folder.
 
         Args:
+            lora: low-rank updates of its weights, which were checked.
             options: as for the class.
 
         Raises:
@@ -145,6 +151,8 @@ class TextEncoder(PromptEncoder):
         tokenizer = load_tokenizer(folder)
         text_encoder = TEXT_ENCODER.load(folder / "text_encoder")
         check_goes_with(tokenizer, text_encoder, folder)
+        if lora:
+            lora.merge("text_encoder", text_encoder)
         base = tokenizer_fingerprint(tokenizer)
         text = cls(tokenizer, text_encoder, token_files, **options)
         text.tokenizer_fingerprint = base

@@ -14,7 +14,9 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from tadp_d2.diffusion.lora_file import LoraFile
 from tadp_d2.diffusion.model_folder import Format
+from tadp_d2.errors import UserError
 
 
 class Context(NamedTuple):
@@ -111,6 +113,14 @@ class DiffusionModel(ABC):
         Raises:
             UserError: a part asks for what is not computed here, or does not go with another.
         """
+
+    def add_lora(self, lora: LoraFile) -> None:
+        """Adds low-rank updates to the weights of all parts that are loaded from now on.
+
+        Raises:
+            UserError: they do not fit, or the family takes none.
+        """
+        raise UserError(f"{lora.path}: a model of the family {self.what} takes no LoRA here")
 
     @property
     @abstractmethod

@@ -127,6 +127,13 @@ class Part:
                 f"would be wrong: use the {self.what} of a {self.model} model"
             )
 
+    def without_weights(self, config: Mapping[str, Any]) -> nn.Module:
+        """The part that a config describes, on torch's meta device."""
+        with torch.device("meta"):
+            if hasattr(self.kind, "from_config"):
+                return self.kind.from_config(dict(config))
+            return self.kind(self.kind.config_class(**config))
+
     def options(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The options that count of a loaded part's config, in one form."""
         return {key: _plain(config[key]) for key in sorted({*self.computed, *self.allowed})}

@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.clip_tokenizer import load_tokenizer
 from tadp_d2.diffusion.diffusion_model import DiffusionModel, Latents, MapOptions, level_strides
+from tadp_d2.diffusion.lora_file import LoraFile
 from tadp_d2.diffusion.model_folder import (
     STABLE_DIFFUSION,
     TEACHABLE,
@@ -44,6 +45,7 @@ class StableDiffusion(DiffusionModel):
     format = STABLE_DIFFUSION
     teachable = TEACHABLE
     unet_part: ClassVar[Part] = UNET
+    _lora: LoraFile | None = None
 
     @classmethod
     def opens(cls, folder: Path) -> bool:
@@ -63,6 +65,17 @@ class StableDiffusion(DiffusionModel):
             check_unet_folder(self.unet_folder)
         where = f"{self.unet_folder}, used with {self.folder}"
         check_unet_goes_with(self._unet, self.latents.channels, self.context_width, where)
+
+    def add_lora(self, lora: LoraFile) -> None:
+        lora.check(self._without_weights())
+        self._lora = lora
+
+    def _without_weights(self) -> dict[str, nn.Module]:
+        """What updates may be for, by their folders."""
+        return {
+            "unet": self.unet_part.without_weights(self._unet),
+            "text_encoder": TEXT_ENCODER.without_weights(self._text),
+        }
 
     @cached_property
     def _unet(self) -> dict[str, Any]:
@@ -98,7 +111,7 @@ class StableDiffusion(DiffusionModel):
     def load_text_encoder(
         self, token_files: Sequence[str | Path] = (), **options: Any
     ) -> TextEncoder:
-        return TextEncoder.from_pretrained(self.folder, token_files, **options)
+        return TextEncoder.from_pretrained(self.folder, token_files, self._lora, **options)
 
     def load_features(
         self, latent_encoder: nn.Module, maps: MapOptions, gradient_checkpointing: bool = False
@@ -106,6 +119,8 @@ class StableDiffusion(DiffusionModel):
         unet = load_unet(self.unet_folder)
         where = f"{self.unet_folder}, used with {self.folder}"
         check_unet_goes_with(unet.config, self.latents.channels, self.context_width, where)
+        if self._lora:
+            self._lora.merge("unet", unet)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         return UNetFeatures(unet, latent_encoder.stride, maps)

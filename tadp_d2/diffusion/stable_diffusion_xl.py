@@ -17,6 +17,7 @@ from tadp_d2.diffusion.clip_tokenizer import (
     tokenizer_fingerprint,
 )
 from tadp_d2.diffusion.diffusion_model import Context, MapOptions
+from tadp_d2.diffusion.lora_file import LoraFile
 from tadp_d2.diffusion.model_folder import STABLE_DIFFUSION_XL, read_pipeline
 from tadp_d2.diffusion.model_part import PROJECTED_TEXT_ENCODER, TEXT_ENCODER, UNET_XL, Part
 from tadp_d2.diffusion.stable_diffusion import StableDiffusion, check_purpose
@@ -65,13 +66,19 @@ class StableDiffusionXL(StableDiffusion):
         self, token_files: Sequence[str | Path] = (), **options: Any
     ) -> "PairedTextEncoder":
         refuse_tokens(token_files, self.folder)
-        return PairedTextEncoder.from_pretrained(self.folder, **options)
+        return PairedTextEncoder.from_pretrained(self.folder, self._lora, **options)
+
+    def _without_weights(self) -> dict[str, nn.Module]:
+        second = PROJECTED_TEXT_ENCODER.without_weights(self._second_text)
+        return {**super()._without_weights(), "text_encoder_2": second}
 
     def load_features(
         self, latent_encoder: nn.Module, maps: MapOptions, gradient_checkpointing: bool = False
     ) -> "XLFeatures":
         self.check()
         unet = UNET_XL.load(self.unet_folder)
+        if self._lora:
+            self._lora.merge("unet", unet)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         return XLFeatures(unet, latent_encoder.stride, maps)
@@ -182,10 +189,13 @@ class PairedTextEncoder(PromptEncoder):
         self.text_encoder = Frozen(pair)
 
     @classmethod
-    def from_pretrained(cls, folder: Path, **options: Any) -> "PairedTextEncoder":
+    def from_pretrained(
+        cls, folder: Path, lora: LoraFile | None = None, **options: Any
+    ) -> "PairedTextEncoder":
         """Loads the two tokenizers and text encoders of a folder.
 
         Args:
+            lora: low-rank updates of their weights, which were checked.
             options: as for `PromptEncoder`.
 
         Raises:
@@ -196,6 +206,8 @@ class PairedTextEncoder(PromptEncoder):
             tokenizers.append(load_tokenizer(folder, f"tokenizer{suffix}"))
             encoders.append(part.load(folder / f"text_encoder{suffix}"))
             check_goes_with(tokenizers[-1], encoders[-1], folder, suffix)
+            if lora:
+                lora.merge(f"text_encoder{suffix}", encoders[-1])
         check_read_alike(*tokenizers, folder)
         text = cls(tokenizers, TextEncoderPair(*encoders), **options)
         text.tokenizer_fingerprint = join_fingerprints(map(tokenizer_fingerprint, tokenizers))

@@ -13,6 +13,7 @@ from torch import nn
 
 from tadp_d2.data.loader import load_captions, needs_captions
 from tadp_d2.data.texts import CaptionFile, NoCaptions
+from tadp_d2.diffusion.lora_file import LoraFile
 from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
@@ -73,6 +74,8 @@ class Provenance:
             "captions": {name: file.fingerprint() for name, file in captions.items()},
             "caption_files": {name: str(file.path) for name, file in captions.items()},
         }
+        # Frozen, the UNet is no part of a checkpoint.
+        self._unet_is_frozen = cfg.MODEL.DIFFUSION.LORA_RANK > 0
         _check_artifacts(cfg, self.record)
 
     def check(
@@ -116,14 +119,16 @@ class Provenance:
                 )
         # Records of earlier versions lack it.
         for key, other in (
-            ("unet", "another UNet than that of MODEL.DIFFUSION.UNET or WEIGHTS"),
+            ("unet", "another UNet than that of MODEL.DIFFUSION.UNET, WEIGHTS and LORA_FILE"),
             ("backbone", "other weights than those of MODEL.PRETRAINED.WEIGHTS"),
         ):
             own = self.record.get(key)
-            if trained.get(key, own) != own:
-                _logger.warning(
-                    f"{checkpoint} was trained from {other}; the checkpoint's own is the one in use"
-                )
+            if trained.get(key, own) == own:
+                continue
+            difference = f"{checkpoint} was trained from {other}"
+            if key == "unet" and self._unet_is_frozen:
+                raise UserError(f"{difference}, which its updates belong to; name the one it had")
+            _logger.warning(f"{difference}; the checkpoint's own is the one in use")
         normalization = trained.get("normalization", "none")
         if normalization != self.record.get("normalization", "none"):
             _logger.warning(
@@ -150,7 +155,10 @@ def _backbone(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
             }
     backbone = find_diffusion_backbone(model)
     diffusion = cfg.MODEL.DIFFUSION
+    # For the reader: the updates are part of the fingerprints.
+    file, scale = diffusion.LORA_FILE, diffusion.LORA_SCALE
     return {
+        **({"lora": LoraFile(file, scale).provenance} if file else {}),
         "vae": fingerprint(backbone.latent_encoder.module),
         "unet": backbone.unet.base_fingerprint,
         "unet_options": backbone.unet.options,

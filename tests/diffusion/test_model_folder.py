@@ -111,10 +111,12 @@ def test_other_formats_are_named(model_folder, tmp_path):
 
 
 def test_what_is_no_folder_and_no_id_is_told_from_a_hub_model(tmp_path):
-    file = tmp_path / "v1-5-pruned.safetensors"
+    file = tmp_path / "captions.txt"
     file.touch()
-    with pytest.raises(UserError, match="is a file, not the folder .*from_single_file"):
+    with pytest.raises(UserError, match="expected the folder of a diffusion model, or a checkpoin"):
         find_model(str(file))
+    with pytest.raises(UserError, match="is a file, not the folder of a tokenizer"):
+        find_folder(TOKENIZER, str(file))
     with pytest.raises(UserError, match="there is no such folder, and a hub id has the form"):
         find_model(str(tmp_path / "absent"))
 
