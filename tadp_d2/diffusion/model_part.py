@@ -241,7 +241,8 @@ def _check_no_adapter(folder: Path) -> None:
 
 
 _ADAPTER = (
-    "an adapter (LoRA) beside the weights is not applied: merge it in diffusers "
+    "an adapter (LoRA) beside the weights is not applied: move it elsewhere and name it in "
+    "MODEL.DIFFUSION.LORA_FILE, or merge it in diffusers "
     "(load_lora_weights, fuse_lora, unload_lora_weights) and save the merged part, or take it away"
 )
 # What the names of weights reveal, of those that have no place.
