@@ -181,6 +181,100 @@ def sdxl_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def sd3_folder(sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion 3 of random weights, with T5, and the vocabulary of the tiny model."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        T5Config,
+        T5EncoderModel,
+        T5Tokenizer,
+    )
+
+    tokenizers = [
+        CLIPTokenizer.from_pretrained(sdxl_folder / part) for part in ("tokenizer", "tokenizer_2")
+    ]
+    letters = [(letter, -2.0) for letter in "\u2581abcdefghijklmnopqrstuvwxyz"]
+    t5_tokenizer = T5Tokenizer(
+        vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *letters], extra_ids=0
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        texts = [
+            CLIPTextModelWithProjection(
+                CLIPTextConfig(
+                    vocab_size=len(tokenizers[0]),
+                    hidden_size=width,
+                    projection_dim=width,
+                    intermediate_size=32,
+                    num_hidden_layers=2,
+                    num_attention_heads=2,
+                    initializer_range=0.2,
+                    eos_token_id=tokenizers[0].eos_token_id,
+                )
+            )
+            for width in (12, 16)
+        ]
+        t5 = T5EncoderModel(
+            T5Config(
+                vocab_size=len(t5_tokenizer),
+                d_model=32,
+                d_kv=8,
+                d_ff=32,
+                num_layers=1,
+                num_heads=2,
+                feed_forward_proj="gated-gelu",
+            )
+        )
+        transformer = SD3Transformer2DModel(
+            sample_size=16,
+            in_channels=8,
+            num_layers=4,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=16,
+            pooled_projection_dim=12 + 16,
+            out_channels=8,
+            pos_embed_max_size=16,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(4, 4, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=8,
+            norm_num_groups=4,
+            scaling_factor=1.5,
+            shift_factor=0.06,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+    folder = tmp_path_factory.mktemp("sd3")
+    StableDiffusion3Pipeline(
+        transformer,
+        FlowMatchEulerDiscreteScheduler(),
+        vae,
+        texts[0],
+        tokenizers[0],
+        texts[1],
+        tokenizers[1],
+        t5,
+        t5_tokenizer,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def image_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP image encoder of random weights: 16 patches of width 16, an embedding of 24."""
     import torch

@@ -52,6 +52,11 @@ class Expression(CaptionPrompt):
             UserError: as `CaptionPrompt`, or the text encoder reads fewer tokens.
         """
         super().__init__(text, train_modifier, test_modifier)
+        if not text.one_token_each and (length or not attend_padding):
+            raise UserError(
+                f"MODEL.CONDITIONER.LENGTH is {length} and ATTEND_PADDING {attend_padding}: the "
+                "context of several text encoders cannot be cut; expected 0 and True"
+            )
         self.length = _length(length, text.length)
         self.attend_padding = attend_padding
 
@@ -99,7 +104,8 @@ class Expression(CaptionPrompt):
         prompts = [self.prompt(own) for own in inputs]
         # The text encoder is causal: the padding that is cut does not reach what stays.
         context = self.text(prompts)
-        context = context._replace(embeddings=context.embeddings[:, : self.length])
+        if self.length < self.text.length:
+            context = context._replace(embeddings=context.embeddings[:, : self.length])
         if self.attend_padding:
             return Condition(context)
         ends = torch.tensor([self._count(prompt) for prompt in prompts])

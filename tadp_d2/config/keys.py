@@ -165,6 +165,19 @@ ADDED = (
         between(0, 999),
     ),
     Key(
+        "MODEL.DIFFUSION.BLOCKS",
+        (),
+        "Blocks of a diffusion transformer (Stable Diffusion 3), from 0, whose outputs are taken: "
+        "four for s3, s4, s5 and s6, or one for all; empty for the one in the middle.",
+        allowed=Allowed(
+            "one or four numbers of 0 and more, or none",
+            lambda value: (
+                len(value) in (0, 1, 4)
+                and all(isinstance(block, int) and block >= 0 for block in value)
+            ),
+        ),
+    ),
+    Key(
         "MODEL.DIFFUSION.LATENT_SCALING",
         True,
         "Multiply latents by the VAE's scaling factor, 0.18215 for SD 1.5.",

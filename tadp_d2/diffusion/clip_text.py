@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class PromptEncoder(nn.Module, ABC):
         options: of the text encoder's config, those that count.
     """
 
+    # Whether the tokens of a context are those of the prompt, in their order.
+    one_token_each: ClassVar[bool] = True
     text_encoder: Frozen
     base_fingerprint: str
     options: dict[str, Any]

@@ -84,12 +84,14 @@ class DiffusionModel(ABC):
         folder: of the model.
         unet_folder: of the denoising network, which a fine-tuned one may replace.
         reads_prompts_only: whether a context must be what its text encoder makes of a prompt.
+        taps_blocks: whether `load_features` also takes `blocks`, those whose outputs are taken.
     """
 
     what: ClassVar[str]
     format: ClassVar[Format]
     teachable: ClassVar[Format | None] = None
     reads_prompts_only: ClassVar[bool] = False
+    taps_blocks: ClassVar[bool] = False
 
     def __init__(self, folder: Path, unet_folder: Path | None = None):
         self.folder = folder

@@ -9,11 +9,16 @@ from tadp_d2.diffusion.diffusion_model import DiffusionModel
 from tadp_d2.diffusion.model_folder import PIPELINE, find_folder, find_here, read_pipeline
 from tadp_d2.diffusion.single_file import SUFFIXES, convert_file
 from tadp_d2.diffusion.stable_diffusion import StableDiffusion
+from tadp_d2.diffusion.stable_diffusion_3 import StableDiffusion3
 from tadp_d2.diffusion.stable_diffusion_xl import StableDiffusionXL
 from tadp_d2.errors import UserError
 
 # The first that opens a folder is taken; a further family goes before the others.
-FAMILIES: list[type[DiffusionModel]] = [StableDiffusionXL, StableDiffusion]
+FAMILIES: list[type[DiffusionModel]] = [
+    StableDiffusion3,
+    StableDiffusionXL,
+    StableDiffusion,
+]
 
 
 def open_diffusion_model(name: str, revision: str = "", unet: str = "") -> DiffusionModel:

@@ -138,6 +138,20 @@ STABLE_DIFFUSION_XL = replace(
     files=(*_FILES, *_XL_FILES),
     fetched=(*STABLE_DIFFUSION.fetched, *(names[0] for names in _XL_FILES), "tokenizer_2/*"),
 )
+_T5 = "text_encoder_3/model"
+# T5, the third text encoder, is optional.
+STABLE_DIFFUSION_3 = replace(
+    STABLE_DIFFUSION_XL,
+    files=tuple(
+        tuple(name.replace("unet/", "transformer/") for name in names)
+        for names in STABLE_DIFFUSION_XL.files
+    ),
+    fetched=(
+        *(name.replace("unet/", "transformer/") for name in STABLE_DIFFUSION_XL.fetched),
+        *("text_encoder_3/config.json", f"{_T5}.safetensors", f"{_T5}-*.safetensors"),
+        *(f"{_T5}.safetensors{_INDEX}", "tokenizer_3/*"),
+    ),
+)
 # What tells the kind of a pipeline, before any of its weights are fetched.
 _INDEX_OF_PARTS = "model_index.json"
 PIPELINE = Format(

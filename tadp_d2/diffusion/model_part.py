@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     GenerationConfig,
+    T5Config,
+    T5EncoderModel,
 )
 
 from tadp_d2.diffusion.model_folder import find_variant, loading
@@ -216,6 +218,39 @@ TEXT_ENCODER = Part(
     usual=CLIPTextConfig().to_dict(),
 )
 _XL = "Stable Diffusion XL"
+_3 = "Stable Diffusion 3"
+TRANSFORMER_3 = Part(
+    "transformer",
+    SD3Transformer2DModel,
+    declared=("SD3Transformer2DModel",),
+    computed=(
+        *("sample_size", "patch_size", "in_channels", "num_layers", "attention_head_dim"),
+        *("num_attention_heads", "joint_attention_dim", "caption_projection_dim"),
+        *("pooled_projection_dim", "pos_embed_max_size", "dual_attention_layers", "qk_norm"),
+    ),
+    indifferent=("out_channels", *_AVERAGING),
+    usual=_usual(SD3Transformer2DModel),
+    model=_3,
+)
+VAE_3 = replace(VAE, computed=(*VAE.computed, "shift_factor"), model=_3)
+T5_ENCODER = Part(
+    "third text encoder",
+    T5EncoderModel,
+    declared=("t5",),
+    computed=(
+        *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"),
+        *("relative_attention_num_buckets", "relative_attention_max_distance"),
+        *("layer_norm_epsilon", "feed_forward_proj", "dense_act_fn", "is_gated_act"),
+    ),
+    indifferent=(
+        *TEXT_ENCODER.indifferent,
+        *("dropout_rate", "classifier_dropout", "num_decoder_layers", "decoder_start_token_id"),
+        *("is_decoder", "is_encoder_decoder", "use_cache", "tie_word_embeddings", "n_positions"),
+        *("output_past", "task_specific_params", "scale_decoder_outputs"),
+    ),
+    usual=T5Config().to_dict(),
+    model=_3,
+)
 UNET_XL = replace(
     UNET,
     computed=(

@@ -142,17 +142,20 @@ def check_purpose(folder: Path, pipeline: Pipeline) -> None:
 class LatentEncoder(nn.Module):
     """The encoding half of a VAE: image -> mean latent, never a sample, so it is deterministic."""
 
-    def __init__(self, vae: AutoencoderKL, scale_latents: bool = True):
+    def __init__(self, vae: AutoencoderKL, scale_latents: bool = True, part: Part = VAE):
         """
         Args:
             vae: its decoder is dropped.
-            scale_latents: multiply by the VAE's scaling factor (TADP, "latent scaling").
+            scale_latents: multiply by the VAE's scaling factor (TADP, "latent scaling"), once its
+                shift is taken away, if it has one.
+            part: what may be in its config.
         """
         super().__init__()
         vae.decoder = vae.post_quant_conv = None
         self.vae = vae
         self.factor = vae.config.scaling_factor if scale_latents else 1.0
-        self.options = VAE.options(vae.config)
+        self.shift = (vae.config.shift_factor or 0.0) if scale_latents else 0.0
+        self.options = part.options(vae.config)
         self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -161,10 +164,10 @@ class LatentEncoder(nn.Module):
             images: B x 3 x H x W, in [-1, 1] with Stable Diffusion's normalization.
 
         Returns:
-            B x 4 x H/stride x W/stride.
+            B x C x H/stride x W/stride.
         """
         with _no_fp16(images.device.type):
-            return self.vae.encode(images).latent_dist.mode() * self.factor
+            return (self.vae.encode(images).latent_dist.mode() - self.shift) * self.factor
 
 
 def _no_fp16(device: str) -> contextlib.AbstractContextManager:

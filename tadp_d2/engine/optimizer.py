@@ -17,6 +17,7 @@ from tadp_d2.conditioning.conditioner import Conditioner
 from tadp_d2.errors import UserError, reason
 from tadp_d2.modeling.backbone import DiffusionBackbone
 from tadp_d2.modeling.image_networks import ImageNetwork
+from tadp_d2.pyramid import Pyramid
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -32,6 +33,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         for module in model.modules()
         for part, of_part in (
             ("unet", isinstance(module, DiffusionBackbone | ImageNetwork)),
+            # Inside of the others: it is new.
+            ("head", isinstance(module, Pyramid)),
             ("conditioner", isinstance(module, Conditioner)),
         )
         if of_part

@@ -18,6 +18,7 @@ from tadp_d2.frozen import Frozen
 from tadp_d2.modeling.levels import check_levels
 from tadp_d2.modeling.low_rank import train_low_rank
 from tadp_d2.precision import autocast
+from tadp_d2.pyramid import Pyramid
 
 # Images as the backbone gets them, and their latents -> the condition of the pass.
 MakeCondition = Callable[[Tensor, Tensor], Condition]
@@ -220,9 +221,18 @@ def load_backbone(cfg: CfgNode) -> DiffusionBackbone:
         # Width and height -> height and width.
         self_attention=tuple(options.ATTENTION_MAPS.SELF_ATTENTION[::-1]),
     )
-    features = model.load_features(latent_encoder, maps, options.GRADIENT_CHECKPOINTING)
+    if options.BLOCKS and not model.taps_blocks:
+        raise UserError(
+            f"MODEL.DIFFUSION.BLOCKS is {options.BLOCKS}: it is for a diffusion transformer, and "
+            f"{model.folder} is of {model.what}; leave it empty"
+        )
+    chosen = {"blocks": options.BLOCKS} if model.taps_blocks else {}
+    features = model.load_features(latent_encoder, maps, options.GRADIENT_CHECKPOINTING, **chosen)
     if options.LORA_RANK:
         train_low_rank(features, options.LORA_RANK)
+        for part in features.modules():
+            if isinstance(part, Pyramid):  # which is new
+                part.requires_grad_(True)
     kept = kept_variance(model.folder, options.NOISE_TIMESTEP) if options.NOISE_TIMESTEP else 1
     noise = LatentNoise(kept, cfg.SEED)
     return DiffusionBackbone(latent_encoder, features, options.TIMESTEP, cfg.TEST.PRECISION, noise)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -282,58 +282,3 @@ def read_normalization(folder: Path) -> tuple[list[float], list[float]]:
             f"normalized ({reason(error)}); take the file that comes with the weights"
         ) from None
     return values[0], values[1]
-
-
-class Pyramid(nn.Module):
-    """Maps of some strides -> maps of all strides that are wanted, after ViTDet's simple pyramid.
-
-    Finer ones than there are come from the finest by transposed convolutions, each of which doubles
-    the size and halves the channels; coarser ones come from the coarsest by pooling (Li et al.,
-    2022, section 3).
-    """
-
-    def __init__(self, given: dict[int, int], wanted: Sequence[int]):
-        """
-        Args:
-            given: stride -> channels, powers of two.
-            wanted: strides.
-        """
-        super().__init__()
-        finest, coarsest = min(given), max(given)
-        self.channels: dict[int, int] = {}
-        self.sources: dict[int, int] = {}
-        self.layers = nn.ModuleDict()
-        for stride in wanted:
-            source = stride if stride in given else finest if stride < finest else coarsest
-            steps = round(math.log2(source / stride))
-            self.sources[stride] = source
-            self.channels[stride] = given[source] // 2 ** max(steps, 0)
-            if steps > 0:
-                self.layers[f"s{int(math.log2(stride))}"] = _enlarge(given[source], steps)
-
-    def forward(self, maps: dict[int, Tensor]) -> dict[int, Tensor]:
-        """
-        Args:
-            maps: stride -> B x C x h x w.
-        """
-        found = {}
-        for stride, source in self.sources.items():
-            name = f"s{int(math.log2(stride))}"
-            if name in self.layers:
-                found[stride] = self.layers[name](maps[source])
-            elif stride > source:
-                found[stride] = F.max_pool2d(maps[source], stride // source)
-            else:
-                found[stride] = maps[source]
-        return found
-
-
-def _enlarge(channels: int, steps: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for step in range(steps):
-        own = channels // 2**step
-        if step:
-            # Over all channels of a pixel in the paper; over the image, too, here.
-            layers += [nn.GroupNorm(1, own), nn.GELU()]
-        layers.append(nn.ConvTranspose2d(own, own // 2, kernel_size=2, stride=2))
-    return nn.Sequential(*layers)

@@ -13,8 +13,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
 from tadp_d2.modeling.backbone import FullPrecisionFPN, at_precision, make_fpn
-from tadp_d2.modeling.image_networks import ImageNetwork, Pyramid, find_network
+from tadp_d2.modeling.image_networks import ImageNetwork, find_network
 from tadp_d2.modeling.levels import check_levels
+from tadp_d2.pyramid import Pyramid
 
 BUILDERS = ("build_pretrained_backbone", "build_pretrained_fpn_backbone")
 

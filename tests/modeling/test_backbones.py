@@ -29,6 +29,7 @@ SMALL = {
     "SOLVER.BASE_LR": 0.001,
     "DATALOADER.NUM_WORKERS": 0,
 }
+DIFFUSION = ("sdxl", "sd3")
 FAMILIES = ("dinov2", "dinov3", "swin", "convnext", "vit", "sam", "blip")
 OUTPUT = {"detection": "instances", "segmentation": "sem_seg"}
 
@@ -73,9 +74,12 @@ def train(cfg):
 
 
 @pytest.mark.parametrize("task", OUTPUT)
-def test_stable_diffusion_xl_trains(task, configure, sdxl_folder):
-    cfg = configure(f"backbones/sdxl_{task}", **{"MODEL.DIFFUSION.WEIGHTS": str(sdxl_folder)})
-    assert OUTPUT[task] in train(cfg)
+@pytest.mark.parametrize("family", DIFFUSION)
+def test_another_diffusion_model_trains(family, task, configure, request):
+    own = {"MODEL.DIFFUSION.WEIGHTS": str(request.getfixturevalue(f"{family}_folder"))}
+    if family == "sd3":
+        own["MODEL.DIFFUSION.BLOCKS"] = [3, 2, 1, 0]
+    assert OUTPUT[task] in train(configure(f"backbones/{family}_{task}", **own))
 
 
 QUICK = [("dinov2", "detection"), ("swin", "segmentation")]
@@ -150,6 +154,9 @@ def test_what_a_backbone_does_not_have_is_refused(configure, sdxl_folder):
     levels = {"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p3", "p6"]}
     cfg = configure("backbones/sdxl_segmentation", **own, **levels)
     with pytest.raises(UserError, match="SEM_SEG_HEAD.IN_FEATURES is p3, p6, .* no p6"):
+        build_model(cfg)
+    cfg = configure("backbones/sdxl_detection", **own, **{"MODEL.DIFFUSION.BLOCKS": [1]})
+    with pytest.raises(UserError, match="BLOCKS is .*1.*: it is for a diffusion transformer"):
         build_model(cfg)
     other = {"MODEL.CONDITIONER.NAME": "ClassEmbeddings", "MODEL.CONDITIONER.TEMPLATES": "own"}
     cfg = configure("backbones/sdxl_detection", **own, **other)

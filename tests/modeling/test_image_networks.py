@@ -9,8 +9,9 @@ import transformers
 from torch.nn import functional as F
 
 from tadp_d2.errors import UserError
-from tadp_d2.modeling.image_networks import Pyramid, find_network
+from tadp_d2.modeling.image_networks import find_network
 from tadp_d2.modeling.pretrained_backbone import PretrainedBackbone
+from tadp_d2.pyramid import Pyramid
 
 STRIDES = {"s3": 8, "s4": 16, "s5": 32, "s6": 64}
 MEAN, STD = [127.5] * 3, [127.5] * 3
