@@ -137,6 +137,7 @@ def _check_text(cfg: CfgNode) -> None:
     for key, value in (
         ("MODEL.DIFFUSION.UNET", diffusion.UNET),
         ("MODEL.DIFFUSION.LORA_RANK", diffusion.LORA_RANK),
+        ("MODEL.DIFFUSION.LORA_FILE", diffusion.LORA_FILE),
         ("MODEL.DIFFUSION.NOISE_TIMESTEP", diffusion.NOISE_TIMESTEP),
         ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", diffusion.LATENT_CACHE.FOLDER),
         ("TEXT.TOKENS", cfg.TEXT.TOKENS),
