@@ -1,5 +1,7 @@
 """The questions about prompts: claims as published, configs that load, the demo at least size."""
 
+import json
+
 import pytest
 from PIL import Image
 
@@ -87,6 +89,28 @@ def test_the_demo_makes_a_table_and_a_sheet(world, tmp_path, capsys, monkeypatch
         # Image, truth and four predictions.
         assert sheet.width > 6 * 300
     assert not [*folder.rglob("*.pth")]
+
+
+@pytest.mark.exhaustive
+def test_the_rows_of_the_tagging_adapter_are_trained_and_compared(world, tmp_path, monkeypatch):
+    tiny = {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "TEST.GALLERY_IMAGES": 0}
+    ade20k = {**prompts.OVERRIDES["ade20k"], **tiny}
+    monkeypatch.setitem(prompts.OVERRIDES, "ade20k", ade20k)
+    monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", InThisProcess)
+    command = ["study", "prompts", "--question", "tagging-table-5", "--world", str(world)]
+    main([*command, "--output", str(tmp_path), "--seeds", "1", "--processes", "1"])
+    table = (tmp_path / "prompts" / "table.md").read_text()
+    for name in ("unconditional", "with its loss", "with an oracle's tags", "with its own tags"):
+        assert f"| {name} |" in table
+    tagged = []
+    for file in (tmp_path / "prompts" / "runs").glob("*/results.json"):
+        results = json.loads(file.read_text())
+        (metrics,) = results["metrics"].values()
+        tagged.append("tags" in metrics)
+        options = results["config"]["MODEL"]["CONDITIONER"]
+        trained = options["NAME"] == "TaggingAdapter" and options["TAGGING"]["LOSS_WEIGHT"]
+        assert tagged[-1] == bool(trained)
+    assert (sum(tagged), len(tagged)) == (4, 9)
 
 
 class InThisProcess:
