@@ -746,6 +746,12 @@ ADDED = (
         allowed=between(0, 1),
     ),
     Key(
+        "DATALOADER.BY_IMAGE",
+        False,
+        "In training draw the entries of an image one after another, in an order by SEED, so that "
+        "a batch holds several expressions of an image.",
+    ),
+    Key(
         "SOLVER.UNET_LR_FACTOR",
         0.1,
         "Learning rate of the UNet, or of a pre-trained image encoder in its place, as a multiple "

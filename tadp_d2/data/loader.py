@@ -186,7 +186,7 @@ def build_train_loader(cfg: CfgNode, start: int = 0) -> BatchLoader:
     ]
     mapper = ConditionedMapper(cfg, is_train=True)
     return build_loader(
-        TrainingStream(DatasetFromList(entries), mapper, cfg.SEED),
+        TrainingStream(DatasetFromList(entries), mapper, cfg.SEED, cfg.DATALOADER.BY_IMAGE),
         start,
         cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
         cfg.DATALOADER.NUM_WORKERS,

@@ -24,23 +24,36 @@ class TrainingStream(Dataset):
         entries: Sequence[dict[str, Any]],
         mapper: Callable[[dict[str, Any]], dict[str, Any]],
         seed: int,
+        by_image: bool = False,
     ):
         """
         Args:
             mapper: maps an entry to the model's input, drawing from the global generators.
+            by_image: the entries of an image, by its "file_name", follow each other.
         """
         self._entries = entries
         self._mapper = mapper
         self._seed = seed
+        self._images = None
+        if by_image:
+            files = [entry["file_name"] for entry in entries]
+            self._images = np.unique(files, return_inverse=True)[1]
         self._epoch, self._order = -1, np.empty(0, int)
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         epoch, place = divmod(draw, len(self._entries))
         if epoch != self._epoch:
             generator = np.random.default_rng(derive_seed("order", self._seed, epoch))
-            self._epoch, self._order = epoch, generator.permutation(len(self._entries))
+            self._epoch, self._order = epoch, self._draw_order(generator)
         with seeded("augmentation", self._seed, draw):
             return self._mapper(self._entries[int(self._order[place])])
+
+    def _draw_order(self, generator: np.random.Generator) -> np.ndarray:
+        order = generator.permutation(len(self._entries))
+        if self._images is None:
+            return order
+        places = generator.permutation(self._images.max() + 1)
+        return order[np.argsort(places[self._images[order]], kind="stable")]
 
 
 class DrawSampler(Sampler):

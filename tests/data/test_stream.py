@@ -40,6 +40,19 @@ def test_a_draw_depends_on_its_number_and_the_seed_alone():
     assert [other[draw]["id"] for draw in range(50)] != [found[draw]["id"] for draw in range(50)]
 
 
+def test_the_entries_of_an_image_follow_each_other():
+    entries = [{"id": n, "file_name": f"{n % 4}.jpg"} for n in range(14)]
+    stream = TrainingStream(entries, identity, seed=3, by_image=True)
+    drawn = [[stream[14 * epoch + n] for n in range(14)] for epoch in range(3)]
+    files = [[entry["file_name"] for entry in epoch] for epoch in drawn]
+    for epoch, own in zip(drawn, files, strict=True):
+        assert sorted(entry["id"] for entry in epoch) == list(range(14))
+        assert sum(a != b for a, b in itertools.pairwise(own)) == 3
+    # In another order each time, of the images and within them.
+    assert len({tuple(dict.fromkeys(own)) for own in files}) > 1
+    assert len({tuple(e["id"] for e in own if e["id"] % 4 == 0) for own in drawn}) > 1
+
+
 def test_processes_take_turns(monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     samplers = []
