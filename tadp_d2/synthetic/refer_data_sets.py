@@ -29,7 +29,7 @@ _JPEG_QUALITY = 92
 _FIRST_PART = 200
 # COCO's ids.
 _CATEGORIES = {"person": 1, "bicycle": 2, "car": 3, "bird": 16, "cat": 17, "dog": 18}
-_COUNT_SHARES = {2: 0.4, 3: 0.4, 4: 0.2}
+_COUNT_SHARES = {3: 0.6, 4: 0.4}
 # Share of the images in which two objects at least are of one class.
 _ALIKE = 0.4
 # Size of an object, pixels: what is referred to fills more of its image than what is detected.
@@ -141,7 +141,7 @@ def _write_image(root: Path, seed: int, part: str, index: int) -> _Image:
 
 
 def _sample(rng: np.random.Generator, split: str) -> tuple[Scene, dict[int, list[str]]]:
-    """A scene in which an expression refers to one of several objects, and its expressions.
+    """A scene, and the expressions of two of its objects at least.
 
     As in RefCOCO, testA refers to people and testB to everything else.
     """
@@ -159,7 +159,8 @@ def _sample(rng: np.random.Generator, split: str) -> tuple[Scene, dict[int, list
         if split == "testA":
             found = {i: texts for i, texts in found.items() if scene.objects[i].name == "person"}
         large = all(one.size >= _SMALLEST for one in scene.objects)
-        if len(scene.objects) > 1 and found and large:
+        # Where one object alone is referred to, nobody needs to read.
+        if len(scene.objects) == count and len(found) > 1 and large:
             return scene, found
 
 

@@ -1,7 +1,7 @@
 """Expressions that refer to exactly one object of a scene, made of classes, places and sizes.
 
-Clear differences only: of two dogs, one is the left one if their middles are a tenth of the image
-apart.
+They are as terse as most of RefCOCO's: "left dog", "dog on left". Clear differences only: of two
+dogs, one is the left one if their middles are a tenth of the image apart.
 """
 
 from collections import Counter, defaultdict
@@ -31,24 +31,24 @@ def expressions(scene: Scene) -> dict[int, list[str]]:
 def _true_of(one: SceneObject, scene: Scene) -> Iterator[str]:
     name, apart = one.name, _APART * scene.width
     others = [o for o in scene.objects if o.name == name and o is not one]
-    yield f"the {name}"
+    yield name
     if not others:
         yield f"a {name}"
         return
     gaps = [other.x - one.x for other in others]
     if min(gaps) >= apart:
-        yield from (f"the left {name}", f"the {name} on the left")
+        yield from (f"left {name}", f"{name} on left")
     if max(gaps) <= -apart:
-        yield from (f"the right {name}", f"the {name} on the right")
+        yield from (f"right {name}", f"{name} on right")
     if len(gaps) == 2 and min(gaps) <= -apart and max(gaps) >= apart:
-        yield f"the {name} in the middle"
+        yield f"{name} in middle"
     ratios = [one.size / other.size for other in others]
     if min(ratios) >= _LARGER:
-        yield f"the large {name}"
+        yield f"large {name}"
     if max(ratios) <= 1 / _LARGER:
-        yield f"the small {name}"
+        yield f"small {name}"
     if {o.grounded for o in (one, *others)} == {True, False}:
-        yield f"the {name} {'on the ground' if one.grounded else 'in the air'}"
+        yield f"{name} {'on ground' if one.grounded else 'in air'}"
     yield from _beside(one, scene.objects, apart)
 
 
@@ -59,7 +59,7 @@ def _beside(one: SceneObject, objects: Sequence[SceneObject], apart: float) -> I
         if anchor.name == one.name or counts[anchor.name] > 1:
             continue
         for side, distance in (("left", anchor.x - one.x), ("right", one.x - anchor.x)):
-            text = f"the {one.name} {side} of the {anchor.name}"
+            text = f"{one.name} {side} of {anchor.name}"
             if distance >= apart:
                 yield text
             elif distance > -apart:
