@@ -77,7 +77,7 @@ demo-depth: setup | $(WORLD)
 	@echo "The same by day: $(OUTPUT)/gallery/nyu_depth_v2_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
 
-demo-referring: ITERATIONS = 900
+demo-referring: ITERATIONS = 1000
 demo-referring: OUTPUT = demo/referring_$(ITERATIONS)
 demo-referring: setup | $(WORLD)
 	@$(call train,refcoco,MODEL.DIFFUSION.LATENT_CACHE.FOLDER $(WORLD)/latents)

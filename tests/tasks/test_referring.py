@@ -139,13 +139,13 @@ def test_expressions_that_are_cut_are_counted_once_before_the_run(
     text = "the dog and the car and the cat and the bird"
     name, file = with_expression(text)
     cfg = make_referring_config("DATASETS.TEST", (name,), "MODEL.CONDITIONER.LENGTH", 16)
-    # The others of this data set have 15 tokens at most, with begin and end.
+    # The others of this data set have 9 tokens at most, with begin and end.
     count = len(read_known(name))
     (note,) = check_inputs(cfg, evaluation=True, resume=False)
     assert note.startswith(f"{file}: 1 of {count} expressions are longer than the 16 tokens of ")
     assert note.endswith(f"for image {read_known(name)[0]['file_name']}, {text!r}")
     assert note in [f.text for f in check_dataset(cfg, name) if f.kind is Kind.NOTE]
-    cfg = make_referring_config("DATASETS.TEST", (name,))
+    cfg = make_referring_config("DATASETS.TEST", (name,), "MODEL.CONDITIONER.LENGTH", 24)
     assert check_inputs(cfg, evaluation=True, resume=False) == []
 
 
@@ -271,10 +271,10 @@ def test_a_cut_expression_is_predicted_with_a_note(run, world, tmp_path, capsys)
     picture = sorted((world / "coco" / "train2014").glob("*.jpg"))[0]
     expression = "the left dog " * 3
     predict(run, tmp_path / "out", picture, "--expression", expression)
-    assert "1 of 1 expressions are longer than the 24 tokens of MODEL" in capsys.readouterr().out
+    assert "1 of 1 expressions are longer than the 16 tokens of MODEL" in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / f"{picture.stem}.json").read_text())
     assert record["expression"] == expression
-    assert record["prompt"] == "the left dog the left dog the"
+    assert record["prompt"] == "the left dog the"
 
 
 def test_several_expressions_of_several_images(run, world, tmp_path, capsys):
