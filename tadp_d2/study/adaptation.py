@@ -95,7 +95,10 @@ SCHEDULES = {
     ),
     "referring": Schedule(
         _QUICK / "refcoco.yaml",
-        _SHARED,
+        {
+            **_SHARED,
+            "SOLVER.MAX_ITER": 300,  # 1.9 ep = 300 iters * 8 images/iter / 1286 references/ep
+        },
         "refcoco_unc_val",
         tuple(
             f"{folder}/instances.json"
