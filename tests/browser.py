@@ -70,12 +70,12 @@ class Browser:
     def open(
         self, address: Path | str, width: int, height: int = 900, scheme: str = "light"
     ) -> None:
-        """Shows a file or URL at a width in CSS pixels; waits until it and its images are there."""
+        """Shows a file or URL at a width in CSS pixels; waits until it and its images are there.
+
+        Not for lazy ones: those out of sight may never come.
+        """
         url = address.as_uri() if isinstance(address, Path) else address
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
-        )
+        self.resize(width, height)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Page.navigate", url=url)
@@ -83,7 +83,19 @@ class Browser:
             if self.run("location.href") == url and self.run("document.readyState === 'complete'"):
                 break
             time.sleep(0.05)
-        self.run("Promise.all([...document.images].filter(i => i.src).map(i => i.decode()))")
+        self.wait_for_images()
+
+    def resize(self, width: int, height: int) -> None:
+        """Makes the window this large, in CSS pixels; a narrow one is that of a telephone."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
+        )
+
+    def wait_for_images(self) -> None:
+        """Until those that are not lazy are there."""
+        loaded = "[...document.images].filter(i => i.src && i.loading !== 'lazy')"
+        self.run(f"Promise.all({loaded}.map(i => i.decode()))")
 
     def run(self, expression: str):
         """The value of a JavaScript expression; a promise is waited for."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Makes the image of docs/app.md, with Chromium, from a running `make app`:
 
-python tools/make_app_screenshot.py http://127.0.0.1:8470/ watercolor_test 1 "a dog"
+python tools/make_app_screenshot.py http://127.0.0.1:8470/ watercolor_test 1 "a dog, a cat and a person"
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("dataset")
     parser.add_argument("number", type=int, help="of the image, from 0")
-    parser.add_argument("caption", help="of side B; its last word is shown")
+    parser.add_argument("caption", help="of side B; what its last word looks at is shown")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--scheme", choices=["light", "dark"], default="light")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "app.jpg")
@@ -48,10 +48,12 @@ def main() -> None:
             browser.run("predict(); null")
             wait(browser, "results && !job")
             browser.run("[...document.querySelectorAll('#shown .b .words button')].pop().click()")
-            browser.run("Promise.all([...document.images].filter(i => i.src).map(i => i.decode()))")
-            shot = browser.call(
-                "Page.captureScreenshot", format="jpeg", quality=85, captureBeyondViewport=True
-            )
+            # In a window as high as the page, so that the bar does not stick to a lower one's end.
+            browser.call("Emulation.setScrollbarsHidden", hidden=True)
+            height = browser.run("document.documentElement.scrollHeight")
+            browser.resize(args.width, height)
+            browser.wait_for_images()
+            shot = browser.call("Page.captureScreenshot", format="jpeg", quality=85)
             with replacing(args.output) as temporary:
                 temporary.write_bytes(base64.b64decode(shot["data"]))
         finally:
