@@ -19,10 +19,10 @@ def score_matrices(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> 
     """
     (first, one), (second, other) = matrices.items()
     panels = {
-        f"under {first}": (one, _COLORS, (0.0, 1.0), "{:.0f}"),
-        f"under {second}": (other, _COLORS, (0.0, 1.0), "{:.0f}"),
+        f"under {first}": (one, _COLORS, (0.0, 1.0), "d"),
+        f"under {second}": (other, _COLORS, (0.0, 1.0), "d"),
         # Blue for more.
-        f"{second} minus {first}": (other - one, _DIFFERENCES, (-0.5, 0.5), "{:+.0f}"),
+        f"{second} minus {first}": (other - one, _DIFFERENCES, (-0.5, 0.5), "+d"),
     }
     font = ImageFont.load_default(15)
     label = round(max(font.getlength(name) for name in names)) + 2 * _MARGIN
@@ -54,7 +54,7 @@ def _panel(
         place = _LINE + label + index * _CELL
         draw.text((label - _MARGIN, place + _CELL / 2), name, "black", font, anchor="rm")
         upright = Image.new("RGB", (label - _MARGIN, _CELL), "white")
-        ImageDraw.Draw(upright).text((0, _CELL / 2), name, "black", font, anchor="lm")
+        ImageDraw.Draw(upright).text((4, _CELL / 2), name, "black", font, anchor="lm")
         panel.paste(upright.rotate(90, expand=True), (label + index * _CELL, _LINE + _MARGIN))
         for column, value in enumerate(values[index]):
             share = min(max((value - low) / (high - low), 0.0), 1.0)
@@ -66,6 +66,6 @@ def _panel(
             )
             dark = 0.3 * red + 0.6 * green + 0.1 * blue < 128
             middle = (left + _CELL / 2 - 1, place + _CELL / 2 - 1)
-            text = written.format(100 * value)
+            text = format(round(100 * float(value)), written)
             draw.text(middle, text, "white" if dark else "black", font, anchor="mm")
     return panel
