@@ -2,8 +2,10 @@
 """Trains the tiny CLIP that comes with the package: a text encoder and an image encoder.
 
 They learn together which text belongs to which of a batch's synthetic images, scenes, streets and
-rooms in all styles. Most of the first batches are close-ups of objects. Each image has two texts in
-varied wording (`tiny_texts`); texts that read alike count as one. Stopped and started again it
+rooms in all styles. Most of the first batches are close-ups of objects. Each image has a text in
+varied wording (`tiny_texts`); texts that read alike count as one. A text such as "a dog" is true of
+many images of a batch, which says little about dogs. So the model also learns which of the short
+texts of a class, place, room or style is true of each image. Stopped and started again it
 continues. It leaves the model in transformers' format and half precision, and beside it
 `recipe.json`: the command, the hash of the weights, and the zero-shot accuracy on other images.
 Nobody needs to run this to use the project; it is here so that the weights can be made again.
@@ -14,6 +16,7 @@ Nobody needs to run this to use the project; it is here so that the weights can 
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +30,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from tadp_d2.files import new_folder, replacing, sha256
 from tadp_d2.progress import hide_library_bars, progress_line
-from tadp_d2.synthetic.tiny_clip import WEIGHTS, measure
+from tadp_d2.synthetic.tiny_clip import QUESTIONS, WEIGHTS, measure, truths
 from tadp_d2.synthetic.tiny_tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
 
 IMAGE_SIZE, PATCH = 96, 16
@@ -70,13 +73,25 @@ def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     )
 
 
-def draw_batch(images: list[dict], size: int, close: float) -> tuple[Tensor, list[str], list[str]]:
-    """Images, size x 3 x 96 x 96 of 0 to 255, and two texts for each.
+class Batch(NamedTuple):
+    """
+    Attributes:
+        images: B x 3 x 96 x 96, 0 to 255.
+        texts: B.
+        truths: B, of each image the true answers of `tiny_clip.QUESTIONS`.
+    """
 
+    images: Tensor
+    texts: list[str]
+    truths: list[dict[str, set[str]]]
+
+
+def draw_batch(images: list[dict], size: int, close: float) -> Batch:
+    """
     Args:
         close: share of close-ups of those that have boxes.
     """
-    crops, texts = [], ([], [])
+    crops, texts, true = [], [], []
     for _ in range(size):
         image = images[random_index(len(images))]
         mirrored = chance(0.5)
@@ -89,15 +104,16 @@ def draw_batch(images: list[dict], size: int, close: float) -> tuple[Tensor, lis
             pixels, things = close_up(pixels, things, round(side * pixels.shape[1]))
         shape = (IMAGE_SIZE, IMAGE_SIZE)
         crops.append(F.interpolate(pixels[None].float(), shape, mode="bilinear", antialias=True)[0])
-        for own in texts:
-            own.append(styled(varied(image, things, mirrored, is_whole), image["style"]))
-    return torch.stack(crops), *texts
+        texts.append(styled(varied(image, things, mirrored, is_whole), image["style"]))
+        true.append(truths(image["style"], image["setting"], [thing.name for thing in things]))
+    return Batch(torch.stack(crops), texts, true)
 
 
 def normalized(images: Tensor) -> Tensor:
     """As CLIP reads them, of 0 to 255."""
     mean, std = (
-        torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        torch.tensor(values, device=images.device).view(3, 1, 1)
+        for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     )
     return (images / 255 - mean) / std
 
@@ -109,7 +125,7 @@ def contrast(scores: Tensor, texts: list[str]) -> Tensor:
         scores: B x B, of image and text.
         texts: B; empty ones belong to no image.
     """
-    equal = torch.tensor([[a == b != "" for b in texts] for a in texts])
+    equal = torch.tensor([[a == b != "" for b in texts] for a in texts], device=scores.device)
     told = equal.diagonal()
     targets = equal.float() / equal.sum(1, keepdim=True).clamp(min=1)
     # An empty text is no candidate either.
@@ -119,12 +135,26 @@ def contrast(scores: Tensor, texts: list[str]) -> Tensor:
     return (by_image.mean() + by_text.mean()) / 2
 
 
+def answer(scores: Tensor, answers: list[str], true: list[set[str]]) -> Tensor:
+    """Cross-entropy of the answers to a question, where each of several true ones is as good.
+
+    Args:
+        scores: B x A, of image and answer.
+        true: B.
+    """
+    targets = torch.tensor(
+        [[float(own in right) / len(right) for own in answers] for right in true]
+    )
+    return -(targets.to(scores.device) * scores.log_softmax(1)).sum(1).mean()
+
+
 class Learner:
     """The model with optimizer and schedule."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, steps: int, rate: float):
+    def __init__(self, tokenizer: CLIPTokenizer, steps: int, rate: float, device: str = "cpu"):
         self.tokenizer = tokenizer
-        self.model = make_clip(tokenizer).train()
+        self.device = device
+        self.model = make_clip(tokenizer).train().to(device)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0}]
@@ -138,26 +168,33 @@ class Learner:
         """Normalized embeddings of texts, B x P."""
         tokens = self.tokenizer(texts, truncation=True).input_ids
         order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
-        ends = torch.empty(len(texts), PROJECTION)
+        ends = torch.empty(len(texts), PROJECTION, device=self.device)
         # Some of about equal length at a time: most texts are short.
         for part in torch.tensor(order).chunk(TEXT_PARTS):
             rows = [torch.tensor(tokens[index]) for index in part.tolist()]
             end = self.tokenizer.eos_token_id
             padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=end)
-            output = self.model.text_model(padded).pooler_output
-            ends = ends.index_put((part,), self.model.text_projection(output))
+            output = self.model.text_model(padded.to(self.device)).pooler_output
+            ends = ends.index_put((part.to(self.device),), self.model.text_projection(output))
         return F.normalize(ends, dim=-1)
 
-    def update(self, images: Tensor, *texts: list[str]) -> None:
-        output = self.model.vision_model(normalized(images)).pooler_output
+    def update(self, batch: Batch) -> None:
+        images = normalized(batch.images.to(self.device))
+        output = self.model.vision_model(images).pooler_output
         of_images = F.normalize(self.model.visual_projection(output), dim=-1)
-        of_texts = self.embed([text for own in texts for text in own]).chunk(len(texts))
+        short = [text for answers in QUESTIONS.values() for text in answers.values()]
+        of_texts, *of_answers = self.embed([*batch.texts, *short]).split(
+            [len(batch.texts), *map(len, QUESTIONS.values())]
+        )
         scale = self.model.logit_scale.exp().clamp(max=100)
-        losses = [
-            contrast(scale * of_images @ embedded.T, own)
-            for embedded, own in zip(of_texts, texts, strict=True)
-        ]
-        loss = torch.stack(losses).mean()
+        loss = contrast(scale * of_images @ of_texts.T, batch.texts)
+        for (asked, answers), embedded in zip(QUESTIONS.items(), of_answers, strict=True):
+            about = [index for index, own in enumerate(batch.truths) if asked in own]
+            if about:
+                scores = scale * of_images[about] @ embedded.T
+                true = [batch.truths[index][asked] for index in about]
+                # Questions count by the number of images that they are asked about.
+                loss = loss + len(about) / len(batch.texts) * answer(scores, [*answers], true)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -177,10 +214,10 @@ class Learner:
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.device)
         for part in ("model", "optimizer", "schedule"):
             getattr(self, part).load_state_dict(state[part])
-        torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"].cpu())
         self.losses = state["losses"]
 
 
@@ -188,29 +225,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="new or empty folder")
     parser.add_argument("--images", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--work", type=Path, default=Path("output/tiny_models"))
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
     images = kept_samples(args.work, args.images, args.seed)
-    learner = Learner(make_tokenizer(vocabulary(images), 2**14), args.steps, args.rate)
+    tokenizer = make_tokenizer(vocabulary(images), 2**14)
+    learner = Learner(tokenizer, args.steps, args.rate, args.device)
     state = args.work / "clip.pt"
     if state.exists():
         learner.load(state)
     show = progress_line("steps")
     while (step := len(learner.losses)) < args.steps:
         close = CLOSE_FIRST if step < FIRST_PART * args.steps else CLOSE_THEN
-        learner.update(*draw_batch(images, args.batch, close))
+        learner.update(draw_batch(images, args.batch, close))
         if (step + 1) % SAVE_EVERY == 0:
             learner.save(state)
             print(f"step {step + 1}: loss {np.mean(learner.losses[-SAVE_EVERY:]):.3f}", flush=True)
         show(step + 1, args.steps)
     with new_folder(args.output) as folder:
-        learner.model.half().save_pretrained(folder)
+        learner.model.half().cpu().save_pretrained(folder)
         save_tokenizer(learner.tokenizer, folder)
         recipe = {
             "command": "python tools/train_tiny_clip.py FOLDER",

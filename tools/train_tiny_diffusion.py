@@ -203,10 +203,10 @@ class Learner:
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.device)
         for part in ("unet", "average", "optimizer", "schedule"):
             getattr(self, part).load_state_dict(state[part])
-        torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"].cpu())
         self.losses = state["losses"]
         self.step = len(self.losses)
 

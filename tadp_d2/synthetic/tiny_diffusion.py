@@ -1,7 +1,8 @@
 """The tiny Stable Diffusion that comes with the package, with the topology of Stable Diffusion 1.5.
 
 Its weights lie beside this file in diffusers' format, half precision, 9 MB. They were trained on
-images of `training_samples` by `tools/train_tiny_vae.py` and `tools/train_tiny_diffusion.py`.
+images of `training_samples` by `tools/train_tiny_vae.py` and by `tools/train_tiny_diffusion.py` of
+commit 873d23a, which taught text encoder and UNet together.
 """
 
 import shutil
