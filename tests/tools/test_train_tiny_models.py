@@ -52,6 +52,7 @@ def test_equal_texts_belong_to_each_others_images_and_empty_ones_to_none(tools):
     assert found.item() == pytest.approx((by_image + by_text) / 6, rel=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_clip_goes_on_where_it_was(tools, images, tmp_path):
     clip = tools[0]
     tokenizer = make_tokenizer({image["caption"] for image in images})
@@ -96,11 +97,12 @@ def clip_folder(tools, images, tmp_path_factory):
     return folder
 
 
+@pytest.mark.exhaustive
 def test_accuracy_is_measured_on_images_of_every_kind(clip_folder):
     found = measure(clip_folder, count=15)
     assert {asked: own["images"] for asked, own in found.items()} == {
-        "class, of scenes with one": 3,
-        "class, of scenes with several": 6,
+        "class, of scenes with one": 6,
+        "class, of scenes with several": 3,
         "place": 9,
         "room": 3,
         "style": 15,
@@ -114,6 +116,7 @@ def test_accuracy_is_measured_on_images_of_every_kind(clip_folder):
     assert all(0 <= own["accuracy"] <= 1 for own in found.values())
 
 
+@pytest.mark.exhaustive
 def test_the_unet_sees_words_alone_in_a_share_of_the_batches(tools, clip_folder):
     diffusion = tools[1]
     args = argparse.Namespace(device="cpu", rate=1e-3, steps=2)
