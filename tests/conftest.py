@@ -363,11 +363,12 @@ def make_segmentation_config(model_folder: Path, tmp_path: Path):
 
 @pytest.fixture
 def make_depth_config(model_folder: Path, tmp_path: Path):
-    """The same for the depth quick schedule, with windows of 64 pixels in 96 x 64."""
+    """The same for the depth quick schedule, with crops and windows of 64 pixels in 96 x 64."""
     settings = {
         "MODEL.DIFFUSION.WEIGHTS": str(model_folder),
         "MODEL.DEPTH_HEAD.CHANNELS": 8,
         "INPUT.FIXED_SIZE_TRAIN": (96, 64),
+        "INPUT.CROP.ENABLED": True,
         "INPUT.CROP.SIZE": [64, 64],
         "INPUT.FIXED_SIZE_TEST": (96, 64),
         "TEST.WINDOW_SIZE": 64,
