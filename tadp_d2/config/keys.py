@@ -165,19 +165,6 @@ ADDED = (
         between(0, 999),
     ),
     Key(
-        "MODEL.DIFFUSION.BLOCKS",
-        (),
-        "Blocks of a diffusion transformer (Stable Diffusion 3), from 0, whose outputs are taken: "
-        "four for s3, s4, s5 and s6, or one for all; empty for the one in the middle.",
-        allowed=Allowed(
-            "one or four numbers of 0 and more, or none",
-            lambda value: (
-                len(value) in (0, 1, 4)
-                and all(isinstance(block, int) and block >= 0 for block in value)
-            ),
-        ),
-    ),
-    Key(
         "MODEL.DIFFUSION.LATENT_SCALING",
         True,
         "Multiply latents by the VAE's scaling factor, 0.18215 for SD 1.5.",
@@ -225,6 +212,19 @@ ADDED = (
         "GiB that the folder may take. VOC 2007 + 2012 take 1.1 at 512 x 512.",
         allowed=at_least(0),
         changes=Changes.NOTHING,
+    ),
+    Key(
+        "MODEL.DIFFUSION.TAPS",
+        (),
+        "For each level, the finest first, what its features are the output of, counted from 0: a "
+        "layer of its block of the UNet's up path; or a block of a diffusion transformer (Stable "
+        "Diffusion 3), also one for all levels. Empty for the last layer of the finest level and "
+        "the last but one of each other; or for the block in the middle.",
+        "VPD, released code",
+        Allowed(
+            "whole numbers from 0, or empty",
+            lambda value: all(isinstance(tap, int) and tap >= 0 for tap in value),
+        ),
     ),
     Key(
         "MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS",

@@ -84,14 +84,12 @@ class DiffusionModel(ABC):
         folder: of the model.
         unet_folder: of the denoising network, which a fine-tuned one may replace.
         reads_prompts_only: whether a context must be what its text encoder makes of a prompt.
-        taps_blocks: whether `load_features` also takes `blocks`, those whose outputs are taken.
     """
 
     what: ClassVar[str]
     format: ClassVar[Format]
     teachable: ClassVar[Format | None] = None
     reads_prompts_only: ClassVar[bool] = False
-    taps_blocks: ClassVar[bool] = False
 
     def __init__(self, folder: Path, unet_folder: Path | None = None):
         self.folder = folder
@@ -179,7 +177,11 @@ class DiffusionModel(ABC):
 
     @abstractmethod
     def load_features(
-        self, latent_encoder: nn.Module, maps: MapOptions, gradient_checkpointing: bool = False
+        self,
+        latent_encoder: nn.Module,
+        maps: MapOptions,
+        gradient_checkpointing: bool = False,
+        taps: Sequence[int] = (),
     ) -> nn.Module:
         """The trained part: latents, `Context` and time step -> level -> B x C x h x w.
 
@@ -189,6 +191,8 @@ class DiffusionModel(ABC):
         Args:
             latent_encoder: whose latents it reads.
             gradient_checkpointing: recompute its blocks in the backward pass.
+            taps: which layer's output is a level's features, the finest level first; empty for
+                those of the papers.
 
         Raises:
             UserError: its files are damaged, or it does not fit the other parts.

@@ -114,7 +114,11 @@ class StableDiffusion(DiffusionModel):
         return TextEncoder.from_pretrained(self.folder, token_files, self._lora, **options)
 
     def load_features(
-        self, latent_encoder: nn.Module, maps: MapOptions, gradient_checkpointing: bool = False
+        self,
+        latent_encoder: nn.Module,
+        maps: MapOptions,
+        gradient_checkpointing: bool = False,
+        taps: Sequence[int] = (),
     ) -> UNetFeatures:
         unet = load_unet(self.unet_folder)
         where = f"{self.unet_folder}, used with {self.folder}"
@@ -123,7 +127,7 @@ class StableDiffusion(DiffusionModel):
             self._lora.merge("unet", unet)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        return UNetFeatures(unet, latent_encoder.stride, maps)
+        return UNetFeatures(unet, latent_encoder.stride, maps, taps)
 
 
 def check_purpose(folder: Path, pipeline: Pipeline) -> None:

@@ -70,7 +70,6 @@ class StableDiffusion3(DiffusionModel):
     what = "Stable Diffusion 3"
     format = STABLE_DIFFUSION_3
     reads_prompts_only = True
-    taps_blocks = True
 
     def __init__(self, folder: Path, unet_folder: Path | None = None):
         super().__init__(folder, unet_folder or folder / "transformer")
@@ -171,9 +170,8 @@ class StableDiffusion3(DiffusionModel):
         latent_encoder: nn.Module,
         maps: MapOptions,
         gradient_checkpointing: bool = False,
-        blocks: Sequence[int] = (),
+        taps: Sequence[int] = (),
     ) -> "TransformerFeatures":
-        """As the interface's; `blocks` as for `TransformerFeatures`."""
         if maps.levels or maps.self_attention:
             raise UserError(
                 f"MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS is {', '.join(maps.levels)}: "
@@ -181,9 +179,7 @@ class StableDiffusion3(DiffusionModel):
                 "and no self-attention maps"
             )
         transformer = TRANSFORMER_3.load(self.unet_folder)
-        return TransformerFeatures(
-            transformer, latent_encoder.stride, blocks, gradient_checkpointing
-        )
+        return TransformerFeatures(transformer, latent_encoder.stride, taps, gradient_checkpointing)
 
 
 def _strides(latent_stride: int, patch_size: int) -> dict[str, int]:
@@ -202,30 +198,29 @@ class TransformerFeatures(nn.Module):
         self,
         transformer: SD3Transformer2DModel,
         latent_stride: int = 8,
-        blocks: Sequence[int] = (),
+        taps: Sequence[int] = (),
         gradient_checkpointing: bool = False,
     ):
         """
         Args:
             transformer: its output layers and later blocks are dropped.
             latent_stride: image pixels per latent pixel.
-            blocks: from 0, one for each level, the finest first, or one for all; none for the one
-                in the middle.
+            taps: the block from 0 for each level, the finest first, or one for all; none for the
+                one in the middle.
             gradient_checkpointing: recompute blocks in the backward pass.
 
         Raises:
-            UserError: there is no such block.
+            UserError: there is no such block, or there are blocks for another number of levels.
         """
         super().__init__()
         number = len(transformer.transformer_blocks)
-        absent = [block for block in blocks if block >= number]
-        if absent:
+        if len(taps) not in (0, 1, _NUMBER_OF_LEVELS) or not all(tap < number for tap in taps):
             raise UserError(
-                f"MODEL.DIFFUSION.BLOCKS is {list(blocks)}: the transformer has the blocks 0 to "
-                f"{number - 1}"
+                f"MODEL.DIFFUSION.TAPS is {list(taps)}: expected one of this transformer's blocks, "
+                f"0 to {number - 1}, for each of the {_NUMBER_OF_LEVELS} levels, or one for all"
             )
-        blocks = list(blocks) or [(number - 1) // 2]
-        chosen = blocks * _NUMBER_OF_LEVELS if len(blocks) == 1 else blocks
+        taps = list(taps) or [(number - 1) // 2]
+        chosen = taps * _NUMBER_OF_LEVELS if len(taps) == 1 else taps
         self.base_fingerprint = fingerprint(transformer)
         self.options = {**TRANSFORMER_3.options(transformer.config), "blocks": chosen}
         self.gradient_checkpointing = gradient_checkpointing

@@ -73,7 +73,11 @@ class StableDiffusionXL(StableDiffusion):
         return {**super()._without_weights(), "text_encoder_2": second}
 
     def load_features(
-        self, latent_encoder: nn.Module, maps: MapOptions, gradient_checkpointing: bool = False
+        self,
+        latent_encoder: nn.Module,
+        maps: MapOptions,
+        gradient_checkpointing: bool = False,
+        taps: Sequence[int] = (),
     ) -> "XLFeatures":
         self.check()
         unet = UNET_XL.load(self.unet_folder)
@@ -81,7 +85,7 @@ class StableDiffusionXL(StableDiffusion):
             self._lora.merge("unet", unet)
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        return XLFeatures(unet, latent_encoder.stride, maps)
+        return XLFeatures(unet, latent_encoder.stride, maps, taps)
 
 
 def refuse_tokens(token_files: Sequence[str | Path], folder: Path) -> None:

@@ -4,6 +4,7 @@ This module knows diffusers' UNet and nothing of folders, captions or Detectron2
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -48,15 +49,18 @@ class UNetFeatures(nn.Module):
         unet: UNet2DConditionModel,
         latent_stride: int = 8,
         maps: MapOptions = MapOptions(),  # noqa: B008 (it is frozen)
+        taps: Sequence[int] = (),
     ):
         """
         Args:
             unet: its output layers are dropped.
             latent_stride: image pixels per latent pixel.
+            taps: for each level, the finest first, the layer of its block of the up path whose
+                output is the feature map, counted from 0; empty for those named above.
 
         Raises:
-            UserError: the UNet is of a kind that this class does not know, or has no
-                cross-attention at a level that is to have maps.
+            UserError: the UNet is of a kind that this class does not know, has no cross-attention
+                at a level that is to have maps, or no such layers.
         """
         super().__init__()
         self.part.check_config(unet.config, "this UNet")
@@ -72,6 +76,7 @@ class UNetFeatures(nn.Module):
         self.unet = unet
         self.strides = level_strides(latent_stride, len(unet.up_blocks))
         self.levels = list(self.strides)
+        self.taps = _check_taps(unet, self.levels, taps)
         recorded = self._record(maps)
         if recorded != set(maps.levels):
             raise UserError(
@@ -139,7 +144,8 @@ class UNetFeatures(nn.Module):
             hidden = unet.mid_block(hidden, time, **condition)
         features = {}
         for block, level in zip(unet.up_blocks, reversed(self.levels), strict=True):
-            hidden, features[level] = _up(block, hidden, skips, time, condition)
+            hidden, outputs = _up(block, hidden, skips, time, condition)
+            features[level] = outputs[self.taps[level]]
 
         maps = recorder.take()
         for level in features:
@@ -170,8 +176,8 @@ class UNetFeatures(nn.Module):
 
 def _up(
     block: nn.Module, hidden: Tensor, skips: list[Tensor], time: Tensor, condition: dict
-) -> tuple[Tensor, Tensor]:
-    """Runs a block of the up path; returns what goes on upwards, and the feature map."""
+) -> tuple[Tensor, list[Tensor]]:
+    """Runs a block of the up path; returns what goes on upwards, and the output of each layer."""
     attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
     outputs = []
     for resnet, attention in zip(block.resnets, attentions, strict=True):
@@ -183,11 +189,31 @@ def _up(
         if attention is not None:
             hidden = attention(hidden, **condition, return_dict=False)[0]
         outputs.append(hidden)
-    if not block.upsamplers:
-        return hidden, hidden
-    for upsampler in block.upsamplers:
+    for upsampler in block.upsamplers or ():
         hidden = upsampler(hidden, skips[-1].shape[-2:])
-    return hidden, outputs[-2]
+    return hidden, outputs
+
+
+def _check_taps(
+    unet: UNet2DConditionModel, levels: Sequence[str], taps: Sequence[int]
+) -> dict[str, int]:
+    """Level -> the layer of its block whose output is taken.
+
+    Raises:
+        UserError: as `UNetFeatures`.
+    """
+    layers = [len(block.resnets) for block in reversed(unet.up_blocks)]
+    # The finest level's last; of the others the last but one.
+    taps = list(taps) or [layers[0] - 1, *(n - 2 for n in layers[1:])]
+    if len(taps) != len(layers) or not all(0 <= t < n for t, n in zip(taps, layers, strict=True)):
+        expected = ", ".join(
+            f"{level} 0 to {n - 1}" for level, n in zip(levels, layers, strict=True)
+        )
+        raise UserError(
+            f"MODEL.DIFFUSION.TAPS is {tuple(taps)}: expected a layer for each level of this "
+            f"UNet, {expected}; or none for the papers'"
+        )
+    return dict(zip(levels, taps, strict=True))
 
 
 def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -221,13 +221,9 @@ def load_backbone(cfg: CfgNode) -> DiffusionBackbone:
         # Width and height -> height and width.
         self_attention=tuple(options.ATTENTION_MAPS.SELF_ATTENTION[::-1]),
     )
-    if options.BLOCKS and not model.taps_blocks:
-        raise UserError(
-            f"MODEL.DIFFUSION.BLOCKS is {options.BLOCKS}: it is for a diffusion transformer, and "
-            f"{model.folder} is of {model.what}; leave it empty"
-        )
-    chosen = {"blocks": options.BLOCKS} if model.taps_blocks else {}
-    features = model.load_features(latent_encoder, maps, options.GRADIENT_CHECKPOINTING, **chosen)
+    features = model.load_features(
+        latent_encoder, maps, options.GRADIENT_CHECKPOINTING, options.TAPS
+    )
     if options.LORA_RANK:
         train_low_rank(features, options.LORA_RANK)
         for part in features.modules():

@@ -35,12 +35,18 @@ _IGNORED = 255
 _SHRINKAGE = 1e-3
 # All levels at the size of the finest, one after the other.
 ALL = "all"
+_TIMESTEP, _NOISE, _TAPS = (
+    f"MODEL.DIFFUSION.{key}" for key in ("TIMESTEP", "NOISE_TIMESTEP", "TAPS")
+)
 _EMPTY = {"MODEL.CONDITIONER.NAME": "EmptyText"}
 # What is passed to the UNet -> keys of the config.
 PASSES: Mapping[str, Mapping[str, Any]] = {
     "empty text, t = 0": _EMPTY,
     "caption, t = 0": {},
-    **{f"caption, t = {t}": {"MODEL.DIFFUSION.TIMESTEP": t} for t in (50, 200, 500)},
+    **{f"caption, t = {t}": {_TIMESTEP: t} for t in (50, 200, 500)},
+    **{f"caption, t = {t} and its noise": {_TIMESTEP: t, _NOISE: t} for t in (50, 200, 500)},
+    "caption, t = 0, first layers": {_TAPS: (0, 0, 0, 0)},
+    "caption, t = 0, last layers": {_TAPS: (2, 2, 2, 2)},
 }
 
 

@@ -80,7 +80,7 @@ def test_features_are_those_of_the_pipelines_transformer(pipeline, model):
     context = model.load_text_encoder()(PROMPTS)
     encoder = model.load_latent_encoder()
     for blocks in ((), [3], [0, 1, 2, 3]):
-        features = model.load_features(encoder, NO_MAPS, blocks=blocks).eval()
+        features = model.load_features(encoder, NO_MAPS, taps=blocks).eval()
         found = features(latents, context, 3)
         chosen = (list(blocks) or [1]) * (4 if len(blocks) < 4 else 1)
         maps = [expected[b].transpose(1, 2).unflatten(-1, (8, 12)) for b in chosen]
@@ -106,8 +106,8 @@ def test_what_does_not_fit_is_refused(model, sd3_folder, tmp_path):
     encoder = model.load_latent_encoder()
     with pytest.raises(UserError, match="LEVELS is s4, s5: .* has joint attention"):
         model.load_features(encoder, MapOptions())
-    with pytest.raises(UserError, match=r"BLOCKS is \[4\]: .* has the blocks 0 to 3"):
-        model.load_features(encoder, NO_MAPS, blocks=[4])
+    with pytest.raises(UserError, match=r"TAPS is \[4\]: .* blocks, 0 to 3"):
+        model.load_features(encoder, NO_MAPS, taps=[4])
     with pytest.raises(UserError, match="TEXT.TOKENS is x.bin"):
         model.load_text_encoder(["x.bin"])
     features = model.load_features(encoder, NO_MAPS)

@@ -25,13 +25,13 @@ def golden():
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def golden_features(golden, **options):
+def golden_features(golden, taps=(), **options):
     tensors, metadata = golden
     unet = UNet2DConditionModel(**json.loads(metadata["unet_config"]))
     prefix = "unet."
     weights = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     unet.load_state_dict({k: v.float() for k, v in weights.items()})
-    return UNetFeatures(unet, maps=MapOptions(**options))
+    return UNetFeatures(unet, maps=MapOptions(**options), taps=taps)
 
 
 def run(features, golden, context=None):
@@ -201,3 +201,31 @@ def test_latents_are_the_scaled_mean(model_folder):
         )
         assert torch.equal(LatentEncoder(vae, scale_latents=False)(images), mean)
     assert vae.decoder is None
+
+
+@torch.no_grad()
+def test_taps_choose_the_layer_of_each_level(golden):
+    plain = golden_features(golden, levels=())
+    assert plain.taps == {"s3": 2, "s4": 1, "s5": 1, "s6": 1}
+    layers = {}
+    for block, level in zip(plain.unet.up_blocks, ("s6", "s5", "s4", "s3"), strict=True):
+        own = getattr(block, "attentions", None) or block.resnets
+        for index, layer in enumerate(own):
+            layer.register_forward_hook(
+                lambda m, i, out, key=(level, index): layers.update(
+                    {key: out[0] if isinstance(out, tuple) else out}
+                )
+            )
+    run(plain, golden)
+    outputs = run(
+        golden_features(golden, taps=(0, 2, 0, 2), levels=()),
+        golden,
+    )
+    for level, tap in zip(("s3", "s4", "s5", "s6"), (0, 2, 0, 2), strict=True):
+        assert torch.equal(outputs[level], layers[level, tap]), level
+
+
+@pytest.mark.parametrize("taps", [(2, 1, 1), (3, 1, 1, 1)])
+def test_taps_beyond_the_layers_are_refused(golden, taps):
+    with pytest.raises(UserError, match="TAPS is .* expected a layer for each level .* s3 0 to 2"):
+        golden_features(golden, taps=taps)

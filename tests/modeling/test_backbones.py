@@ -78,7 +78,7 @@ def train(cfg):
 def test_another_diffusion_model_trains(family, task, configure, request):
     own = {"MODEL.DIFFUSION.WEIGHTS": str(request.getfixturevalue(f"{family}_folder"))}
     if family == "sd3":
-        own["MODEL.DIFFUSION.BLOCKS"] = [3, 2, 1, 0]
+        own["MODEL.DIFFUSION.TAPS"] = [3, 2, 1, 0]
     assert OUTPUT[task] in train(configure(f"backbones/{family}_{task}", **own))
 
 
@@ -155,8 +155,10 @@ def test_what_a_backbone_does_not_have_is_refused(configure, sdxl_folder):
     cfg = configure("backbones/sdxl_segmentation", **own, **levels)
     with pytest.raises(UserError, match="SEM_SEG_HEAD.IN_FEATURES is p3, p6, .* no p6"):
         build_model(cfg)
-    cfg = configure("backbones/sdxl_detection", **own, **{"MODEL.DIFFUSION.BLOCKS": [1]})
-    with pytest.raises(UserError, match="BLOCKS is .*1.*: it is for a diffusion transformer"):
+    cfg = configure("backbones/sdxl_detection", **own, **{"MODEL.DIFFUSION.TAPS": [1]})
+    with pytest.raises(
+        UserError, match="TAPS is .*1.*: expected a layer for each level of this UNet"
+    ):
         build_model(cfg)
     other = {"MODEL.CONDITIONER.NAME": "ClassEmbeddings", "MODEL.CONDITIONER.TEMPLATES": "own"}
     cfg = configure("backbones/sdxl_detection", **own, **other)
