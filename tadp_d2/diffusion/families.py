@@ -81,7 +81,7 @@ def as_folder(name: str) -> str:
 
 def must_be_fetched(name: str, revision: str = "") -> bool:
     """Whether `find_model` asks the hub for a model, because it is not here in full."""
-    if os.path.exists(name) or constants.HF_HUB_OFFLINE:
+    if os.path.exists(name) or name.endswith(SUFFIXES) or constants.HF_HUB_OFFLINE:
         return False
     folder = find_here(name, revision)
     if folder is None or not _is_known(folder):

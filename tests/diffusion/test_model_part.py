@@ -241,3 +241,29 @@ def test_forms_of_every_option_are_told_apart():
     changed = [UNET.options(UNET.usual | {key: value}) for key, value in OTHERS.items()]
     for one, other in itertools.combinations([UNET.options(UNET.usual), *changed], 2):
         assert one != other
+
+
+_FOUR = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768}
+_SECOND = {"cross_attention_dim": 1024, "use_linear_projection": True}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention_head_dim": 8, "sample_size": 64},  # 1.1 to 1.5
+        {**_SECOND, "attention_head_dim": [5, 10, 20, 20], "dual_cross_attention": False},  # 2.x
+        # SD-Turbo
+        {**_SECOND, "attention_head_dim": [5, 10, 20, 20], "num_attention_heads": None},
+        {"time_cond_proj_dim": 256},  # LCM
+        {"layers_per_block": 1, "mid_block_type": None},  # BK-SDM-Small
+        {
+            "layers_per_block": 1,
+            "mid_block_type": None,
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+            "up_block_types": ["CrossAttnUpBlock2D"] * 3,
+        },  # BK-SDM-Tiny
+    ],
+)
+def test_configs_of_published_unets_are_computed(options):
+    UNET.check_config({**UNET.usual, **_FOUR, **options}, "config.json")

@@ -263,10 +263,13 @@ def test_who_teaches_it_must_know_what_it_predicts(models, model_folder, tmp_pat
     file = place(tmp_path / "2", model_folder, "two.safetensors", models[2][1])
     with pytest.raises(UserError, match="two.safetensors: does not tell whether it predicts noise"):
         TrainableDiffusion.load(str(file))
+    before = find_model(str(file))[1]
     told = {"model": {"params": {"parameterization": "v"}}}
     file.with_suffix(".yaml").write_text(yaml.safe_dump(told))
     model = TrainableDiffusion.load(str(file))
     assert model.scheduler.config.prediction_type == "v_prediction"
+    # What it predicts is of no weight and changes no feature.
+    assert unet_fingerprint(load_unet(before / "unet")) == unet_fingerprint(model.unet)
     file.with_suffix(".yaml").write_text("model: 5")
     with pytest.raises(UserError, match="two.yaml: expected the config of two.safetensors"):
         find_model(str(file))

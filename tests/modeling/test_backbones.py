@@ -1,11 +1,13 @@
 """Other backbones than Stable Diffusion 1.5 by YAML alone: two training steps under their heads."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from diffusers import UNet2DConditionModel
 
 from tadp_d2.config.load import load_config
 from tadp_d2.data.loader import build_test_loader, build_train_loader
@@ -80,6 +82,35 @@ def test_another_diffusion_model_trains(family, task, configure, request):
     if family == "sd3":
         own["MODEL.DIFFUSION.TAPS"] = [3, 2, 1, 0]
     assert OUTPUT[task] in train(configure(f"backbones/{family}_{task}", **own))
+
+
+@pytest.fixture(scope="module")
+def pruned_folder(model_folder, tmp_path_factory):
+    """As BK-SDM-Tiny: a level and a layer of each block less, and no middle block."""
+    folder = tmp_path_factory.mktemp("pruned") / "model"
+    shutil.copytree(model_folder, folder)
+    shutil.rmtree(folder / "unet")
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=64,
+        attention_head_dim=2,
+    ).save_pretrained(folder / "unet", variant="fp16")
+    return folder
+
+
+@pytest.mark.parametrize("task", OUTPUT)
+def test_a_pruned_unet_trains(task, configure, pruned_folder):
+    """Under the heads for three levels, which the configs of Stable Diffusion XL have."""
+    cfg = configure(f"backbones/sdxl_{task}", **{"MODEL.DIFFUSION.WEIGHTS": str(pruned_folder)})
+    assert OUTPUT[task] in train(cfg)
+    cfg = configure("voc2watercolor_simple", **{"MODEL.DIFFUSION.WEIGHTS": str(pruned_folder)})
+    with pytest.raises(UserError, match="RPN.IN_FEATURES is p3, p4, p5, p6, .* no p6: .* p3, p4"):
+        build_model(cfg)
 
 
 QUICK = [("dinov2", "detection"), ("swin", "segmentation")]
