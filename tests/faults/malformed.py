@@ -607,6 +607,12 @@ def _with_few_merges(world: Path) -> None:
     path.write_text("".join(lines[: len(lines) // 2]), "utf-8")
 
 
+def _with_two_variants(world: Path) -> None:
+    path = world / _MODEL / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(path, path.with_suffix(".fp16.safetensors"))
+    path.rename(path.with_suffix(".ema.safetensors"))
+
+
 _DIFFUSION = "diffusion_pytorch_model"
 _TEXT = "model/text_encoder"
 
@@ -618,8 +624,8 @@ WEIGHTS_CASES = {
     ),
     "no vae": _weights(remove("model/vae"), "model", "lacks vae/config.json", late=False),
     "no tokenizer": _weights(remove("model/tokenizer"), "lacks tokenizer/", late=False),
-    "unet's config": _weights(put("model/unet/config.json", "{"), "model/unet"),
-    "unet's config a list": _weights(put("model/unet/config.json", "[]"), "model/unet"),
+    "unet's config": _weights(put("model/unet/config.json", "{"), "model/unet", late=False),
+    "unet's config a list": _weights(put("model/unet/config.json", "[]"), "model/unet", late=False),
     "unet cut off": _weights(cut(f"model/unet/{_DIFFUSION}.safetensors", 0.5), "model/unet"),
     "unet lacks a weight": _weights(
         _without_a_weight("unet", f"{_DIFFUSION}.safetensors"), "model/unet", "lack conv_in.bias"
@@ -627,6 +633,7 @@ WEIGHTS_CASES = {
     "unet of other sizes": _weights(
         swap("model/unet/config.json", r'"cross_attention_dim": \d+', '"cross_attention_dim": 16'),
         "model/unet",
+        late=False,
     ),
     "unet of a pickle attack": _weights(
         _pickled("unet", f"{_DIFFUSION}.safetensors", f"{_DIFFUSION}.bin"), "model/unet"
@@ -637,7 +644,7 @@ WEIGHTS_CASES = {
     "vae of a pickle attack": _weights(
         _pickled("vae", f"{_DIFFUSION}.safetensors", f"{_DIFFUSION}.bin"), "model/vae"
     ),
-    "text encoder's config": _weights(put(f"{_TEXT}/config.json", "nothing"), _TEXT),
+    "text encoder's config": _weights(put(f"{_TEXT}/config.json", "nothing"), _TEXT, late=False),
     "text encoder empty": _weights(put(f"{_TEXT}/model.safetensors", ""), _TEXT),
     "text encoder lacks a weight": _weights(
         _without_a_weight("text_encoder", "model.safetensors"), _TEXT, "lack"
@@ -653,15 +660,10 @@ WEIGHTS_CASES = {
     "an option that is not computed": _weights(
         swap("model/unet/config.json", '("center_input_sample": )false', r"\1true"),
         "model/unet/config.json: center_input_sample is true, expected false",
-    ),
-    "a unet of fp16 alone": _weights(
-        lambda world: os.rename(
-            world / f"model/unet/{_DIFFUSION}.safetensors",
-            world / f"model/unet/{_DIFFUSION}.fp16.safetensors",
-        ),
-        "model: lacks unet/",
-        r"fp16\.safetensors",
         late=False,
+    ),
+    "a unet of two variants": _weights(
+        _with_two_variants, "model: lacks unet/", "variants ema and fp16", late=False
     ),
     "a fine-tuned unet of nothing": Case(
         lambda world: (world / "unet").mkdir(),
