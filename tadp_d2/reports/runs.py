@@ -179,13 +179,25 @@ def _setting(file: Path, record: Mapping[str, Any], modifier: Modifier) -> dict[
     return {
         **{key: value for key, value in config.items() if is_setting(key)},
         **unet,
-        "VAE": _get(file, record, "provenance.vae", str),
-        "text encoder": _get(file, record, "provenance.text_encoder", str),
+        **_base(file, record),
         **{name: _stated(record, key) for name, key in _STATED_SINCE.items()},
         **{
             f"captions of {dataset}": captions.get(str(dataset))
             for dataset in _get(file, record, "config.DATASETS.TRAIN", list)
         },
+    }
+
+
+def _base(file: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run begins with: a diffusion model's frozen parts, or an image encoder."""
+    if "backbone" in record["provenance"]:
+        return {
+            "backbone": _get(file, record, "provenance.backbone", str),
+            "options of the backbone": _stated(record, "backbone_options"),
+        }
+    return {
+        "VAE": _get(file, record, "provenance.vae", str),
+        "text encoder": _get(file, record, "provenance.text_encoder", str),
     }
 
 

@@ -31,7 +31,6 @@ SMALL = {
     "SOLVER.BASE_LR": 0.001,
     "DATALOADER.NUM_WORKERS": 0,
 }
-DIFFUSION = ("sdxl", "sd3")
 FAMILIES = ("dinov2", "dinov3", "swin", "convnext", "vit", "sam", "blip")
 OUTPUT = {"detection": "instances", "segmentation": "sem_seg"}
 
@@ -75,8 +74,15 @@ def train(cfg):
     return output
 
 
-@pytest.mark.parametrize("task", OUTPUT)
-@pytest.mark.parametrize("family", DIFFUSION)
+@pytest.mark.parametrize(
+    "family, task",
+    [
+        ("sdxl", "detection"),
+        ("sd3", "segmentation"),
+        pytest.param("sdxl", "segmentation", marks=pytest.mark.exhaustive),
+        pytest.param("sd3", "detection", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_another_diffusion_model_trains(family, task, configure, request):
     own = {"MODEL.DIFFUSION.WEIGHTS": str(request.getfixturevalue(f"{family}_folder"))}
     if family == "sd3":

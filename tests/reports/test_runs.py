@@ -114,3 +114,20 @@ def test_a_folder_without_results_is_named(tmp_path):
     for path in (tmp_path / "empty", tmp_path / "absent"):
         with pytest.raises(UserError, match=f"{path.name}: no results.json there"):
             find_runs([path])
+
+
+def test_a_backbone_without_text_is_told_apart_by_its_weights(make_run, voc):
+    def encoder(weights):
+        def edit(record):
+            own = {"backbone": weights, "backbone_options": {"model_type": "vit"}}
+            record["provenance"] = {"captions": {}, "caption_files": {}, **own}
+
+        return edit
+
+    settings = []
+    for name in ("a", "b"):
+        folder = make_run(name, "null", edit=encoder(name * 64), watercolor_test=voc(43.0, 70.0))
+        (result,) = read_run(folder / "results.json").results.values()
+        settings.append(result.setting)
+    first, second = settings
+    assert {key for key in first if first[key] != second[key]} == {"backbone"}
