@@ -15,7 +15,12 @@ from torch.nn import functional as F
 
 from tadp_d2.conditioning.caption_prompt import CaptionPrompt
 from tadp_d2.conditioning.class_embeddings import embed_classes
-from tadp_d2.conditioning.conditioner import Conditioner, build_conditioner, open_model_of
+from tadp_d2.conditioning.conditioner import (
+    Conditioner,
+    build_conditioner,
+    get_conditioner_class,
+    open_model_of,
+)
 from tadp_d2.conditioning.templates import class_templates
 from tadp_d2.conditioning.text_adapter import TextAdapter
 from tadp_d2.data.loader import needed_texts
@@ -217,8 +222,13 @@ def compare(
         level -> maps.
 
     Raises:
-        UserError: as `load_untrained` and `load_model`.
+        UserError: as `load_untrained` and `load_model`, or the model reads no text.
     """
+    if not get_conditioner_class(cfg).conditions:
+        raise UserError(
+            f"MODEL.CONDITIONER.NAME is {cfg.MODEL.CONDITIONER.NAME}: this model reads no text, and "
+            "so looks for no word"
+        )
     states = {"before training": _untrained}
     if cfg.MODEL.WEIGHTS:
         states["after training"] = _trained

@@ -14,6 +14,7 @@ from tadp_d2.data.loader import build_test_loader, build_train_loader
 from tadp_d2.engine.checks import check_inputs
 from tadp_d2.engine.optimizer import build_optimizer
 from tadp_d2.errors import UserError
+from tadp_d2.inference.word_maps import compare
 from tadp_d2.records.provenance import Provenance
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -166,6 +167,8 @@ def test_a_checkpoint_goes_with_its_backbone(configure, network_folder, sdxl_fol
 
 
 def test_text_and_backbone_must_go_together(configure):
+    with pytest.raises(UserError, match="NoText: this model reads no text"):
+        compare(configure("baselines/vit_detection"), None, dict)
     for name, key, value, message in (
         ("baselines/vit_detection", "MODEL.CONDITIONER.NAME", "CaptionPrompt", "reads no text"),
         ("baselines/vit_detection", "MODEL.DIFFUSION.LORA_RANK", 4, "is for diffusion models"),
