@@ -226,8 +226,8 @@ def compare(
     """
     if not get_conditioner_class(cfg).conditions:
         raise UserError(
-            f"MODEL.CONDITIONER.NAME is {cfg.MODEL.CONDITIONER.NAME}: this model reads no text, and "
-            "so looks for no word"
+            f"MODEL.CONDITIONER.NAME is {cfg.MODEL.CONDITIONER.NAME}: this model reads no text, "
+            "and so looks for no word"
         )
     states = {"before training": _untrained}
     if cfg.MODEL.WEIGHTS:
