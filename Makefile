@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-WORLD := demo/world
+DATA := demo/data
 TOKEN := demo/watercolor/learned_embeds.safetensors
 
 .PHONY: setup lint test test-all demo demo-segmentation demo-depth demo-referring demo-panoptic \
@@ -39,14 +39,14 @@ test-all: setup
 pytest = $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
 	--durations 10 $(1)
 
-$(WORLD): | setup
-	@$(VENV)/bin/tadp-d2 synth $(WORLD)
+$(DATA): | setup
+	@$(VENV)/bin/tadp-d2 synth $(DATA)
 
 # From five images of the target; the learning rate suits a text encoder of width 64.
-$(TOKEN): | $(WORLD)
+$(TOKEN): | $(DATA)
 	@echo "== The token <watercolor>"
-	@$(VENV)/bin/tadp-d2 invert $(WORLD)/watercolor/JPEGImages/[1-5].jpg --resume \
-		--token "<watercolor>" --init watercolor --weights $(WORLD)/stable-diffusion-tiny \
+	@$(VENV)/bin/tadp-d2 invert $(DATA)/watercolor/JPEGImages/[1-5].jpg --resume \
+		--token "<watercolor>" --init watercolor --weights $(DATA)/stable-diffusion-tiny \
 		--size 192 --steps 60 --rate 1e-2 --batch 4 --accumulation 1 --evaluate-every 20 \
 		--sample-every 60 --output $(@D)
 
@@ -58,51 +58,51 @@ demo: setup | $(TOKEN)
 	@$(call train,voc2watercolor_ti,TEXT.TOKENS "('$(TOKEN)',)")
 	@echo "Detections on the target: $(OUTPUT)/gallery/watercolor_test.png"
 	@echo "The same on the source: $(OUTPUT)/gallery/voc_2007_test.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(DATA)"
 
 demo-segmentation: ITERATIONS = 1300
 demo-segmentation: OUTPUT = demo/segmentation_$(ITERATIONS)
-demo-segmentation: setup | $(WORLD)
+demo-segmentation: setup | $(DATA)
 	@$(call train,cityscapes2darkzurich_simple)
 	@echo "Segments on the target: $(OUTPUT)/gallery/dark_zurich_val.png"
 	@echo "The same on the source: $(OUTPUT)/gallery/cityscapes_val.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(DATA)"
 
 demo-depth: ITERATIONS = 800
 demo-depth: OUTPUT = demo/depth_$(ITERATIONS)
-demo-depth: setup | $(WORLD)
+demo-depth: setup | $(DATA)
 	@$(call train,nyu_depth)
 	@echo "Depth of the rooms by night: $(OUTPUT)/gallery/rooms_night_test.png"
 	@echo "As watercolors: $(OUTPUT)/gallery/rooms_watercolor_test.png"
 	@echo "The same by day: $(OUTPUT)/gallery/nyu_depth_v2_test.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(DATA)"
 
 demo-referring: ITERATIONS = 1000
 demo-referring: OUTPUT = demo/referring_$(ITERATIONS)
-demo-referring: setup | $(WORLD)
-	@$(call train,refcoco,MODEL.DIFFUSION.LATENT_CACHE.FOLDER $(WORLD)/latents)
+demo-referring: setup | $(DATA)
+	@$(call train,refcoco,MODEL.DIFFUSION.LATENT_CACHE.FOLDER $(DATA)/latents)
 	@echo "Answers on the source: $(OUTPUT)/gallery/refcoco_unc_val.png"
 	@echo "The same on watercolors: $(OUTPUT)/gallery/refcoco_watercolor_test.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(DATA)"
 
 demo-panoptic: ITERATIONS = 600
 demo-panoptic: OUTPUT = demo/panoptic_$(ITERATIONS)
-demo-panoptic: setup | $(WORLD)
+demo-panoptic: setup | $(DATA)
 	@$(call train,voc_panoptic)
 	@echo "Segments on the source: $(OUTPUT)/gallery/voc_2007_test_panoptic_separated.png"
 	@echo "The same on watercolors: $(OUTPUT)/gallery/watercolor_test_panoptic_separated.png"
-	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(WORLD)"
+	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(DATA)"
 
 # Four trainings under ten minutes on two cores; one that was stopped continues with those missing.
 demo-prompts: OUTPUT = demo/prompts
-demo-prompts: setup | $(WORLD)
-	@$(VENV)/bin/tadp-d2 study prompts --question demo --seeds 1 --world $(WORLD) --output $(OUTPUT)
+demo-prompts: setup | $(DATA)
+	@$(VENV)/bin/tadp-d2 study prompts --question demo --seeds 1 --data $(DATA) --output $(OUTPUT)
 	@echo "What each prompt makes of the same images: $(OUTPUT)/prompts/predictions.jpg"
-	@echo "Table, results, logs: $(OUTPUT)/prompts   Data sets: $(WORLD)"
+	@echo "Table, results, logs: $(OUTPUT)/prompts   Data sets: $(DATA)"
 
-train = DETECTRON2_DATASETS=$(WORLD) $(RUN) train_net.py --resume \
+train = DETECTRON2_DATASETS=$(DATA) $(RUN) train_net.py --resume \
 	--config-file configs/quick_schedules/$(1).yaml \
-	MODEL.DIFFUSION.WEIGHTS $(WORLD)/stable-diffusion-tiny \
+	MODEL.DIFFUSION.WEIGHTS $(DATA)/stable-diffusion-tiny \
 	SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT) $(2)
 
 # The page to play with words, on the model of `make demo`, which is trained if it is not there.
@@ -110,7 +110,7 @@ app: ITERATIONS = 1100
 app: MODEL = demo/detection_$(ITERATIONS)/model_final.pth
 app: setup
 	@test -f $(MODEL) || $(MAKE) --no-print-directory demo ITERATIONS=$(ITERATIONS)
-	@DETECTRON2_DATASETS=$(WORLD) $(VENV)/bin/tadp-d2 app --weights $(MODEL)
+	@DETECTRON2_DATASETS=$(DATA) $(VENV)/bin/tadp-d2 app --weights $(MODEL)
 
 bench: setup
 	@$(RUN) benchmarks/backbone.py

@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=list(_DTYPES))
-    parser.add_argument("--batch", type=int, default=1, help="pictures")
+    parser.add_argument("--batch", type=int, default=1, help="images")
     parser.add_argument(
         "--options", nargs="+", choices=OPTIONS, default=[], help="compare ours with and without"
     )

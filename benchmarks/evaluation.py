@@ -4,8 +4,8 @@ Both sides evaluate the same models, loaded before; the metrics must be equal be
 `--distinct` each modifier has weights of its own, as after six trainings; without, they differ in
 their prompts only ("modifiers in testing only", as released).
 
-    tadp-d2 synth world
-    python benchmarks/evaluation.py --world world --distinct
+    tadp-d2 synth data
+    python benchmarks/evaluation.py --data data --distinct
 """
 
 import argparse
@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 import torch
+from first_images import first_images
 from measure import add_write, in_turns, report
-from worlds import first_pictures
 
 DOMAINS = {
     "null": "null",
@@ -31,17 +31,17 @@ DOMAINS = {
 
 
 def make_configs(args: argparse.Namespace, folder: Path) -> dict:
-    world = folder / "world"
-    first_pictures(args.world, world, args.pictures)
+    data = folder / "data"
+    first_images(args.data, data, args.images)
     # Detectron2 reads it when it registers data sets.
-    os.environ["DETECTRON2_DATASETS"] = str(world)
+    os.environ["DETECTRON2_DATASETS"] = str(data)
     from tadp_d2.config.load import load_config
     from tadp_d2.engine.checkpoint import RunCheckpointer
     from tadp_d2.engine.trainer import Trainer
     from tadp_d2.records.provenance import Provenance
 
     base = [
-        *("MODEL.DIFFUSION.WEIGHTS", args.weights or str(args.world / "stable-diffusion-tiny")),
+        *("MODEL.DIFFUSION.WEIGHTS", args.weights or str(args.data / "stable-diffusion-tiny")),
         *("INPUT.FIXED_SIZE_TEST", (args.size, args.size)),
         *("DATASETS.TEST", ("watercolor_test",)),
         *("TEST.GALLERY_IMAGES", 0),
@@ -71,10 +71,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--world", type=Path, required=True, help="as tadp-d2 synth writes it")
-    parser.add_argument("--weights", help="default: the world's tiny model, and its quick config")
-    parser.add_argument("--pictures", type=int, default=20, help="of the target's test set")
-    parser.add_argument("--size", type=int, default=192, help="side of the pictures, pixels")
+    parser.add_argument("--data", type=Path, required=True, help="as tadp-d2 synth writes it")
+    parser.add_argument(
+        "--weights", help="default: the tiny model of the data, and its quick config"
+    )
+    parser.add_argument("--images", type=int, default=20, help="of the target's test set")
+    parser.add_argument("--size", type=int, default=192, help="side of the images, pixels")
     parser.add_argument("--distinct", action="store_true", help="weights of each one's own")
     parser.add_argument("--repeats", type=int, default=3)
     add_write(parser)
@@ -110,9 +112,9 @@ def main() -> None:
         device = contestants[0].model.device.type
         sides = {"six times --eval-only": one_by_one, "tadp-d2 benchmark": together}
         found = in_turns(sides, args.repeats, device)
-    lines = ["Metrics are equal.", "", "| | median (range) | pictures a second and model |"]
+    lines = ["Metrics are equal.", "", "| | median (range) | images a second and model |"]
     lines += ["| --- | --- | --- |"]
-    lines += [f"| {n} | {m} | {6 * args.pictures / m.median:.3g} |" for n, m in found.items()]
+    lines += [f"| {n} | {m} | {6 * args.images / m.median:.3g} |" for n, m in found.items()]
     first, second = (m.median for m in found.values())
     lines += ["", f"In one pass {second / first:.2f} of the time."]
     kind = "six models" if args.distinct else "one model"

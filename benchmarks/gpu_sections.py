@@ -523,7 +523,7 @@ def personalization(run: Run, clock: Clock) -> None:
     """Steps per second of textual inversion and DreamBooth with the settings of the paper."""
     size = 512 if run.full else 64
     paths = sorted((run.data / "watercolor" / "JPEGImages").glob("*.jpg"))[:5]
-    pictures, _ = read_pictures(paths, size)
+    images, _ = read_pictures(paths, size)
     kinds = {
         "invert": (TextualInversion, {"token": "<new-style>", "init": "painting"}),
         "dreambooth": (DreamBooth, {"prompt": "a sks style painting"}),
@@ -531,7 +531,7 @@ def personalization(run: Run, clock: Clock) -> None:
     for method, (kind, given) in kinds.items():
         model = TrainableDiffusion.load(str(run.weights)).to(torch.device(run.device))
         settings = resolve(method, "paper-text", {**given, "size": size})
-        source = LatentSource(model, Crops(pictures, size, settings.flip, settings.center_crop))
+        source = LatentSource(model, Crops(images, size, settings.flip, settings.center_crop))
         objective = kind(model, source, settings)
 
         def measure(precision: str, objective: Any = objective, settings: Any = settings) -> dict:

@@ -4,10 +4,10 @@ The sides of a task are one model: with and without cached prompts and latents, 
 windows, full and mixed precision. Nothing is trained, so the metrics say only how far the sides are
 apart.
 
-    tadp-d2 synth world
-    python benchmarks/inference.py --world world
+    tadp-d2 synth data
+    python benchmarks/inference.py --data data
     python benchmarks/full_size.py /tmp/sd15-random
-    python benchmarks/inference.py --world world --weights /tmp/sd15-random --pictures 2
+    python benchmarks/inference.py --data data --weights /tmp/sd15-random --images 2
 """
 
 import argparse
@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from first_images import first_images
 from measure import Measurement, add_write, in_turns, report
-from worlds import first_pictures
 
 CONFIGS = {"detection": "voc2watercolor_simple", "segmentation": "cityscapes2darkzurich_simple"}
 TARGETS = {"detection": "watercolor_test", "segmentation": "dark_zurich_val"}
@@ -41,8 +41,8 @@ def sides(task: str, cache: str) -> dict[str, tuple]:
             "prompts and latents cached, bf16": (*latents, *BF16),
         }
     return {
-        "whole picture": WHOLE,
-        "whole picture, latents cached": (*WHOLE, *latents),
+        "whole image": WHOLE,
+        "whole image, latents cached": (*WHOLE, *latents),
         "windows one by one": ("TEST.WINDOW_BATCH", 1),
         "windows together": (),
         "windows together, bf16": BF16,
@@ -58,7 +58,7 @@ def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str,
 
     quick = "" if args.weights else "quick_schedules/"
     base = (
-        *("MODEL.DIFFUSION.WEIGHTS", args.weights or str(args.world / "stable-diffusion-tiny")),
+        *("MODEL.DIFFUSION.WEIGHTS", args.weights or str(args.data / "stable-diffusion-tiny")),
         *("DATASETS.TEST", (TARGETS[task],)),
         *("TEST.GALLERY_IMAGES", 0),
         # What a worker does is not seen where processor time is measured.
@@ -107,27 +107,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--world", type=Path, required=True, help="as tadp-d2 synth writes it")
-    parser.add_argument("--weights", help="default: the world's tiny model, and its quick configs")
+    parser.add_argument("--data", type=Path, required=True, help="as tadp-d2 synth writes it")
+    parser.add_argument(
+        "--weights", help="default: the tiny model of the data, and its quick configs"
+    )
     parser.add_argument("--tasks", nargs="+", choices=CONFIGS, default=list(CONFIGS))
-    parser.add_argument("--pictures", type=int, default=20, help="of each test set")
+    parser.add_argument("--images", type=int, default=20, help="of each test set")
     parser.add_argument("--repeats", type=int, default=3)
     add_write(parser)
     args = parser.parse_args()
     lines = [
-        "| | | an evaluation: median (range) | pictures a second | metrics: largest difference |",
+        "| | | an evaluation: median (range) | images a second | metrics: largest difference |",
         "| --- | --- | --- | --- | --- |",
     ]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        first_pictures(args.world, folder / "world", args.pictures)
+        first_images(args.data, folder / "data", args.images)
         # Detectron2 reads it when it registers data sets.
-        os.environ["DETECTRON2_DATASETS"] = str(folder / "world")
+        os.environ["DETECTRON2_DATASETS"] = str(folder / "data")
         for task in args.tasks:
             device, calls = evaluations(args, task, folder)
             metrics = {name: call() for name, call in calls.items()}
             found = in_turns(calls, args.repeats, device)
-            lines += rows(task, found, metrics, args.pictures)
+            lines += rows(task, found, metrics, args.images)
     weights = Path(args.weights).name if args.weights else "tiny model"
     command = shlex.join(["python", "benchmarks/inference.py", *sys.argv[1:]])
     report(f"Inference, {device}, {weights}", command, device, lines, args.write)

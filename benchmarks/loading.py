@@ -3,10 +3,10 @@
 The checkpoint is that of a training, with its optimizer's moments, as `model_final.pth` is. It is
 written, and the model loaded, in fresh processes.
 
-    tadp-d2 synth world
-    python benchmarks/loading.py --world world
+    tadp-d2 synth data
+    python benchmarks/loading.py --data data
     python benchmarks/full_size.py /tmp/sd15-random
-    python benchmarks/loading.py --world world --weights /tmp/sd15-random
+    python benchmarks/loading.py --data data --weights /tmp/sd15-random
 """
 
 import argparse
@@ -26,10 +26,10 @@ MIB = 2**20
 
 
 def read(args: argparse.Namespace, folder: str) -> Any:
-    os.environ["DETECTRON2_DATASETS"] = str(args.world)
+    os.environ["DETECTRON2_DATASETS"] = str(args.data)
     from tadp_d2.config.load import load_config
 
-    weights = args.weights or str(args.world / "stable-diffusion-tiny")
+    weights = args.weights or str(args.data / "stable-diffusion-tiny")
     return load_config(
         f"configs/{args.config}.yaml",
         overrides=[
@@ -106,8 +106,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--world", type=Path, required=True, help="as tadp-d2 synth writes it")
-    parser.add_argument("--weights", help="default: the world's tiny model")
+    parser.add_argument("--data", type=Path, required=True, help="as tadp-d2 synth writes it")
+    parser.add_argument("--weights", help="default: the tiny model of the data")
     parser.add_argument("--config", default="voc2watercolor_simple", help="name below configs/")
     add_write(parser)
     args = parser.parse_args()
@@ -121,12 +121,12 @@ def main() -> None:
         "| --- | --- |",
         f"| checkpoint with its optimizer, MiB | {size / MIB:.0f} |",
         f"| loading, s | {seen['loading']:.3g} |",
-        f"| first picture, s | {seen['first']:.3g} |",
-        f"| second picture, s | {seen['second']:.3g} |",
+        f"| first image, s | {seen['first']:.3g} |",
+        f"| second image, s | {seen['second']:.3g} |",
         f"| resident before loading, MiB | {seen['before'] / MIB:.0f} |",
         f"| at the peak of loading | {seen['peak'] / MIB:.0f} |",
         f"| loaded | {seen['settled'] / MIB:.0f} |",
-        f"| at the peak of the two pictures | {seen['predicting'] / MIB:.0f} |",
+        f"| at the peak of the two images | {seen['predicting'] / MIB:.0f} |",
         f"| weights and buffers, all parts | {held / MIB:.0f} |",
         *(f"| of these {name} | {part / MIB:.1f} |" for name, part in seen["parts"].items()),
     ]

@@ -2,9 +2,9 @@
 
 All that training holds counts: weights, gradients, AdamW's two moments, activations, data.
 
-    tadp-d2 synth world
+    tadp-d2 synth data
     python benchmarks/full_size.py /tmp/sd15-random
-    python benchmarks/panoptic_step.py --world world --weights /tmp/sd15-random --size 512
+    python benchmarks/panoptic_step.py --data data --weights /tmp/sd15-random --size 512
 """
 
 import argparse
@@ -24,14 +24,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--world", type=Path, required=True, help="as tadp-d2 synth writes it")
-    parser.add_argument("--weights", help="default: the world's tiny model")
+    parser.add_argument("--data", type=Path, required=True, help="as tadp-d2 synth writes it")
+    parser.add_argument("--weights", help="default: the tiny model of the data")
     parser.add_argument("--size", type=int, default=192, help="side of the image, pixels")
     parser.add_argument("--checkpointing", action="store_true", help="recompute the UNet's blocks")
     add_write(parser)
     args = parser.parse_args()
     # Detectron2 reads it when it registers data sets.
-    os.environ["DETECTRON2_DATASETS"] = str(args.world)
+    os.environ["DETECTRON2_DATASETS"] = str(args.data)
     from tadp_d2.config.load import load_config
     from tadp_d2.data.loader import build_train_loader
     from tadp_d2.engine.trainer import Trainer
@@ -39,7 +39,7 @@ def main() -> None:
     cfg = load_config(
         "configs/coco_panoptic/unconditional.yaml",
         overrides=[
-            *("MODEL.DIFFUSION.WEIGHTS", args.weights or str(args.world / "stable-diffusion-tiny")),
+            *("MODEL.DIFFUSION.WEIGHTS", args.weights or str(args.data / "stable-diffusion-tiny")),
             *("MODEL.DIFFUSION.GRADIENT_CHECKPOINTING", args.checkpointing, "MODEL.DEVICE", "cpu"),
             *("MODEL.MASK_FORMER.NUM_CLASSES", 32, "INPUT.FIXED_SIZE_TRAIN", (args.size,) * 2),
             *("DATASETS.TRAIN", ("voc_2007_trainval_panoptic",), "SOLVER.IMS_PER_BATCH", 1),

@@ -224,15 +224,13 @@ def training(name: str, model: Model, cached: bool) -> Work:
     cfg = model.cfg
     batch = cfg.SOLVER.IMS_PER_BATCH
     proposals = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
-    picture = model.unet_pass(both) + model.head_pass(both, proposals)
-    picture += 0 if cached else model.vae()
+    image = model.unet_pass(both) + model.head_pass(both, proposals)
+    image += 0 if cached else model.vae()
     size = 4 * model.trained()
-    return Work(name, cfg.SOLVER.MAX_ITER, batch * picture, ADAMW * size, size)
+    return Work(name, cfg.SOLVER.MAX_ITER, batch * image, ADAMW * size, size)
 
 
-def evaluation(
-    name: str, model: Model, pictures: int, windows: int = 1, bf16: bool = False
-) -> Work:
+def evaluation(name: str, model: Model, images: int, windows: int = 1, bf16: bool = False) -> Work:
     """
     Args:
         bf16: with `TEST.PRECISION bf16`, which is the diffusion model's; text and heads stay fp32.
@@ -242,7 +240,7 @@ def evaluation(
     head = model.head_pass(forward, model.cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
     each = diffusion + windows * head + model.text_pass()
     fp32 = each - diffusion if bf16 else each
-    return Work(f"{name}, {evaluations} times", evaluations * pictures, each, fp32=fp32)
+    return Work(f"{name}, {evaluations} times", evaluations * images, each, fp32=fp32)
 
 
 def personalisation(text: nn.Module) -> list[Work]:
@@ -253,18 +251,18 @@ def personalisation(text: nn.Module) -> list[Work]:
         step = settings.batch * settings.accumulation * inversion(text)
         stages.append(Work(f"textual inversion, {preset}", settings.steps, step))
     settings = resolve("dreambooth", "paper-text", {"prompt": "x"})
-    picture, weights = dreambooth()
+    image, weights = dreambooth()
     size = 4 * weights
     stages.append(
-        Work("DreamBooth, paper-text", settings.steps, settings.batch * picture, ADAMW * size, size)
+        Work("DreamBooth, paper-text", settings.steps, settings.batch * image, ADAMW * size, size)
     )
     return stages
 
 
-def captioning(name: str, pictures: int) -> Work:
+def captioning(name: str, images: int) -> Work:
     """One image at a time in bf16: every token reads the language model."""
     operations, weights = blip2()
-    return Work(name, pictures, operations, 2 * weights * CAPTION)
+    return Work(name, images, operations, 2 * weights * CAPTION)
 
 
 def parts_table(models: dict[str, Model]) -> list[str]:

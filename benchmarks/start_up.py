@@ -52,7 +52,7 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 def write_trees(root: Path) -> None:
     rng = np.random.default_rng(0)
-    picture = encoded(Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)), "JPEG")
+    image = encoded(Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)), "JPEG")
     # Ten classes in each.
     maps = [
         encoded(
@@ -66,7 +66,7 @@ def write_trees(root: Path) -> None:
             for name in (images, labels):
                 (root / folder / name).mkdir(parents=True)
             for index in range(number):
-                (root / folder / images / f"{index:012d}.jpg").write_bytes(picture)
+                (root / folder / images / f"{index:012d}.jpg").write_bytes(image)
                 (root / folder / labels / f"{index:012d}.png").write_bytes(maps[index % 50])
 
 

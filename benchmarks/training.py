@@ -4,9 +4,9 @@ It runs the real mapper, model, batch and optimizer on images of the synthetic d
 cached epoch, any but the first, no VAE runs and no image is decoded. Both sides get the same
 images, mirrored alike. How far half precision moves their features is printed first.
 
-    tadp-d2 synth world
+    tadp-d2 synth data
     python benchmarks/full_size.py /tmp/sd15-random
-    python benchmarks/training.py --world world --weights /tmp/sd15-random --size 512
+    python benchmarks/training.py --data data --weights /tmp/sd15-random --size 512
 """
 
 import argparse
@@ -26,21 +26,21 @@ from measure import add_write, in_turns, report
 def make_sides(args: argparse.Namespace, folder: str) -> tuple:
     """The model, its optimizer, and side -> a function that gives an epoch's inputs in batches."""
     # Detectron2 reads it when it registers data sets.
-    os.environ["DETECTRON2_DATASETS"] = str(args.world)
+    os.environ["DETECTRON2_DATASETS"] = str(args.data)
     from tadp_d2.config.load import load_config
     from tadp_d2.data.loader import load_dataset
     from tadp_d2.data.mapper import ConditionedMapper
     from tadp_d2.engine.trainer import Trainer
     from tadp_d2.randomness import seeded
 
-    weights = args.weights or str(args.world / "stable-diffusion-tiny")
+    weights = args.weights or str(args.data / "stable-diffusion-tiny")
     settings = (
         *("MODEL.DIFFUSION.WEIGHTS", weights),
         *("INPUT.FIXED_SIZE_TRAIN", (args.size, args.size)),
     )
     cfg = load_config("configs/voc2watercolor_simple.yaml", overrides=settings)
     model = Trainer.build_model(cfg).train()
-    entries = load_dataset(cfg, "voc_2007_trainval", training=True)[: args.pictures]
+    entries = load_dataset(cfg, "voc_2007_trainval", training=True)[: args.images]
 
     def mapped(mapper):
         for number, entry in enumerate(entries):
@@ -91,10 +91,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--world", type=Path, required=True, help="as tadp-d2 synth writes it")
-    parser.add_argument("--weights", help="default: the world's tiny model")
-    parser.add_argument("--size", type=int, default=192, help="side of the pictures, pixels")
-    parser.add_argument("--pictures", type=int, default=4, help="of an epoch")
+    parser.add_argument("--data", type=Path, required=True, help="as tadp-d2 synth writes it")
+    parser.add_argument("--weights", help="default: the tiny model of the data")
+    parser.add_argument("--size", type=int, default=192, help="side of the images, pixels")
+    parser.add_argument("--images", type=int, default=4, help="of an epoch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
     add_write(parser)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Makes the README's image: what looks at the caption, before and after training, and detections.
 
-After `make demo`, with DETECTRON2_DATASETS=demo/world:
+After `make demo`, with DETECTRON2_DATASETS=demo/data:
 
     python tools/make_overview.py demo/detection_1100 watercolor_test 5003 5012 5007
 """

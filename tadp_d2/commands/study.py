@@ -37,11 +37,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="default: output/study",
     )
     study.add_argument(
-        "--world",
+        "--data",
         type=Path,
         metavar="FOLDER",
         help="as tadp-d2 synth writes it; written first where there is no such folder (default: "
-        "world in the output)",
+        "data in the output)",
     )
     study.add_argument("--seeds", type=int, default=5, metavar="N", help="default: 5")
     study.add_argument(
@@ -132,7 +132,7 @@ def _world(args: argparse.Namespace) -> Path:
     from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder
 
     hide_library_bars()
-    world = args.world or args.output / "world"
+    world = args.data or args.output / "data"
     if not world.exists():
         write_data_folder(world, seed=0, progress=progress_line("images"))
     for name in ("captions", MODEL_FOLDER):

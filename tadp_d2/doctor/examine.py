@@ -50,8 +50,8 @@ def examine(
     if not found:
         nothing = (
             f"{datasets_root()}: no data set is here in one of the layouts of {data_set_guide()}. "
-            "Set DETECTRON2_DATASETS to the folder that holds them, or write a small synthetic "
-            "world: tadp-d2 synth FOLDER"
+            "Set DETECTRON2_DATASETS to the folder that holds them, or write small "
+            "synthetic data sets: tadp-d2 synth FOLDER"
         )
         printout.section("data sets", problems([UserError(nothing)]))
 

@@ -79,10 +79,10 @@ def test_hours_are_products_traffic_and_exchange_over_their_rates(scripts):
 
 
 @pytest.mark.exhaustive
-def test_inference_is_measured_on_the_first_pictures(scripts, world):
+def test_inference_is_measured_on_the_first_images(scripts, world):
     script = str(ROOT / "benchmarks" / "inference.py")
-    command = [sys.executable, script, "--world", str(world), "--tasks", "detection"]
-    command += ["--pictures", "2", "--repeats", "1"]
+    command = [sys.executable, script, "--data", str(world), "--tasks", "detection"]
+    command += ["--images", "2", "--repeats", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines() if "| detection" in line]

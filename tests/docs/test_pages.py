@@ -92,7 +92,7 @@ def test_every_file_that_bridges_versions_of_detectron2_is_on_their_page():
 @pytest.mark.parametrize("page", ["backbone.md", "quick_start.md"])
 def test_the_example_in_python_runs(page, world, tmp_path, monkeypatch):
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "world").symlink_to(world)
+    (tmp_path / "demo" / "data").symlink_to(world)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S)

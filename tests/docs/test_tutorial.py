@@ -35,7 +35,7 @@ def folder(world, tmp_path_factory):
     for name in ("configs", "train_net.py"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "demo").mkdir()
-    (folder / "demo" / "world").symlink_to(world)
+    (folder / "demo" / "data").symlink_to(world)
     # As an activated environment.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.run(

@@ -28,7 +28,7 @@ def tiny_study(monkeypatch):
 
 
 def test_a_question_is_answered_and_goes_on_where_it_stopped(world, tmp_path, capsys, tiny_study):
-    command = ["study", "adaptation", "--world", str(world), "--output", str(tmp_path)]
+    command = ["study", "adaptation", "--data", str(world), "--output", str(tmp_path)]
     command += ["--processes", "1", "--seeds"]
     main([*command, "1"])
     folder = tmp_path / "adaptation"
@@ -87,7 +87,7 @@ def test_expressions_are_asked_with_and_without_the_style(world, tmp_path, monke
     whole = questions.QUESTIONS["referring"]
     part = questions.Question(whole.title, ("watercolor expressions",), whole.make_arms)
     monkeypatch.setattr(questions, "QUESTIONS", {"referring": part})
-    command = ["study", "adaptation", "--world", str(world), "--output", str(tmp_path)]
+    command = ["study", "adaptation", "--data", str(world), "--output", str(tmp_path)]
     main([*command, "--processes", "1", "--seeds", "1"])
     (file,) = (tmp_path / "adaptation" / "results").iterdir()
     content = json.loads(file.read_text())
@@ -128,7 +128,7 @@ def test_a_folder_that_is_no_world_is_refused_and_left_alone(world, tmp_path, ca
     for folder in (world / "VOC2007", tmp_path):
         before = sorted(folder.iterdir())
         with pytest.raises(SystemExit) as exit_:
-            main(["study", "attention", "--world", str(folder), "--output", str(tmp_path / "out")])
+            main(["study", "attention", "--data", str(folder), "--output", str(tmp_path / "out")])
         assert exit_.value.code == 2
         message = capsys.readouterr().err
         assert message.startswith(f"error: {folder}: holds no synthetic data sets")

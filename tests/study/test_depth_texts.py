@@ -56,7 +56,7 @@ def tiny_study(monkeypatch):
 def test_a_run_from_the_rooms_to_the_table(world, tmp_path, tiny_study, capsys, monkeypatch):
     # In this process: the tiny schedule is not that of another.
     monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", _Here)
-    command = ["study", "depth", "--output", str(tmp_path), "--seeds", "1", "--world", str(world)]
+    command = ["study", "depth", "--output", str(tmp_path), "--seeds", "1", "--data", str(world)]
     main(command)
     folder = tmp_path / "depth"
     files = sorted((folder / "results").iterdir())

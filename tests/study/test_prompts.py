@@ -78,7 +78,7 @@ def test_the_demo_makes_a_table_and_a_sheet(world, tmp_path, capsys, monkeypatch
     tiny = {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "TEST.GALLERY_IMAGES": 2}
     monkeypatch.setitem(prompts.OVERRIDES, "pascal", tiny)
     monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", InThisProcess)
-    command = ["study", "prompts", "--question", "demo", "--world", str(world)]
+    command = ["study", "prompts", "--question", "demo", "--data", str(world)]
     main([*command, "--output", str(tmp_path), "--seeds", "1", "--processes", "1"])
     folder = tmp_path / "prompts"
     table = (folder / "table.md").read_text()
@@ -97,7 +97,7 @@ def test_the_rows_of_the_tagging_adapter_are_trained_and_compared(world, tmp_pat
     ade20k = {**prompts.OVERRIDES["ade20k"], **tiny}
     monkeypatch.setitem(prompts.OVERRIDES, "ade20k", ade20k)
     monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", InThisProcess)
-    command = ["study", "prompts", "--question", "tagging-table-5", "--world", str(world)]
+    command = ["study", "prompts", "--question", "tagging-table-5", "--data", str(world)]
     main([*command, "--output", str(tmp_path), "--seeds", "1", "--processes", "1"])
     table = (tmp_path / "prompts" / "table.md").read_text()
     for name in ("unconditional", "with its loss", "with an oracle's tags", "with its own tags"):

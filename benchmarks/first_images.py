@@ -6,22 +6,22 @@ from pathlib import Path
 CAPTIONS = "captions"
 
 
-def first_pictures(world: Path, folder: Path, pictures: int) -> None:
-    """Copies the targets of a world with the first images of their test sets.
+def first_images(data: Path, folder: Path, images: int) -> None:
+    """Copies the targets of synthetic data sets with the first images of their test sets.
 
     Args:
-        world: as `tadp-d2 synth` writes it.
+        data: as `tadp-d2 synth` writes it.
         folder: gets `watercolor`, `dark_zurich` and the captions.
-        pictures: how many stay in each set.
+        images: how many stay in each set.
     """
     for part in ("watercolor", "dark_zurich", CAPTIONS):
-        shutil.copytree(world / part, folder / part)
+        shutil.copytree(data / part, folder / part)
     split = folder / "watercolor" / "ImageSets" / "Main" / "test.txt"
     ids = split.read_text().split()
-    split.write_text("".join(f"{name}\n" for name in ids[:pictures]))
+    split.write_text("".join(f"{name}\n" for name in ids[:images]))
     night = folder / "dark_zurich" / "rgb_anon" / "val"
-    for picture in sorted(night.rglob("*.png"))[pictures:]:
-        picture.unlink()
-        scene = picture.name.removesuffix("_rgb_anon.png")
+    for image in sorted(night.rglob("*.png"))[images:]:
+        image.unlink()
+        scene = image.name.removesuffix("_rgb_anon.png")
         for label in (folder / "dark_zurich" / "gt").rglob(f"{scene}_gt*"):
             label.unlink()
