@@ -85,10 +85,10 @@ class LoraFile:
         """
         self.path = Path(path)
         self.scale = scale
-        weights, options = _read(self.path)
+        weights, alphas = _read(self.path)
         self._updates: dict[str, dict[str, _Update]] = {}
         for name, tensor in weights.items():
-            self._add(name, tensor, options)
+            self._add(name, tensor, alphas)
         for update in self._all():
             if update.down is None or update.up is None:
                 raise UserError(
@@ -96,7 +96,7 @@ class LoraFile:
                     "undamaged copy"
                 )
 
-    def _add(self, name: str, tensor: Tensor, options: Mapping[str, Any]) -> None:
+    def _add(self, name: str, tensor: Tensor, alphas: Mapping[str, float]) -> None:
         found = _FACTOR.search(name)
         path = name[: found.start()] if found else name.removesuffix(_ALPHA)
         place = _place(path)
@@ -107,7 +107,7 @@ class LoraFile:
                 "of no transformer)"
             )
         part, layer = place
-        alpha = options.get(f"{part}.lora_alpha")
+        alpha = alphas.get(f"{part}.lora_alpha")
         update = self._updates.setdefault(part, {}).setdefault(layer, _Update(path, alpha))
         if not found:
             update.alpha = float(tensor)
@@ -186,8 +186,8 @@ def _layers(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights of a file, and the options of PEFT that diffusers writes beside them.
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The weights of a file, and `<part>.lora_alpha`, which diffusers writes beside them.
 
     Raises:
         UserError: there is no such file, or it cannot be read, or its options are not known.
@@ -208,7 +208,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
         if not weights or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
             raise ValueError("it holds other things than tensors")
-        unknown = [name for name in options if name.endswith(_OTHER_KINDS) and options[name]]
+        unknown = [n for n, value in options.items() if n.endswith(_OTHER_KINDS) and value]
+        alphas = {name: float(options[name]) for name in options if name.endswith(".lora_alpha")}
     except Exception as error:  # the two readers raise many kinds for a damaged file
         raise UserError(
             f"{path}: cannot be read as low-rank updates ({reason(error)}); replace it by an "
@@ -216,4 +217,4 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     if unknown:
         raise UserError(f"{path}: is trained with {unknown[0]}, which is not computed here")
-    return weights, options
+    return weights, alphas

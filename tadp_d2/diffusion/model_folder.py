@@ -184,8 +184,9 @@ def read_pipeline(folder: Path) -> Pipeline | None:
     try:
         content = json.loads(path.read_text("utf-8"))
         parts = {name: part[1] for name, part in content.items() if isinstance(part, list)}
-        return Pipeline(content["_class_name"], {n: kind for n, kind in parts.items() if kind})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        kinds = {name: str(kind) for name, kind in parts.items() if kind}
+        return Pipeline(str(content["_class_name"]), kinds)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read as the index of a model ({reason(error)}); replace it by an "
             "undamaged copy"

@@ -199,7 +199,7 @@ def _told_prediction(file: Path) -> str:
     try:
         told = yaml.safe_load(path.read_text("utf-8"))["model"]["params"]
         return _PREDICTIONS[told.get("parameterization", "eps")]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: expected the config of {file.name}, whose model.params.parameterization is "
             f"eps or v ({reason(error)})"
