@@ -161,10 +161,9 @@ class AttentionProbe:
         batch = ImageList.from_tensors([(image - mean) / std], self._backbone.size_divisibility)
         with self._backbone.conditioned(prompt.context):
             features = self._backbone(batch.tensor)
-        # The maps stand behind the features' channels, one for each token.
         tokens = prompt.context.embeddings.shape[1]
         maps = {
-            level: join_words(features[level][0, -tokens:], prompt.words).cpu()
+            level: join_words(self._of_tokens(features[level][0], tokens), prompt.words).cpu()
             for level in self.levels
         }
         maps[MEAN] = average(maps.values())
@@ -174,6 +173,12 @@ class AttentionProbe:
             for own, padded in zip(image.shape[1:], batch.tensor.shape[2:], strict=True)
         )
         return {level: _cut(level_maps, rows, columns) for level, level_maps in maps.items()}
+
+    def _of_tokens(self, features: Tensor, tokens: int) -> Tensor:
+        """The maps behind the features' channels, one for each token; self-attention follows."""
+        behind = features[0].numel() if self._backbone.unet.maps.self_attention else 0
+        end = len(features) - behind
+        return features[end - tokens : end]
 
 
 def average(maps: Iterable[Tensor]) -> Tensor:

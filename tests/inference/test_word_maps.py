@@ -97,6 +97,15 @@ def test_the_maps_before_training_are_the_diffusion_models_own(detector, trained
         assert torch.equal(alone["before training"][level], before[level])
 
 
+def test_self_attention_maps_are_left_out(detector, trained_config):
+    key = "MODEL.DIFFUSION.ATTENTION_MAPS.SELF_ATTENTION"
+    plain, more = trained_config(detector), trained_config(detector, key, (128, 128))
+    prompt = make_prompts(load_captions_conditioner(plain), "a dog")["caption"]
+    expected, found = (AttentionProbe(c, load_untrained(c))(PIXELS, prompt) for c in (plain, more))
+    for level, maps in expected.items():
+        torch.testing.assert_close(found[level], maps)
+
+
 def test_the_average_is_over_levels_of_one_size():
     fine = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
     coarse = torch.tensor([[[5.0]]])
