@@ -36,7 +36,10 @@ def load_learned(
     if unet:
         model.unet = load_unet(unet).eval().requires_grad_(False)
         check_unet_goes_with(
-            model.unet, model.vae, model.text_encoder.config.hidden_size, str(unet)
+            model.unet.config,
+            model.vae.config.latent_channels,
+            model.text_encoder.config.hidden_size,
+            str(unet),
         )
         del base["unet"]
         check_base(unet, unet_metadata_path(unet), base, {"unet": unet_fingerprint(model.unet)})
