@@ -141,6 +141,15 @@ def test_the_config_merges_it_and_the_record_names_it(make_config, factors, tmp_
     assert provenance["ranks"] == [RANK] and provenance["scale"] == 0.5
 
 
+@pytest.mark.parametrize("keys", [peft, kohya])
+def test_updates_of_the_first_stable_diffusion_are_refused_by_the_xl(
+    keys, sdxl_folder, factors, tmp_path
+):
+    file = write(tmp_path / "lora.safetensors", keys(factors))
+    with pytest.raises(UserError, match="lora.safetensors: .*made for another base model"):
+        open_diffusion_model(str(sdxl_folder)).add_lora(LoraFile(file))
+
+
 def test_updates_of_another_base_and_of_other_kinds_are_refused(model_folder, factors, tmp_path):
     """Before weights are read: there are none."""
     folder = tmp_path / "model"

@@ -17,10 +17,23 @@ _VIT = {
 _STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 
 
+_DINOV2 = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "mlp_ratio": 2,
+    "image_size": 56,
+    "patch_size": 14,
+}
+
+
 def _dinov2() -> transformers.PreTrainedModel:
-    own = {"num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
-    config = transformers.Dinov2Config(hidden_size=16, image_size=56, patch_size=14, **own)
-    return transformers.Dinov2Model(config)
+    return transformers.Dinov2Model(transformers.Dinov2Config(**_DINOV2))
+
+
+def _dinov2_with_registers() -> transformers.PreTrainedModel:
+    config = transformers.Dinov2WithRegistersConfig(**_DINOV2, num_register_tokens=3)
+    return transformers.Dinov2WithRegistersModel(config)
 
 
 def _dinov3() -> transformers.PreTrainedModel:
@@ -35,6 +48,11 @@ def _swin() -> transformers.PreTrainedModel:
 
 def _convnext() -> transformers.PreTrainedModel:
     return transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**_STAGES))
+
+
+def _convnextv2() -> transformers.PreTrainedModel:
+    config = transformers.ConvNextV2Config(**_STAGES)
+    return transformers.ConvNextV2ForImageClassification(config)
 
 
 def _dinov3_convnext() -> transformers.PreTrainedModel:
@@ -77,9 +95,11 @@ def _blip() -> transformers.PreTrainedModel:
 
 NETWORKS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
     "dinov2": _dinov2,
+    "dinov2_with_registers": _dinov2_with_registers,
     "dinov3": _dinov3,
     "swin": _swin,
     "convnext": _convnext,
+    "convnextv2": _convnextv2,
     "dinov3_convnext": _dinov3_convnext,
     "vit": _vit,
     "sam": _sam,

@@ -40,10 +40,13 @@ def of_tokens(kind, leading, part=None, **options):
     return expected
 
 
-def of_dinov2(folder, pixels):
-    # Its patches of 14 pixels see 16 of the image's.
-    smaller = F.interpolate(pixels, (56, 112), mode="bilinear", antialias=True)
-    return of_tokens("Dinov2Model", 1)(folder, smaller)
+def of_dinov2(kind, leading):
+    def expected(folder, pixels):
+        # Its patches of 14 pixels see 16 of the image's.
+        smaller = F.interpolate(pixels, (56, 112), mode="bilinear", antialias=True)
+        return of_tokens(kind, leading)(folder, smaller)
+
+    return expected
 
 
 def of_sam(folder, pixels):
@@ -51,10 +54,12 @@ def of_sam(folder, pixels):
 
 
 EXPECTED = {
-    "dinov2": of_dinov2,
+    "dinov2": of_dinov2("Dinov2Model", 1),
+    "dinov2_with_registers": of_dinov2("Dinov2WithRegistersModel", 4),
     "dinov3": of_tokens("DINOv3ViTModel", 3),
     "swin": of_stages("SwinBackbone"),
     "convnext": of_stages("ConvNextBackbone"),
+    "convnextv2": of_stages("ConvNextV2Backbone"),
     "dinov3_convnext": of_stages("DINOv3ConvNextBackbone"),
     "vit": of_tokens("ViTModel", 1, interpolate_pos_encoding=True),
     "sam": of_sam,
