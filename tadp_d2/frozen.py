@@ -1,6 +1,7 @@
 """Parts of a model that are used but never trained, and fingerprints of weights."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,9 +37,11 @@ def _keep_own_weights(frozen: Frozen, state_dict: dict, prefix: str, *_: Any) ->
     state_dict.update(own)
 
 
-def fingerprint(weights: nn.Module | Tensor) -> str:
+def fingerprint(weights: nn.Module | Mapping[str, Tensor] | Tensor) -> str:
     """SHA-256 of names, shapes and fp32 values, whatever file the weights came from."""
-    tensors = {"": weights} if isinstance(weights, Tensor) else weights.state_dict()
+    tensors = {"": weights} if isinstance(weights, Tensor) else weights
+    if isinstance(tensors, nn.Module):
+        tensors = tensors.state_dict()
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         array = tensor.detach().cpu().float().contiguous().numpy()

@@ -19,7 +19,7 @@ from tadp_d2.diffusion.clip_tokenizer import (
 from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.diffusion.lora_file import LoraFile
 from tadp_d2.diffusion.model_part import TEXT_ENCODER
-from tadp_d2.diffusion.tokens import add_token, read_tokens
+from tadp_d2.diffusion.tokens import ONLY, teach_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
 from tadp_d2.precision import autocast
@@ -127,10 +127,7 @@ class TextEncoder(PromptEncoder):
         super().__init__(tokenizer, **options)
         self.base_fingerprint = fingerprint(text_encoder)
         self.options = TEXT_ENCODER.options(text_encoder.config.to_dict())
-        for file in token_files:
-            for token, vectors in read_tokens(file).items():
-                add_token(token, vectors, tokenizer, text_encoder)
-                self.token_fingerprints[token] = fingerprint(vectors)
+        self.token_fingerprints = teach_tokens(token_files, {ONLY: (tokenizer, text_encoder)})
         self.text_encoder = Frozen(text_encoder)
 
     @classmethod
@@ -192,8 +189,7 @@ class TextEncoder(PromptEncoder):
         device = next(self.text_encoder.parameters()).device
         with autocast(device.type, "fp32"):
             hidden = self.text_encoder(tokens.input_ids.to(device)).last_hidden_state
-        ends = (tokens.input_ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
-        return hidden[torch.arange(len(ends)), ends]
+        return at_ends(hidden, tokens.input_ids, self.tokenizer.eos_token_id)
 
     def _encode(self, prompt: str, device: torch.device) -> Context:
         ids = self.tokenizer(
@@ -201,3 +197,9 @@ class TextEncoder(PromptEncoder):
         ).input_ids
         with autocast(device.type, "fp32"):
             return Context(self.text_encoder(ids.to(device)).last_hidden_state[0])
+
+
+def at_ends(hidden: Tensor, ids: Tensor, end: int) -> Tensor:
+    """Hidden states, B x N x D, at the first end-of-text token of ids, B x N."""
+    ends = (ids == end).int().argmax(dim=1)
+    return hidden[torch.arange(len(ends)), ends]

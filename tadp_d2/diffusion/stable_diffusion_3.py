@@ -51,7 +51,6 @@ from tadp_d2.diffusion.stable_diffusion import LatentEncoder
 from tadp_d2.diffusion.stable_diffusion_xl import (
     check_read_alike,
     join_fingerprints,
-    refuse_tokens,
 )
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
@@ -162,7 +161,12 @@ class StableDiffusion3(DiffusionModel):
     def load_text_encoder(
         self, token_files: Sequence[str | Path] = (), **options: Any
     ) -> "TripleTextEncoder":
-        refuse_tokens(token_files, self.folder)
+        if token_files:
+            raise UserError(
+                f"TEXT.TOKENS is {', '.join(map(str, token_files))}: {self.folder} is a Stable "
+                "Diffusion 3, whose text encoders learn no tokens here; leave it empty, or name a "
+                "Stable Diffusion 1.x, 2.x or XL model in MODEL.DIFFUSION.WEIGHTS"
+            )
         return TripleTextEncoder.from_pretrained(self.folder, self.context_width, **options)
 
     def load_features(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tadp_d2.diffusion.clip_text import PromptEncoder
+from tadp_d2.diffusion.clip_text import PromptEncoder, at_ends
 from tadp_d2.diffusion.clip_tokenizer import (
     check_goes_with,
     load_tokenizer,
@@ -21,6 +21,7 @@ from tadp_d2.diffusion.lora_file import LoraFile
 from tadp_d2.diffusion.model_folder import STABLE_DIFFUSION_XL, read_pipeline
 from tadp_d2.diffusion.model_part import PROJECTED_TEXT_ENCODER, TEXT_ENCODER, UNET_XL, Part
 from tadp_d2.diffusion.stable_diffusion import StableDiffusion, check_purpose
+from tadp_d2.diffusion.tokens import PAIR, teach_tokens
 from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.errors import UserError
 from tadp_d2.frozen import Frozen, fingerprint
@@ -65,8 +66,7 @@ class StableDiffusionXL(StableDiffusion):
     def load_text_encoder(
         self, token_files: Sequence[str | Path] = (), **options: Any
     ) -> "PairedTextEncoder":
-        refuse_tokens(token_files, self.folder)
-        return PairedTextEncoder.from_pretrained(self.folder, self._lora, **options)
+        return PairedTextEncoder.from_pretrained(self.folder, token_files, self._lora, **options)
 
     def _without_weights(self) -> dict[str, nn.Module]:
         second = PROJECTED_TEXT_ENCODER.without_weights(self._second_text)
@@ -86,19 +86,6 @@ class StableDiffusionXL(StableDiffusion):
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         return XLFeatures(unet, latent_encoder.stride, maps, taps)
-
-
-def refuse_tokens(token_files: Sequence[str | Path], folder: Path) -> None:
-    """
-    Raises:
-        UserError: there are learned tokens.
-    """
-    if token_files:
-        raise UserError(
-            f"TEXT.TOKENS is {', '.join(map(str, token_files))}: {folder} has several text "
-            "encoders, which learn no tokens here; leave it empty, or name a Stable Diffusion 1.x "
-            "or 2.x model in MODEL.DIFFUSION.WEIGHTS"
-        )
 
 
 def _check_reads_pooled(unet: Mapping[str, Any], pooled_width: int, where: str) -> None:
@@ -147,9 +134,13 @@ class XLFeatures(UNetFeatures):
 class TextEncoderPair(nn.Module):
     """Tokens -> penultimate hidden states, joined, and the pooled embedding of the second."""
 
-    def __init__(self, first: CLIPTextModel, second: CLIPTextModelWithProjection):
+    def __init__(self, first: CLIPTextModel, second: CLIPTextModelWithProjection, end: int):
+        """
+        Args:
+            end: id of the second one's end-of-text token.
+        """
         super().__init__()
-        self.first, self.second = first, second
+        self.first, self.second, self.end = first, second, end
 
     def forward(self, first_ids: Tensor, second_ids: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -163,7 +154,10 @@ class TextEncoderPair(nn.Module):
         second = self.second(second_ids, output_hidden_states=True)
         # Without the last layer and the final layer norm.
         states = first.hidden_states[-2], second.hidden_states[-2]
-        return torch.cat(states, dim=-1), second.text_embeds
+        # Not `text_embeds`: where a config says `"eos_token_id": 2`, transformers takes the highest
+        # id for the end, and learned tokens have higher ones.
+        pooled = at_ends(second.last_hidden_state, second_ids, self.end)
+        return torch.cat(states, dim=-1), self.second.text_projection(pooled)
 
 
 class PairedTextEncoder(PromptEncoder):
@@ -176,11 +170,13 @@ class PairedTextEncoder(PromptEncoder):
         self,
         tokenizers: Sequence[CLIPTokenizer],
         pair: TextEncoderPair,
+        token_files: Sequence[str | Path] = (),
         **options: Any,
     ):
         """
         Args:
             tokenizers: of the first and the second; they differ in what they pad with.
+            token_files: learned tokens, added to both tokenizers and both text encoders.
             options: as for `PromptEncoder`.
         """
         super().__init__(tokenizers[0], **options)
@@ -190,17 +186,23 @@ class PairedTextEncoder(PromptEncoder):
             "text_encoder": TEXT_ENCODER.options(pair.first.config.to_dict()),
             "text_encoder_2": PROJECTED_TEXT_ENCODER.options(pair.second.config.to_dict()),
         }
+        readers = zip(tokenizers, (pair.first, pair.second), strict=True)
+        self.token_fingerprints = teach_tokens(token_files, dict(zip(PAIR, readers, strict=True)))
         self.text_encoder = Frozen(pair)
 
     @classmethod
     def from_pretrained(
-        cls, folder: Path, lora: LoraFile | None = None, **options: Any
+        cls,
+        folder: Path,
+        token_files: Sequence[str | Path] = (),
+        lora: LoraFile | None = None,
+        **options: Any,
     ) -> "PairedTextEncoder":
         """Loads the two tokenizers and text encoders of a folder.
 
         Args:
             lora: low-rank updates of their weights, which were checked.
-            options: as for `PromptEncoder`.
+            options: as for the class.
 
         Raises:
             UserError: one of them is of another kind or damaged, or they do not belong together.
@@ -213,8 +215,10 @@ class PairedTextEncoder(PromptEncoder):
             if lora:
                 lora.merge(f"text_encoder{suffix}", encoders[-1])
         check_read_alike(*tokenizers, folder)
-        text = cls(tokenizers, TextEncoderPair(*encoders), **options)
-        text.tokenizer_fingerprint = join_fingerprints(map(tokenizer_fingerprint, tokenizers))
+        base = join_fingerprints(map(tokenizer_fingerprint, tokenizers))
+        pair = TextEncoderPair(*encoders, tokenizers[1].eos_token_id)
+        text = cls(tokenizers, pair, token_files, **options)
+        text.tokenizer_fingerprint = base
         return text
 
     @property

@@ -1,7 +1,7 @@
-"""Learned tokens (textual inversion): reading their files and teaching them to a text encoder."""
+"""Learned tokens (textual inversion): reading their files and teaching them to text encoders."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,27 @@ from transformers import AddedToken, CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.diffusion.clip_tokenizer import END, as_read
 from tadp_d2.errors import UserError, reason
+from tadp_d2.frozen import fingerprint
+
+# What a token's vectors for the only text encoder of a model are filed under.
+ONLY = ""
+# Those for the two of Stable Diffusion XL, in their order.
+PAIR = ("clip_l", "clip_g")
 
 
-def read_tokens(path: str | Path) -> dict[str, Tensor]:
+def read_tokens(path: str | Path) -> dict[str, dict[str, Tensor]]:
     """Reads a file of learned tokens, in any of the formats that circulate.
 
     diffusers' (`learned_embeds.safetensors`, or the older `.bin`) names its tokens. In others
-    (`string_to_param` of AUTOMATIC1111's web UI, `emb_params`, bare vectors) the token is the
-    file's name without its ending, as for the web UI.
+    (`string_to_param` of AUTOMATIC1111's web UI, `emb_params`, bare vectors; `clip_l` and `clip_g`
+    for Stable Diffusion XL) the token is the file's name without its ending, as for the web UI.
 
     Returns:
-        token -> its vectors, n x D with n >= 1, float32.
+        token -> `ONLY`, or each of `PAIR` -> its vectors, n x D with n >= 1, float32; n is the same
+        for both.
 
     Raises:
-        UserError: the file is absent or holds anything but vectors of one text encoder.
+        UserError: the file is absent or holds anything but vectors of one text encoder, or of both.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,44 +53,54 @@ def read_tokens(path: str | Path) -> dict[str, Tensor]:
             f"{path}: cannot be read as learned tokens ({reason(error)}); {_ANEW}"
         ) from None
     tokens = _by_token(path, content)
-    for token, vectors in tokens.items():
-        _check_token(path, token, vectors)
-    return {token: t.detach().reshape(-1, t.shape[-1]).float() for token, t in tokens.items()}
+    return {token: _as_vectors(path, token, own) for token, own in tokens.items()}
 
 
 _ANEW = "make it anew, or name another file in TEXT.TOKENS"
-# What files of models with several text encoders hold.
-_SEVERAL = ("clip_l", "clip_g", "t5xxl")
 
 
-def _by_token(path: Path, content: Any) -> dict[Any, Any]:
-    """Token -> vectors, of the content of a file; neither is checked.
+def _by_token(path: Path, content: Any) -> dict[Any, dict[str, Any]]:
+    """Token -> text encoder -> vectors, of the content of a file; they are not checked.
 
     Raises:
-        UserError: it is in no known format, or for several text encoders.
+        UserError: it is in no known format, or for other than one text encoder or `PAIR`.
     """
     if isinstance(content, Tensor):
-        return {path.stem: content}
+        return {path.stem: {ONLY: content}}
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: expected a mapping from tokens to vectors; {_ANEW}")
-    several = [name for name in _SEVERAL if name in content]
+    several = [name for name in (*PAIR, "t5xxl") if name in content]
     if several:
-        raise UserError(
-            f"{path}: holds {several[0]!r}: it was learned for a model with several text encoders, "
-            "such as SDXL; Stable Diffusion 1.x and 2.x have one: learn it for the base model of "
-            "MODEL.DIFFUSION.WEIGHTS"
-        )
+        if several != list(PAIR):
+            raise UserError(
+                f"{path}: holds {' and '.join(several)}; expected {' and '.join(PAIR)} of Stable "
+                f"Diffusion XL, or vectors of one text encoder; {_ANEW}"
+            )
+        return {path.stem: {name: content[name] for name in PAIR}}
     if "emb_params" in content:
-        return {path.stem: content["emb_params"]}
+        return {path.stem: {ONLY: content["emb_params"]}}
     if "string_to_param" not in content:
-        return content
+        return {token: {ONLY: vectors} for token, vectors in content.items()}
     vectors = content["string_to_param"]
     if isinstance(vectors, torch.nn.ParameterDict):
         # Asked directly: those of torch before 1.12 have no list of keys.
         vectors = vars(vectors).get("_parameters")
     if not isinstance(vectors, dict) or len(vectors) != 1:
         raise UserError(f"{path}: expected the vectors of one token in 'string_to_param'; {_ANEW}")
-    return {path.stem: next(iter(vectors.values()))}
+    return {path.stem: {ONLY: next(iter(vectors.values()))}}
+
+
+def _as_vectors(path: Path, token: Any, learned: dict[str, Any]) -> dict[str, Tensor]:
+    for vectors in learned.values():
+        _check_token(path, token, vectors)
+    own = {name: t.detach().reshape(-1, t.shape[-1]).float() for name, t in learned.items()}
+    numbers = [len(vectors) for vectors in own.values()]
+    if len(set(numbers)) > 1:
+        raise UserError(
+            f"{path}: holds {' and '.join(map(str, numbers))} vectors in {' and '.join(own)}; "
+            f"expected as many in both; {_ANEW}"
+        )
+    return own
 
 
 def _check_token(path: Path, token: Any, vectors: Any) -> None:
@@ -93,6 +110,46 @@ def _check_token(path: Path, token: Any, vectors: Any) -> None:
         raise UserError(f"{path}: {token!r} is no token: expected a word such as <watercolor>")
     if not vectors.is_floating_point() or not vectors.isfinite().all():
         raise UserError(f"{path}: the vectors of {token!r} are not finite numbers; learn it anew")
+
+
+def teach_tokens(
+    files: Iterable[str | Path], readers: Mapping[str, tuple[CLIPTokenizer, CLIPTextModel]]
+) -> dict[str, str]:
+    """Teaches tokenizers and text encoders the tokens of files, in place.
+
+    Args:
+        readers: `ONLY`, or each of `PAIR` -> a tokenizer and its text encoder.
+
+    Returns:
+        token -> fingerprint of its vectors.
+
+    Raises:
+        UserError: as `read_tokens` and `add_token`, or a token has vectors for other text encoders.
+    """
+    expected = {
+        name: encoder.get_input_embeddings().weight.shape[1]
+        for name, (_, encoder) in readers.items()
+    }
+    fingerprints = {}
+    for file in files:
+        for token, vectors in read_tokens(file).items():
+            found = {name: own.shape[1] for name, own in vectors.items()}
+            if found != expected:
+                raise UserError(
+                    f"{file}: token {token!r} has vectors of {_widths(found)}, and the base model "
+                    f"reads {_widths(expected)}: it was learned for another base model"
+                )
+            for name, (tokenizer, encoder) in readers.items():
+                add_token(token, vectors[name], tokenizer, encoder)
+            fingerprints[token] = fingerprint(vectors)
+    return fingerprints
+
+
+def _widths(widths: Mapping[str, int]) -> str:
+    return " and ".join(
+        f"width {width}" if name == ONLY else f"width {width} ({name})"
+        for name, width in widths.items()
+    )
 
 
 def add_token(
@@ -108,16 +165,8 @@ def add_token(
         vectors: n x D, D the width of the text encoder.
 
     Raises:
-        UserError: the token exists already, as the tokenizer reads it, or would not be read as one,
-            or its vectors have another width.
+        UserError: the token exists already, as the tokenizer reads it, or would not be read as one.
     """
-    embedding = text_encoder.get_input_embeddings()
-    width = embedding.weight.shape[1]
-    if vectors.shape[1] != width:
-        raise UserError(
-            f"token {token!r} has vectors of width {vectors.shape[1]}, the text encoder of width "
-            f"{width}: it was learned for another base model"
-        )
     names = [token] + [f"{token}_{i}" for i in range(1, len(vectors))]
     for name in names:
         _check_new(name, tokenizer)
@@ -130,7 +179,8 @@ def add_token(
             f"token {token!r}: the tokenizer reads {tokenizer.convert_ids_to_tokens(found)}; give "
             "it another name, such as <watercolor>"
         )
-    weight = torch.cat([embedding.weight.data, embedding.weight.new_zeros(len(names), width)])
+    weight = text_encoder.get_input_embeddings().weight.data
+    weight = torch.cat([weight, weight.new_zeros(vectors.shape)])
     weight[ids] = vectors.to(weight)
     text_encoder.set_input_embeddings(torch.nn.Embedding.from_pretrained(weight))
 

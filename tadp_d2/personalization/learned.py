@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tadp_d2.diffusion.stable_diffusion import check_unet_goes_with, load_unet
-from tadp_d2.diffusion.tokens import add_token, read_tokens
+from tadp_d2.diffusion.tokens import ONLY, read_tokens, teach_tokens
 from tadp_d2.diffusion.unet_features import unet_fingerprint
 from tadp_d2.frozen import fingerprint
 from tadp_d2.personalization.model import TrainableDiffusion
@@ -28,11 +28,9 @@ def load_learned(
     model = TrainableDiffusion.load(weights)
     base = model.fingerprints()
     for file in tokens:
-        found = read_tokens(file)
-        own = {token: fingerprint(vectors) for token, vectors in found.items()}
+        own = {token: fingerprint(vectors) for token, vectors in read_tokens(file).items()}
         check_base(file, token_metadata_path(file), base, own)
-        for token, vectors in found.items():
-            add_token(token, vectors, model.tokenizer, model.text_encoder)
+        teach_tokens([file], {ONLY: (model.tokenizer, model.text_encoder)})
     if unet:
         model.unet = load_unet(unet).eval().requires_grad_(False)
         check_unet_goes_with(

@@ -16,7 +16,7 @@ from tadp_d2.conditioning.domains import DOMAINS, SLOT
 from tadp_d2.data.readers.pascal_voc import read_split
 from tadp_d2.data.texts import find_caption_file, read_captions
 from tadp_d2.diffusion.stable_diffusion import load_unet
-from tadp_d2.diffusion.tokens import add_token, read_tokens
+from tadp_d2.diffusion.tokens import ONLY, teach_tokens
 from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.objective import held_out_loss
 from tadp_d2.personalization.personalize import PersonalizationRun, dreambooth, invert
@@ -77,7 +77,7 @@ def learn_and_measure(
             model, world, DOMAINS[style].modifiers["ti"].template.replace(token, style), seed
         )
         file = learn(world, folder, method, style, seed)
-        add_token(token, read_tokens(file)[token], model.tokenizer, model.text_encoder)
+        teach_tokens([file], {ONLY: (model.tokenizer, model.text_encoder)})
     else:
         before = _losses(model, world, DOMAINS[style].modifiers["dreambooth"].template, seed)
         model.unet = load_unet(learn(world, folder, method, style, seed))

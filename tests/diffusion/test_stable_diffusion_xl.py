@@ -6,7 +6,10 @@ import shutil
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import save_file
 
+from tadp_d2.conditioning.caption_prompt import make_prompt
+from tadp_d2.conditioning.domains import Modifier
 from tadp_d2.diffusion.diffusion_model import MapOptions
 from tadp_d2.diffusion.families import open_diffusion_model
 from tadp_d2.diffusion.stable_diffusion_xl import StableDiffusionXL
@@ -84,10 +87,59 @@ def test_every_parameter_gets_a_gradient(model):
     assert [name for name, p in features.named_parameters() if p.grad is None] == []
 
 
+def pair(first, second, number=1):
+    torch.manual_seed(0)
+    return {"clip_l": torch.randn(number, first), "clip_g": torch.randn(number, second)}
+
+
+@torch.no_grad()
+def test_learned_tokens_are_read_as_by_the_pipeline(sdxl_folder, model, tmp_path):
+    """Which loads them into one text encoder at a time."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl_folder, add_watermarker=False)
+    learned = pair(16, 24, 3)
+    modifier = Modifier("template", "a <night> photo of {caption}")
+    save_file(learned, tmp_path / "<night>.safetensors")
+    for name, suffix in (("clip_l", ""), ("clip_g", "_2")):
+        reader = {part: getattr(pipeline, part + suffix) for part in ("tokenizer", "text_encoder")}
+        pipeline.load_textual_inversion({"<night>": learned[name]}, **reader)
+    expected, _, pooled, _ = pipeline.encode_prompt(
+        "a <night> photo of a dog", do_classifier_free_guidance=False
+    )
+    text = model.load_text_encoder([tmp_path / "<night>.safetensors"])
+    context = text([make_prompt("a dog", modifier, text)])
+    torch.testing.assert_close(context.embeddings, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(context.pooled, pooled, rtol=1e-5, atol=1e-5)
+
+    plain = model.load_text_encoder()
+    assert (context.embeddings - plain(["a photo of a dog"]).embeddings).abs().max() > 0.1
+    assert text.provenance == plain.provenance and plain.token_fingerprints == {}
+    changed = {**learned, "clip_g": learned["clip_g"] + 1}
+    torch.save(changed, tmp_path / "<night>.pt")
+    other = model.load_text_encoder([tmp_path / "<night>.pt"])
+    assert set(text.token_fingerprints) == set(other.token_fingerprints) == {"<night>"}
+    assert text.token_fingerprints != other.token_fingerprints
+
+    # Published configs name a wrong end of text, for which transformers takes the highest id.
+    folder = shutil.copytree(sdxl_folder, tmp_path / "model")
+    path = folder / "text_encoder_2" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 2}))
+    published = open_diffusion_model(str(folder))
+    for files, prompt in (([], PROMPTS[0]), ([tmp_path / "<night>.pt"], "a <night> <night>_1 dog")):
+        own, same = (m.load_text_encoder(files)([prompt]).pooled for m in (published, model))
+        assert torch.equal(own, same)
+
+
 def test_what_does_not_fit_is_refused(sdxl_folder, model_folder, tmp_path):
     model = open_diffusion_model(str(sdxl_folder))
-    with pytest.raises(UserError, match="TEXT.TOKENS is x.bin: .* several text encoders"):
-        model.load_text_encoder(["x.bin"])
+    for name, learned, found in (
+        ("one.bin", {"<a>": torch.ones(16)}, "width 16"),
+        ("pair.bin", pair(768, 1280), r"width 768 \(clip_l\) and width 1280 \(clip_g\)"),
+        ("swapped.bin", pair(24, 16), r"width 24 \(clip_l\) and width 16 \(clip_g\)"),
+    ):
+        torch.save(learned, tmp_path / name)
+        message = rf"{name}: .* vectors of {found}, .* width 16 \(clip_l\) and width 24 \(clip_g\)"
+        with pytest.raises(UserError, match=message):
+            model.load_text_encoder([tmp_path / name])
     with pytest.raises(UserError, match='addition_embed_type is "text_time", expected null'):
         open_diffusion_model(str(model_folder), unet=str(sdxl_folder / "unet"))
     folder = shutil.copytree(sdxl_folder, tmp_path / "model")

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 from tadp_d2.conditioning.caption_prompt import check_modifier, make_prompt
 from tadp_d2.conditioning.domains import get_modifier
 from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.tokens import expand_tokens, read_tokens
+from tadp_d2.diffusion.tokens import ONLY, expand_tokens, read_tokens
 from tadp_d2.errors import UserError
 
 
@@ -108,7 +108,9 @@ def test_tokens_are_written_out_in_whatever_case_they_are_found(model_folder, tm
 
 def test_a_token_of_another_width_is_an_error(model_folder, tmp_path):
     file = write(tmp_path / "learned_embeds.safetensors", {"<a>": vectors(1, width=768)})
-    with pytest.raises(UserError, match="width 768, the text encoder of width 64"):
+    with pytest.raises(
+        UserError, match="safetensors: token '<a>' has vectors of width 768, .*reads width 64"
+    ):
         TextEncoder.from_pretrained(model_folder, [file])
 
 
@@ -141,17 +143,27 @@ def test_files_of_other_trainers_are_read_under_the_name_of_the_file(
     with pytest.raises(UserError, match="'<v1.5 night>' is no token"):
         read_tokens(file)
     file = file.rename(tmp_path / f"<night>{suffix}")
-    assert torch.equal(read_tokens(file)["<night>"], vectors(2))
+    assert torch.equal(read_tokens(file)["<night>"][ONLY], vectors(2))
     own = write(tmp_path / "own.safetensors", {"<night>": vectors(2)})
     first, second = (TextEncoder.from_pretrained(model_folder, [f]) for f in (file, own))
     prompts = [expand_tokens("a <night> street", first.tokenizer)]
     assert torch.equal(first(prompts).embeddings, second(prompts).embeddings)
 
 
-def test_tokens_of_several_text_encoders_and_of_several_names_are_refused(tmp_path):
-    file = write(tmp_path / "xl.safetensors", {"clip_l": vectors(1), "clip_g": vectors(2)})
-    with pytest.raises(UserError, match="holds 'clip_l': .*several text encoders, such as SDXL"):
-        read_tokens(file)
+def test_tokens_of_other_text_encoders_and_of_several_names_are_refused(model_folder, tmp_path):
+    pair = {"clip_l": vectors(1), "clip_g": vectors(1, width=80)}
+    file = write(tmp_path / "xl.safetensors", pair)
+    message = r"xl.safetensors: .* width 64 \(clip_l\) and width 80 \(clip_g\), .* reads width 64:"
+    with pytest.raises(UserError, match=message):
+        TextEncoder.from_pretrained(model_folder, [file])
+    for other, message in (
+        ({"clip_g": vectors(2)}, "holds 1 and 2 vectors in clip_l and clip_g"),
+        ({"t5xxl": vectors(1)}, "holds clip_l and clip_g and t5xxl; expected clip_l and clip_g of"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_tokens(write(tmp_path / "other.bin", pair | other))
+    with pytest.raises(UserError, match="holds clip_g; expected clip_l and clip_g of"):
+        read_tokens(write(tmp_path / "half.bin", {"clip_g": vectors(1)}))
     file = write(tmp_path / "two.bin", {"string_to_param": {"*": vectors(1), "+": vectors(1)}})
     with pytest.raises(UserError, match="expected the vectors of one token in 'string_to_param'"):
         read_tokens(file)

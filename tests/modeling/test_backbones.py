@@ -84,10 +84,14 @@ def train(cfg):
         pytest.param("sd3", "detection", marks=pytest.mark.exhaustive),
     ],
 )
-def test_another_diffusion_model_trains(family, task, configure, request):
+def test_another_diffusion_model_trains(family, task, configure, request, tmp_path):
     own = {"MODEL.DIFFUSION.WEIGHTS": str(request.getfixturevalue(f"{family}_folder"))}
     if family == "sd3":
         own["MODEL.DIFFUSION.TAPS"] = [3, 2, 1, 0]
+    else:
+        token = tmp_path / "<new>.pt"
+        torch.save({"clip_l": torch.ones(2, 16), "clip_g": torch.ones(2, 24)}, token)
+        own |= {"TEXT.TOKENS": [str(token)], "TEXT.MODIFIER": "a <new> photo of {caption}"}
     assert OUTPUT[task] in train(configure(f"backbones/{family}_{task}", **own))
 
 

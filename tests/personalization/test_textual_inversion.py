@@ -13,7 +13,7 @@ from tadp_d2.conditioning.domains import Modifier
 from tadp_d2.conditioning.templates import SAMPLES, SLOT, TEMPLATES
 from tadp_d2.data.images import find_image_files
 from tadp_d2.diffusion.clip_text import TextEncoder
-from tadp_d2.diffusion.tokens import read_tokens
+from tadp_d2.diffusion.tokens import ONLY, read_tokens
 from tadp_d2.errors import UserError
 from tadp_d2.files import sha256
 from tadp_d2.frozen import fingerprint
@@ -120,7 +120,7 @@ def test_the_token_means_the_same_in_diffusers_and_here(
     modifier = Modifier("template", "a <new> style painting of {caption}")
     ours = text([make_prompt("a dog", modifier, text)])
     torch.testing.assert_close(ours.embeddings, expected, rtol=1e-5, atol=1e-6)
-    assert len(read_tokens(file)["<new>"]) == vectors
+    assert len(read_tokens(file)["<new>"][ONLY]) == vectors
 
     metadata = json.loads((tmp_path / "learned_embeds.json").read_text())
     base = TextEncoder.from_pretrained(model_folder).base_fingerprint
@@ -140,7 +140,7 @@ def test_the_token_means_the_same_in_diffusers_and_here(
 def test_the_published_format_of_the_token_loads(run, model_folder, tmp_path):
     """`learned_embeds.bin`, a pickled dict with one vector, as most published tokens are."""
     run("invert", tmp_path, "--steps", 1)
-    vectors = read_tokens(tmp_path / "learned_embeds.safetensors")["<new>"]
+    vectors = read_tokens(tmp_path / "learned_embeds.safetensors")["<new>"][ONLY]
     torch.save({"<new>": vectors[0]}, tmp_path / "learned_embeds.bin")
     ours, theirs = (
         TextEncoder.from_pretrained(model_folder, [tmp_path / f"learned_embeds.{suffix}"])
