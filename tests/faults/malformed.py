@@ -529,7 +529,7 @@ TOKEN_CASES = {
     "three axes": _token(_tokens({"<a>": torch.zeros(1, 1, 64)}), "mapping", "<a>"),
     "integers": _token(_tokens({"<a>": torch.zeros(1, 64).int()}), "finite numbers", "<a>"),
     "nan": _token(_tokens({"<a>": torch.full((1, 64), torch.nan)}), "finite numbers", "<a>"),
-    "of another trainer": _token(_tokens({"emb_params": torch.zeros(1, 64)}), "without the name"),
+    "of half a pair": _token(_tokens({"clip_g": torch.zeros(1, 64)}), "holds clip_g; expected"),
     "two words": _token(_tokens({"a b": torch.zeros(1, 64)}), "'a b' is no token"),
     "no name": _token(_tokens({"": torch.zeros(1, 64)}), "'' is no token"),
     "bin of a pickle attack": _bin(_token_bin(attack), "cannot be read"),
