@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tadp_d2.diffusion.lora_file import LoraFile
 from tadp_d2.diffusion.model_folder import Format
+from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.errors import UserError
 
 
@@ -121,6 +122,15 @@ class DiffusionModel(ABC):
             UserError: they do not fit, or the family takes none.
         """
         raise UserError(f"{lora.path}: a model of the family {self.what} takes no LoRA here")
+
+    def check_tokens(self, token_files: Sequence[str | Path]) -> None:
+        """Checks files of learned tokens; reads no weights.
+
+        Raises:
+            UserError: one is damaged or does not fit, or the family learns no tokens.
+        """
+        for file in token_files:
+            read_tokens(file)
 
     @property
     @abstractmethod

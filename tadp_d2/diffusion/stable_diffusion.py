@@ -23,6 +23,7 @@ from tadp_d2.diffusion.model_folder import (
     read_pipeline,
 )
 from tadp_d2.diffusion.model_part import TEXT_ENCODER, UNET, VAE, Part
+from tadp_d2.diffusion.tokens import ONLY, read_fitting
 from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.errors import UserError
 
@@ -69,6 +70,14 @@ class StableDiffusion(DiffusionModel):
     def add_lora(self, lora: LoraFile) -> None:
         lora.check(self._without_weights())
         self._lora = lora
+
+    def check_tokens(self, token_files: Sequence[str | Path]) -> None:
+        for file in token_files:
+            read_fitting(file, self._token_widths)
+
+    @property
+    def _token_widths(self) -> dict[str, int]:
+        return {ONLY: self._text["hidden_size"]}
 
     def _without_weights(self) -> dict[str, nn.Module]:
         """What updates may be for, by their folders."""

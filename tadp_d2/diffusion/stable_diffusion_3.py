@@ -158,15 +158,18 @@ class StableDiffusion3(DiffusionModel):
     def load_tokenizer(self) -> CLIPTokenizer:
         return load_tokenizer(self.folder)
 
-    def load_text_encoder(
-        self, token_files: Sequence[str | Path] = (), **options: Any
-    ) -> "TripleTextEncoder":
+    def check_tokens(self, token_files: Sequence[str | Path]) -> None:
         if token_files:
             raise UserError(
                 f"TEXT.TOKENS is {', '.join(map(str, token_files))}: {self.folder} is a Stable "
                 "Diffusion 3, whose text encoders learn no tokens here; leave it empty, or name a "
                 "Stable Diffusion 1.x, 2.x or XL model in MODEL.DIFFUSION.WEIGHTS"
             )
+
+    def load_text_encoder(
+        self, token_files: Sequence[str | Path] = (), **options: Any
+    ) -> "TripleTextEncoder":
+        self.check_tokens(token_files)
         return TripleTextEncoder.from_pretrained(self.folder, self.context_width, **options)
 
     def load_features(

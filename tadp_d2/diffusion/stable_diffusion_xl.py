@@ -63,6 +63,11 @@ class StableDiffusionXL(StableDiffusion):
     def context_width(self) -> int:
         return self._text["hidden_size"] + self._second_text["hidden_size"]
 
+    @property
+    def _token_widths(self) -> dict[str, int]:
+        texts = (self._text, self._second_text)
+        return dict(zip(PAIR, (text["hidden_size"] for text in texts), strict=True))
+
     def load_text_encoder(
         self, token_files: Sequence[str | Path] = (), **options: Any
     ) -> "PairedTextEncoder":

@@ -112,6 +112,33 @@ def _check_token(path: Path, token: Any, vectors: Any) -> None:
         raise UserError(f"{path}: the vectors of {token!r} are not finite numbers; learn it anew")
 
 
+def read_fitting(path: str | Path, widths: Mapping[str, int]) -> dict[str, dict[str, Tensor]]:
+    """As `read_tokens`.
+
+    Args:
+        widths: `ONLY`, or each of `PAIR` -> D.
+
+    Raises:
+        UserError: as there, or a token has vectors for other text encoders.
+    """
+    tokens = read_tokens(path)
+    for token, vectors in tokens.items():
+        found = {name: own.shape[1] for name, own in vectors.items()}
+        if found != widths:
+            raise UserError(
+                f"{path}: token {token!r} has vectors of {_told(found)}, and the base model reads "
+                f"{_told(widths)}: it was learned for another base model"
+            )
+    return tokens
+
+
+def _told(widths: Mapping[str, int]) -> str:
+    return " and ".join(
+        f"width {width}" if name == ONLY else f"width {width} ({name})"
+        for name, width in widths.items()
+    )
+
+
 def teach_tokens(
     files: Iterable[str | Path], readers: Mapping[str, tuple[CLIPTokenizer, CLIPTextModel]]
 ) -> dict[str, str]:
@@ -124,32 +151,19 @@ def teach_tokens(
         token -> fingerprint of its vectors.
 
     Raises:
-        UserError: as `read_tokens` and `add_token`, or a token has vectors for other text encoders.
+        UserError: as `read_fitting` and `add_token`.
     """
-    expected = {
+    widths = {
         name: encoder.get_input_embeddings().weight.shape[1]
         for name, (_, encoder) in readers.items()
     }
     fingerprints = {}
     for file in files:
-        for token, vectors in read_tokens(file).items():
-            found = {name: own.shape[1] for name, own in vectors.items()}
-            if found != expected:
-                raise UserError(
-                    f"{file}: token {token!r} has vectors of {_widths(found)}, and the base model "
-                    f"reads {_widths(expected)}: it was learned for another base model"
-                )
+        for token, vectors in read_fitting(file, widths).items():
             for name, (tokenizer, encoder) in readers.items():
                 add_token(token, vectors[name], tokenizer, encoder)
             fingerprints[token] = fingerprint(vectors)
     return fingerprints
-
-
-def _widths(widths: Mapping[str, int]) -> str:
-    return " and ".join(
-        f"width {width}" if name == ONLY else f"width {width} ({name})"
-        for name, width in widths.items()
-    )
 
 
 def add_token(

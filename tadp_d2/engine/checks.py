@@ -11,7 +11,6 @@ from tadp_d2.data.catalog import check_registered, read_known
 from tadp_d2.data.loader import add_texts, check_texts
 from tadp_d2.device import find_device
 from tadp_d2.diffusion.latent_noise import kept_variance
-from tadp_d2.diffusion.tokens import read_tokens
 from tadp_d2.engine.checkpoint import check_checkpoint
 from tadp_d2.engine.resume import check_output
 from tadp_d2.errors import UserError
@@ -183,10 +182,9 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> list[str]:
         find_network(cfg.MODEL.PRETRAINED.WEIGHTS)
     else:
         model = open_model_of(cfg)
+        model.check_tokens(cfg.TEXT.TOKENS)
         if cfg.MODEL.DIFFUSION.NOISE_TIMESTEP:
             kept_variance(model.folder, cfg.MODEL.DIFFUSION.NOISE_TIMESTEP)
-    for file in cfg.TEXT.TOKENS:
-        read_tokens(file)
     notes = []
     for (dataset, training), own in zip(used, entries, strict=True):
         notes += check_texts(cfg, dataset, own, training=training)

@@ -529,6 +529,11 @@ TOKEN_CASES = {
     "three axes": _token(_tokens({"<a>": torch.zeros(1, 1, 64)}), "mapping", "<a>"),
     "integers": _token(_tokens({"<a>": torch.zeros(1, 64).int()}), "finite numbers", "<a>"),
     "nan": _token(_tokens({"<a>": torch.full((1, 64), torch.nan)}), "finite numbers", "<a>"),
+    "of two text encoders": _token(
+        _tokens({"clip_l": torch.zeros(1, 64), "clip_g": torch.zeros(1, 80)}),
+        r"and width 80 \(clip_g\), and the base model reads width 64: .* another base model",
+    ),
+    "of another width": _token(_tokens({"<a>": torch.zeros(1, 32)}), "width 32, .* width 64:"),
     "of half a pair": _token(_tokens({"clip_g": torch.zeros(1, 64)}), "holds clip_g; expected"),
     "two words": _token(_tokens({"a b": torch.zeros(1, 64)}), "'a b' is no token"),
     "no name": _token(_tokens({"": torch.zeros(1, 64)}), "'' is no token"),
