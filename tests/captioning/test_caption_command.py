@@ -191,6 +191,7 @@ def test_settings_that_do_not_work_leave_no_file(pictures, model, tmp_path, caps
 def test_options_of_other_sources_are_errors(source, pictures, capsys):
     values = {"dtype": "bf16", "skip_unreadable": None}
     numbers = ("precision", "recall", "seed", "batch_size", "min_new_tokens", "max_new_tokens")
+    numbers += ("top_k", "threshold")
     for name in {name for options in OPTIONS.values() for name in options} - set(OPTIONS[source]):
         value = values.get(name, 1 if name in numbers else "x")
         flag = "--" + name.replace("_", "-")

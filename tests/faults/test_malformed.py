@@ -89,6 +89,8 @@ class Bench:
     def doctor(self, case: Case) -> list[str]:
         """With the run's config, or of its data sets alone if they are what is wrong."""
         of_data = case.config in SETS and not any("{world}" in option for option in case.options)
+        # Without a config nobody says that captions are needed.
+        of_data = of_data and "no captions" not in case.named
         what = SETS[case.config] if of_data else self._config(case)
         return ["tadp-d2", "doctor", *what, "--opts", *self._keys(case)]
 

@@ -14,7 +14,10 @@ from tadp_d2.modeling.backbone import DiffusionBackbone
 @pytest.fixture
 def backbone(make_config):
     torch.manual_seed(0)
-    return build_backbone(make_config("MODEL.BACKBONE.NAME", "build_diffusion_backbone")).eval()
+    levels = ["s3", "s4", "s5", "s6"]
+    heads = ("MODEL.RPN.IN_FEATURES", levels, "MODEL.ROI_HEADS.IN_FEATURES", levels)
+    name = ("MODEL.BACKBONE.NAME", "build_diffusion_backbone")
+    return build_backbone(make_config(*name, *heads)).eval()
 
 
 def images(*shape):
