@@ -39,6 +39,7 @@ def test_the_reference_returns_what_the_original_wrapper_did(scripts):
         assert error < 2e-6
 
 
+@pytest.mark.exhaustive
 def test_both_sides_agree_and_results_say_on_what_they_were_measured(scripts, monkeypatch, capsys):
     import backbone
 

@@ -58,7 +58,12 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
+# Those whose heads are like another's, or slow.
+REST = ("cascade_rcnn", "deeplab_v3plus")
+NAMES = [pytest.param(n, marks=[pytest.mark.exhaustive] if n in REST else []) for n in METRICS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_architecture_trains_evaluates_and_predicts(name, world, model_folder, tmp_path):
     if name == "mask2former":
         pytest.importorskip("scipy")  # of transformers' matcher

@@ -80,6 +80,7 @@ def test_a_question_is_answered_and_goes_on_where_it_stopped(world, tmp_path, ca
     assert re.search(r"\| [012] of 2 \| worse \(TADP 4.3, argued\) \| undecided \|", table)
 
 
+@pytest.mark.exhaustive
 def test_expressions_are_asked_with_and_without_the_style(world, tmp_path, monkeypatch):
     schedule = adaptation.SCHEDULES["referring"]
     tiny = {**schedule.overrides, **TINY, "INPUT.FIXED_SIZE_TRAIN": (64, 64)}
