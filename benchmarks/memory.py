@@ -1,17 +1,18 @@
 """What a training step holds in memory, computed in Stable Diffusion 1.5's shapes, and what fits.
 
-No weight and no image is made: torch's fake tensors have shapes alone, and its `MemTracker` adds
-them up. What a GPU's libraries take besides is `--reserve`. The VAE's pass, proposals and losses
-are not counted.
+No weight and no image is made: torch's fake tensors have shapes alone. At the peak there are the
+frozen weights, the trained ones, AdamW's two moments, and the larger of what the backward pass
+needs of the forward pass and of all gradients. What a GPU's libraries take besides is `--reserve`.
+All is in fp32: what a GPU saves besides under autocast is not known without one. The VAE's pass,
+proposals and losses are not counted.
 
     python benchmarks/memory.py
 """
 
 import argparse
-import shlex
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from unittest import mock
 
 import torch
@@ -19,7 +20,6 @@ from measure import add_write, report
 from scale import GIB, Model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
 
 from tadp_d2.config.load import load_config
 from tadp_d2.diffusion.diffusion_model import Context
@@ -28,46 +28,84 @@ from tadp_d2.modeling.low_rank import train_low_rank
 CONFIGS = {"detection": "voc2watercolor_simple", "segmentation": "cityscapes2darkzurich_simple"}
 CARDS = (12, 16, 24, 40, 80)
 SIDE = 512
-MANY = 16
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Keys that decide on memory: `SOLVER.AMP`, `GRADIENT_CHECKPOINTING`, `LORA_RANK`."""
-
-    name: str
-    bf16: bool = False
-    checkpointing: bool = False
-    rank: int = 0
+# Name -> MODEL.DIFFUSION.LORA_RANK.
+SETTINGS = {"all weights": 0, "LORA_RANK 16": 16}
 
 
-SETTINGS = (
-    Setting("fp32"),
-    Setting("bf16", bf16=True),
-    Setting("bf16, checkpointing", bf16=True, checkpointing=True),
-    Setting("bf16, low rank 16", bf16=True, rank=16),
-    Setting("bf16, low rank 16, checkpointing", bf16=True, checkpointing=True, rank=16),
-)
+@dataclass
+class Saved:
+    """Bytes of the tensors that are saved for a backward pass, each storage once.
+
+    Attributes:
+        outside: storages that do not count, those of weights.
+        bytes: now.
+        peak: the most so far.
+    """
+
+    outside: set[int]
+    bytes: int = 0
+    peak: int = 0
+    holders: Counter = field(default_factory=Counter)
+
+    def pack(self, tensor: Tensor) -> "_Kept":
+        return _Kept(self, tensor)
+
+    def change(self, storage: int, size: int, holders: int) -> None:
+        before = self.holders[storage]
+        self.holders[storage] += holders
+        if storage not in self.outside and not (before and self.holders[storage]):
+            self.bytes += size if holders > 0 else -size
+            self.peak = max(self.peak, self.bytes)
+
+
+class _Kept:
+    """A saved tensor; it counts for as long as autograd keeps it."""
+
+    def __init__(self, saved: Saved, tensor: Tensor):
+        self.tensor = tensor
+        storage = tensor.untyped_storage()
+        self._change = saved.change, storage._cdata, storage.nbytes()
+        saved.change(storage._cdata, storage.nbytes(), 1)
+
+    def __del__(self):
+        change, storage, size = self._change
+        change(storage, size, -1)
+
+
+def saved_bytes(module: nn.Module, run: Callable[[], Iterable[Tensor]]) -> int:
+    """The most bytes that a forward and a backward pass save at a time, without the weights.
+
+    Args:
+        run: returns what the backward pass begins with.
+    """
+    weights = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+    saved = Saved(weights)
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda kept: kept.tensor):
+        sum(out.float().sum() for out in run()).backward()
+    return saved.peak
 
 
 @dataclass(frozen=True)
 class Step:
-    """Peaks of a training step, bytes: of one image, of `MANY` and of twice as many.
+    """Bytes of a training step.
 
-    In between the larger of two lines holds: what is there whatever the batch (weights, gradients,
-    AdamW's moments), and what grows with it.
+    Attributes:
+        frozen, trained: of the weights.
+        fixed: saved for the backward pass whatever the batch, such as merged weights.
+        each: saved for an image.
     """
 
-    one: int
-    many: int
-    twice: int
+    frozen: int
+    trained: int
+    fixed: int
+    each: int
 
-    @property
-    def each(self) -> float:
-        return (self.twice - self.many) / MANY
-
-    def peak(self, images: int) -> float:
-        return max(self.one, self.many + (images - MANY) * self.each)
+    def peak(self, images: int) -> int:
+        saved = self.fixed + images * self.each
+        # Weights and two moments; gradients grow while what is saved shrinks.
+        return self.frozen + 3 * self.trained + max(saved, self.trained)
 
     def fitting(self, size: float) -> int:
         """Images of a batch that fit into that many bytes."""
@@ -77,54 +115,47 @@ class Step:
         return images
 
 
-def step(config: str, setting: Setting) -> Step:
-    return Step(*(peak(config, setting, images) for images in (1, MANY, 2 * MANY)))
-
-
-def peak(config: str, setting: Setting, images: int) -> int:
-    """The most bytes of tensors at a time in two steps; the second has AdamW's moments."""
+def step(config: str, rank: int) -> Step:
     cfg = load_config(config, overrides=["MODEL.DEVICE", "cpu"])
     # No fingerprint: there are no weights.
     unprinted = mock.patch("tadp_d2.diffusion.unet_features.unet_fingerprint", return_value="")
     with FakeTensorMode(), unprinted:
         model = Model(cfg, "cpu")
-        if setting.checkpointing:
-            model.unet.unet.enable_gradient_checkpointing()
-        if setting.rank:
-            train_low_rank(model.unet, setting.rank)
-        for part in (model.encoder, model.text):
-            part.requires_grad_(False)
-        modules = nn.ModuleList([model.fpn, model.heads, model.encoder, model.text]).train()
-        optimizer = torch.optim.AdamW(p for p in modules.parameters() if p.requires_grad)
-        tracker = MemTracker()
-        tracker.track_external(modules, optimizer)
-        with tracker:
-            for _ in range(2):
-                loss = sum(out.float().sum() for out in forward_pass(model, setting, images))
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-        (own,) = tracker.get_tracker_snapshot("peak").values()
-        return own["Total"]
+        if rank:
+            train_low_rank(model.unet, rank)
+        modules = nn.ModuleList([model.fpn, model.heads]).train()
+        frozen = [*model.encoder.parameters(), *model.text.parameters()]
+        frozen += [p for p in modules.parameters() if not p.requires_grad]
+        trained = [p for p in modules.parameters() if p.requires_grad]
+        one, two = (saved_bytes(modules, forward_pass(model, n)) for n in (1, 2))
+        return Step(_bytes(frozen), _bytes(trained), 2 * one - two, two - one)
 
 
-def forward_pass(model: Model, setting: Setting, images: int) -> list[Tensor]:
-    """What the losses are of."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=setting.bf16):
+def forward_pass(model: Model, images: int) -> Callable[[], list[Tensor]]:
+    """A function that returns what the losses are of."""
+
+    def run() -> list[Tensor]:
         with model.fpn.bottom_up.conditioned(Context(torch.empty(images, 77, 768))):
             maps = model.fpn(torch.empty(images, 3, SIDE, SIDE))
         return model.outputs(maps, images * model.cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE)
+
+    return run
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def table(steps: Mapping[tuple[str, str], Step], reserve: float) -> list[str]:
     """Images that fit, by task, setting and card."""
     heads = " | ".join(f"{card} GiB" for card in CARDS)
-    lines = [f"| task | setting | one image, GiB | each further one, GiB | {heads} |"]
-    lines.append("| --- " * (4 + len(CARDS)) + "|")
+    lines = [f"| task | trained | 1 image, GiB | 8 images, GiB | each further one | {heads} |"]
+    lines.append("| --- " * (5 + len(CARDS)) + "|")
     for (task, name), own in steps.items():
         fits = [own.fitting((card - reserve) * GIB) for card in CARDS]
-        numbers = f"{own.one / GIB:.2f} | {own.each / GIB:.2f}"
-        lines.append(f"| {task} | {name} | {numbers} | {' | '.join(str(n or '-') for n in fits)} |")
+        sizes = " | ".join(f"{size / GIB:.1f}" for size in (own.peak(1), own.peak(8)))
+        cells = " | ".join(str(n or "-") for n in fits)
+        lines.append(f"| {task} | {name} | {sizes} | {own.each / GIB:.2f} | {cells} |")
     return lines
 
 
@@ -136,12 +167,12 @@ def main() -> None:
     add_write(parser)
     args = parser.parse_args()
     steps = {
-        (task, setting.name): step(config, setting)
+        (task, name): step(config, rank)
         for task, config in CONFIGS.items()
-        for setting in SETTINGS
+        for name, rank in SETTINGS.items()
     }
-    command = shlex.join(["python", "benchmarks/memory.py", *sys.argv[1:]])
     lines = table(steps, args.reserve)
+    command = "python benchmarks/memory.py"
     report("What a training step fits into, computed", command, "cpu", lines, args.write)
 
 
