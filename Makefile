@@ -68,7 +68,7 @@ demo-segmentation: setup | $(DATA)
 	@echo "The same on the source: $(OUTPUT)/gallery/cityscapes_val.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(DATA)"
 
-demo-depth: ITERATIONS = 800
+demo-depth: ITERATIONS = 600
 demo-depth: OUTPUT = demo/depth_$(ITERATIONS)
 demo-depth: setup | $(DATA)
 	@$(call train,nyu_depth)
@@ -100,7 +100,8 @@ demo-prompts: setup | $(DATA)
 	@echo "What each prompt makes of the same images: $(OUTPUT)/prompts/predictions.jpg"
 	@echo "Table, results, logs: $(OUTPUT)/prompts   Data sets: $(DATA)"
 
-train = DETECTRON2_DATASETS=$(DATA) $(RUN) train_net.py --resume \
+# One thread: two of so small a model wait for each other longer than they compute.
+train = DETECTRON2_DATASETS=$(DATA) OMP_NUM_THREADS=1 $(RUN) train_net.py --resume \
 	--config-file configs/quick_schedules/$(1).yaml \
 	MODEL.DIFFUSION.WEIGHTS $(DATA)/stable-diffusion-tiny \
 	SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT) $(2)
