@@ -128,6 +128,22 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_new_sheet(path: Path, beside: str = "") -> None:
+    """
+    Args:
+        path: of a drawing that is to be made.
+        beside: suffix of a file of its numbers, if there is to be one.
+
+    Raises:
+        UserError: one of them is there already, or the drawing is no PNG.
+    """
+    if path.suffix != ".png":
+        raise UserError(f"{path}: the sheet goes into a file that ends in .png")
+    for file in (path, path.with_suffix(beside)) if beside else (path,):
+        if file.exists():
+            raise UserError(f"{file} exists already: choose another --output or remove it first")
+
+
 def unfinished_folder(target: Path, made_of: Mapping[str, Any]) -> Path:
     """The hidden folder in which what becomes `target` is made, now or by an earlier process.
 

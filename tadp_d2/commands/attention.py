@@ -62,13 +62,14 @@ def run(args: argparse.Namespace) -> None:
     from tadp_d2.data.loader import needed_texts
     from tadp_d2.engine.checkpoint import check_checkpoint
     from tadp_d2.errors import UserError
-    from tadp_d2.inference.word_map_files import check_new, write_attention
+    from tadp_d2.files import check_new_sheet
+    from tadp_d2.inference.word_map_files import NUMBERS, write_attention
     from tadp_d2.inference.word_maps import choose_prompts, compare, make_prompts
     from tadp_d2.progress import hide_library_bars
     from tadp_d2.tasks.task import get_task
 
     hide_library_bars()
-    check_new(args.output)
+    check_new_sheet(args.output, NUMBERS)
     cfg = read_config(args, *_overrides(args))
     check_checkpoint(cfg.MODEL.WEIGHTS)
     image, digest = read_rgb(args.image)

@@ -29,18 +29,14 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tadp_d2.errors import UserError
+    from tadp_d2.files import check_new_sheet
     from tadp_d2.inference.off_target import check_model, measure_scores, write_scores
     from tadp_d2.inference.predictor import load_model
     from tadp_d2.progress import hide_library_bars, progress_line
     from tadp_d2.tasks.task import get_task
 
     hide_library_bars()
-    if args.output.suffix != ".png":
-        raise UserError(f"{args.output}: the drawing goes into a file that ends in .png")
-    for file in (args.output, args.output.with_suffix(".csv")):
-        if file.exists():
-            raise UserError(f"{file} exists already: choose another --output or remove it first")
+    check_new_sheet(args.output, ".csv")
     cfg = read_config(args)
     check_model(cfg)
     dataset = args.dataset or cfg.DATASETS.TEST[0]

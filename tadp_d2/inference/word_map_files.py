@@ -9,25 +9,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tadp_d2.errors import UserError
-from tadp_d2.files import replacing
+from tadp_d2.files import check_new_sheet, replacing
 from tadp_d2.inference.word_maps import MEAN, Prompt
 from tadp_d2.visualization.attention_sheet import Block, SheetRow, attention_sheet
 
 FORMAT = "tadp_d2 attention"
 VERSION = 1
-
-
-def check_new(path: Path) -> None:
-    """
-    Raises:
-        UserError: the sheet or its numbers are there already, or the sheet is no PNG.
-    """
-    if path.suffix != ".png":
-        raise UserError(f"{path}: the sheet goes into a file that ends in .png")
-    for file in (path, path.with_suffix(".safetensors")):
-        if file.exists():
-            raise UserError(f"{file} exists already: choose another --output or remove it first")
+# Suffix of the file of the maps, beside the sheet.
+NUMBERS = ".safetensors"
 
 
 def write_attention(
@@ -49,10 +38,10 @@ def write_attention(
         The file of the maps.
 
     Raises:
-        UserError: as `check_new`.
+        UserError: as `check_new_sheet`.
     """
-    check_new(path)
-    numbers = path.with_suffix(".safetensors")
+    check_new_sheet(path, NUMBERS)
+    numbers = path.with_suffix(NUMBERS)
     record = {
         "format": FORMAT,
         "version": VERSION,

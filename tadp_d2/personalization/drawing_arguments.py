@@ -51,15 +51,13 @@ def load_for_drawing(args: argparse.Namespace) -> "TrainableDiffusion":
     """
     from tadp_d2.device import find_device
     from tadp_d2.errors import UserError
+    from tadp_d2.files import check_new_sheet
     from tadp_d2.personalization.learned import load_learned
     from tadp_d2.personalization.model import DEFAULT_WEIGHTS
     from tadp_d2.progress import hide_library_bars
 
     hide_library_bars()
-    if args.output.suffix != ".png":
-        raise UserError(f"{args.output}: the sheet goes into a file that ends in .png")
-    if args.output.exists():
-        raise UserError(f"{args.output} exists already: choose another --output or remove it first")
+    check_new_sheet(args.output)
     for name in ("size", "steps"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: expected at least 1")
