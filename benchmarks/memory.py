@@ -10,6 +10,7 @@ proposals and losses are not counted.
 """
 
 import argparse
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,12 +23,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tadp_d2.config.load import load_config
-from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.modeling.low_rank import train_low_rank
 
 CONFIGS = {"detection": "voc2watercolor_simple", "segmentation": "cityscapes2darkzurich_simple"}
 CARDS = (12, 16, 24, 40, 80)
-SIDE = 512
 
 
 # Name -> MODEL.DIFFUSION.LORA_RANK.
@@ -127,19 +126,11 @@ def step(config: str, rank: int) -> Step:
         frozen = [*model.encoder.parameters(), *model.text.parameters()]
         frozen += [p for p in modules.parameters() if not p.requires_grad]
         trained = [p for p in modules.parameters() if p.requires_grad]
-        one, two = (saved_bytes(modules, forward_pass(model, n)) for n in (1, 2))
+        proposals = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
+        one, two = (
+            saved_bytes(modules, functools.partial(model.outputs, n, n * proposals)) for n in (1, 2)
+        )
         return Step(_bytes(frozen), _bytes(trained), 2 * one - two, two - one)
-
-
-def forward_pass(model: Model, images: int) -> Callable[[], list[Tensor]]:
-    """A function that returns what the losses are of."""
-
-    def run() -> list[Tensor]:
-        with model.fpn.bottom_up.conditioned(Context(torch.empty(images, 77, 768))):
-            maps = model.fpn(torch.empty(images, 3, SIDE, SIDE))
-        return model.outputs(maps, images * model.cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE)
-
-    return run
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -129,6 +129,7 @@ class Model:
             else:
                 self.heads["segments"] = build_sem_seg_head(cfg, shapes)
         self.cfg = cfg
+        self._empty = functools.partial(torch.empty, device=device)
 
     def vae(self) -> int:
         return forward(lambda: [self.encoder.encode(empty(1, 3, 512, 512)).latent_dist.mode()])
@@ -142,20 +143,19 @@ class Model:
 
     def head_pass(self, mode: Callable, proposals: int) -> int:
         """FPN and heads."""
-        context = Context(empty(1, 77, 768))
-
-        def run() -> list[Tensor]:
-            with self.fpn.bottom_up.conditioned(context):
-                maps = self.fpn(empty(1, 3, 512, 512))
-            return self.outputs(maps, proposals)
-
-        return mode(run) - self.unet_pass(mode)
+        return mode(lambda: self.outputs(1, proposals)) - self.unet_pass(mode)
 
     def _features(self) -> dict[str, Tensor]:
         return self.unet(empty(1, 4, 64, 64), Context(empty(1, 77, 768)), 0.0)
 
-    def outputs(self, maps: dict[str, Tensor], proposals: int) -> list[Tensor]:
-        """What the heads make of the FPN's maps, up to losses and the choice of proposals."""
+    def outputs(self, images: int, proposals: int) -> list[Tensor]:
+        """What the heads make of a batch, up to losses and the choice of proposals.
+
+        Args:
+            proposals: of all images together.
+        """
+        with self.fpn.bottom_up.conditioned(Context(self._empty(images, 77, 768))):
+            maps = self.fpn(self._empty(images, 3, 512, 512))
         if "segments" in self.heads:
             return [self.heads["segments"].layers(maps)]
         used = [maps[name] for name in self.cfg.MODEL.RPN.IN_FEATURES]
@@ -163,7 +163,7 @@ class Model:
         roi = self.heads["boxes"]
         side = self.cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
         shape = proposals, self.cfg.MODEL.FPN.OUT_CHANNELS, side, side
-        boxes = roi.box_head(used[0].new_empty(shape))
+        boxes = roi.box_head(self._empty(*shape))
         return [*scores, *deltas, *roi.box_predictor(boxes)]
 
     def trained(self) -> int:
