@@ -16,19 +16,20 @@ Nobody needs to run this to use the project; it is here so that the weights can 
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tiny_crops import chance, close_up, random_index, seen
 from tiny_images import kept_samples
+from tiny_state import load_state, save_state
 from tiny_texts import styled, varied, vocabulary
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from tadp_d2.files import new_folder, replacing, sha256
+from tadp_d2.files import new_folder, sha256
 from tadp_d2.progress import hide_library_bars, progress_line
 from tadp_d2.synthetic.tiny_clip import QUESTIONS, WEIGHTS, measure, truths
 from tadp_d2.synthetic.tiny_tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
@@ -202,23 +203,15 @@ class Learner:
         self.schedule.step()
         self.losses.append(loss.item())
 
+    def parts(self) -> dict[str, Any]:
+        """What a stopped training goes on with, by names."""
+        return {name: getattr(self, name) for name in ("model", "optimizer", "schedule")}
+
     def save(self, path: Path) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "random": torch.get_rng_state(),
-            "losses": self.losses,
-        }
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
+        save_state(path, self.parts(), self.losses)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        for part in ("model", "optimizer", "schedule"):
-            getattr(self, part).load_state_dict(state[part])
-        torch.set_rng_state(state["random"].cpu())
-        self.losses = state["losses"]
+        self.losses = load_state(path, self.parts(), self.device)
 
 
 def main() -> None:

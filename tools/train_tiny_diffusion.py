@@ -23,21 +23,24 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
 from tiny_crops import chance, close_up, random_index, seen, whole
 from tiny_images import kept_samples
+from tiny_state import load_state, save_state
 from tiny_texts import EMPTY, caption, styled, varied
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.conditioning.domains import SLOT
+from tadp_d2.diffusion.stable_diffusion import noise_schedule
 from tadp_d2.files import new_folder, replacing, sha256
 from tadp_d2.progress import hide_library_bars, progress_line
 from tadp_d2.synthetic.tiny_tokenizer import save_tokenizer
@@ -64,18 +67,6 @@ def make_unet(text_width: int) -> UNet2DConditionModel:
         cross_attention_dim=text_width,
         # As in Stable Diffusion 1.5, diffusers means the number of heads.
         attention_head_dim=2,
-    )
-
-
-def make_scheduler() -> DDIMScheduler:
-    """Stable Diffusion 1.5's noise schedule."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
     )
 
 
@@ -149,7 +140,7 @@ class Learner:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, args.rate, total_steps=args.steps, pct_start=0.05
         )
-        self.noise = make_scheduler()
+        self.noise = noise_schedule()
         self.step, self.losses = 0, []
 
     def read(self, prompts: list[str], words_alone: bool) -> dict[str, Tensor]:
@@ -190,24 +181,16 @@ class Learner:
         self.losses.append(errors.mean().item())
         self.step += 1
 
+    def parts(self) -> dict[str, Any]:
+        """What a stopped training goes on with, by names."""
+        names = ("unet", "average", "optimizer", "schedule")
+        return {name: getattr(self, name) for name in names}
+
     def save(self, path: Path) -> None:
-        state = {
-            "unet": self.unet.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "random": torch.get_rng_state(),
-            "losses": self.losses,
-        }
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
+        save_state(path, self.parts(), self.losses)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        for part in ("unet", "average", "optimizer", "schedule"):
-            getattr(self, part).load_state_dict(state[part])
-        torch.set_rng_state(state["random"].cpu())
-        self.losses = state["losses"]
+        self.losses = load_state(path, self.parts(), self.device)
         self.step = len(self.losses)
 
     def pipeline(self, vae_folder: Path) -> StableDiffusionPipeline:
@@ -218,7 +201,7 @@ class Learner:
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             unet=self.unet.eval(),
-            scheduler=make_scheduler(),
+            scheduler=noise_schedule(),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 import yaml
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from tadp_d2.diffusion.clip_tokenizer import load_tokenizer
 from tadp_d2.diffusion.model_folder import Format, find_folder, loading
-from tadp_d2.diffusion.stable_diffusion import StableDiffusion
+from tadp_d2.diffusion.stable_diffusion import StableDiffusion, noise_schedule
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import new_folder, sha256
 from tadp_d2.remembered import Remembered, cache_folder
@@ -114,15 +114,7 @@ def _convert(file: Path, folder: Path, tokenizer: Path | None, told: str) -> Non
             StableDiffusion(temporary).check()
         except UserError as error:
             raise UserError(str(error).replace(str(temporary), str(file))) from None
-        scheduler = DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=prediction or "epsilon",
-        )
+        scheduler = noise_schedule(prediction or "epsilon")
         index = StableDiffusionPipeline.config_name
         (temporary / index).write_text(json.dumps(_INDEX), "utf-8")
         with loading(file):

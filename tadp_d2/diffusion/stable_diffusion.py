@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -96,8 +96,7 @@ class StableDiffusion(DiffusionModel):
 
     @cached_property
     def latents(self) -> Latents:
-        vae = VAE.read_config(self.folder / "vae")
-        return Latents(vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1))
+        return vae_latents(VAE.read_config(self.folder / "vae"))
 
     @property
     def strides(self) -> dict[str, int]:
@@ -137,6 +136,28 @@ class StableDiffusion(DiffusionModel):
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         return UNetFeatures(unet, latent_encoder.stride, maps, taps)
+
+
+def vae_latents(config: Mapping[str, Any]) -> Latents:
+    """Of a VAE's config: each of its levels but the last halves the image."""
+    return Latents(config["latent_channels"], 2 ** (len(config["block_out_channels"]) - 1))
+
+
+def noise_schedule(prediction_type: str = "epsilon") -> DDIMScheduler:
+    """That of Stable Diffusion 1.x and 2.x.
+
+    Args:
+        prediction_type: what the UNet predicts, as diffusers names it.
+    """
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
 
 
 def check_purpose(folder: Path, pipeline: Pipeline) -> None:

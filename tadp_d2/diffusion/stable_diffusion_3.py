@@ -47,7 +47,7 @@ from tadp_d2.diffusion.model_part import (
     TRANSFORMER_3,
     VAE_3,
 )
-from tadp_d2.diffusion.stable_diffusion import LatentEncoder
+from tadp_d2.diffusion.stable_diffusion import LatentEncoder, vae_latents
 from tadp_d2.diffusion.stable_diffusion_xl import (
     check_read_alike,
     join_fingerprints,
@@ -136,8 +136,7 @@ class StableDiffusion3(DiffusionModel):
 
     @cached_property
     def latents(self) -> Latents:
-        vae = VAE_3.read_config(self.folder / "vae")
-        return Latents(vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1))
+        return vae_latents(VAE_3.read_config(self.folder / "vae"))
 
     @property
     def strides(self) -> dict[str, int]:
