@@ -787,6 +787,12 @@ ADDED = (
         allowed=at_least(1),
     ),
     Key(
+        "SOLVER.ADAM_8BIT",
+        False,
+        "Keep AdamW's two moments in 8 bits a weight, those of small tensors aside: a quarter of "
+        "their memory. Needs the package bitsandbytes.",
+    ),
+    Key(
         "SOLVER.CHECKPOINTS_KEPT",
         2,
         "Checkpoints that are kept besides the final one; one of SD 1.5 with its optimizer is "

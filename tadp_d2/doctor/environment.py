@@ -17,10 +17,7 @@ from tadp_d2.doctor.findings import Finding, Kind
 from tadp_d2.errors import reason
 from tadp_d2.tasks.task import get_task
 
-# Bytes per trained weight in fp32: itself, its gradient, and Adam's two averages. A checkpoint
-# has no gradients.
-_TRAINED, _SAVED = 16, 12
-_FROZEN = 4
+_FP32 = 4  # bytes of a weight, and of its gradient
 _GIB = 2**30
 # Batches that torch lets a loading worker make ahead.
 _PREFETCHED = 2
@@ -78,17 +75,18 @@ def check_room(cfg: CfgNode, model: nn.Module) -> Iterator[Finding]:
     """What training the model needs of memory and disk, besides activations."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters()) - trained
+    moments = 2 * (1 if cfg.SOLVER.ADAM_8BIT else _FP32)
+    needed = trained * (2 * _FP32 + moments) + frozen * _FP32
     yield Finding(
         Kind.GOOD,
-        f"{trained / 1e6:.1f} million trained weights: training takes "
-        f"{_gib(trained * _TRAINED + frozen * _FROZEN)} of {cfg.MODEL.DEVICE} memory and more for "
-        "activations",
+        f"{trained / 1e6:.1f} million trained weights: training takes {_gib(needed)} of "
+        f"{cfg.MODEL.DEVICE} memory and more for activations",
     )
     yield from _check_shared_memory(cfg)
     folder = Path(cfg.OUTPUT_DIR).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
-    # One more while the newest is written, and the final one.
-    needed = trained * _SAVED * (cfg.SOLVER.CHECKPOINTS_KEPT + 2)
+    # One more while the newest is written, and the final one; gradients are in none.
+    needed = trained * (_FP32 + moments) * (cfg.SOLVER.CHECKPOINTS_KEPT + 2)
     free = shutil.disk_usage(existing).free
     text = f"disk: {_gib(free)} free at {existing}, checkpoints take up to {_gib(needed)}"
     if free >= needed:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from tadp_d2.adam_8bit import adam_8bit
 from tadp_d2.conditioning.conditioner import Conditioner
 from tadp_d2.errors import UserError, reason
 from tadp_d2.modeling.backbone import DiffusionBackbone
@@ -27,6 +28,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     `SOLVER.BASE_LR * SOLVER.UNET_LR_FACTOR` (TADP, section C), that of the conditioner
     `SOLVER.BASE_LR * SOLVER.CONDITIONER_LR_FACTOR`; norm layers decay by
     `SOLVER.WEIGHT_DECAY_NORM`. Each group has its "part": "unet", "conditioner" or "head".
+
+    Raises:
+        UserError: `SOLVER.ADAM_8BIT` asks for what is not installed, or not for this device.
     """
     parts = {
         id(parameter): part
@@ -63,8 +67,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
             }
             groups.setdefault(tuple(settings.values()), {"params": [], **settings})
             groups[tuple(settings.values())]["params"].append(parameter)
-    optimizer_class = maybe_add_gradient_clipping(cfg, AdamW)
-    return optimizer_class(list(groups.values()), lr=cfg.SOLVER.BASE_LR, fused=True)
+    kind, options = AdamW, {"fused": True}
+    if cfg.SOLVER.ADAM_8BIT:
+        kind, options = adam_8bit(next(model.parameters()).device, "SOLVER.ADAM_8BIT"), {}
+    optimizer_class = maybe_add_gradient_clipping(cfg, kind)
+    return optimizer_class(list(groups.values()), lr=cfg.SOLVER.BASE_LR, **options)
 
 
 def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:

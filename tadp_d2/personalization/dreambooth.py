@@ -3,11 +3,11 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from tadp_d2.adam_8bit import adam_8bit
 from tadp_d2.diffusion.unet_features import unet_fingerprint
 from tadp_d2.errors import UserError
 from tadp_d2.files import new_folder, replacing
@@ -40,7 +40,7 @@ class DreamBooth(Objective):
         """
         super().__init__(model, source, settings)
         if settings.adam_8bit:
-            self.optimizer_type = _bitsandbytes(model.device).optim.AdamW8bit
+            self.optimizer_type = adam_8bit(model.device, "--adam-8bit")
         self.sample_prompts = (settings.prompt,) * 4
         self._contexts: dict[str, Tensor] = {}
         with torch.no_grad():
@@ -150,18 +150,6 @@ def prior_source(
     paths = [folder / f"{number:05}.png" for number in range(settings.prior_images)]
     images, _ = read_pictures(paths, settings.size)
     return LatentSource(model, Crops(images, settings.size, settings.flip, center=True))
-
-
-def _bitsandbytes(device: torch.device) -> ModuleType:
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise UserError(
-            "--adam-8bit needs a package that is not installed: pip install bitsandbytes"
-        ) from None
-    if device.type != "cuda":
-        raise UserError(f"--adam-8bit needs a GPU, this run is on {device.type}")
-    return bitsandbytes
 
 
 def _add_lora(model: TrainableDiffusion, settings: DreamBoothSettings) -> nn.Module:

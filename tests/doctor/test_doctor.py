@@ -140,16 +140,18 @@ def test_empty_captions_are_noted(world, tmp_path, capsys):
     assert "6 captions are empty, such as that of '5001'" in capsys.readouterr().out
 
 
-def test_a_full_disk_is_a_problem(make_config, monkeypatch):
-    """Adam's checkpoint has 12 bytes per weight; two are kept, one is written, one is final."""
+@pytest.mark.parametrize("adam_8bit, bytes_per_weight", [(False, 12), (True, 6)])
+def test_a_full_disk_is_a_problem(make_config, monkeypatch, adam_8bit, bytes_per_weight):
+    """A checkpoint has weights and Adam's moments; two are kept, one is written, one is final."""
     model = torch.nn.Linear(1000, 1000, bias=False)
-    for free, kind in ((4 * 12 * 10**6, Kind.GOOD), (4 * 12 * 10**6 - 1, Kind.PROBLEM)):
+    needed = 4 * bytes_per_weight * 10**6
+    for free, kind in ((needed, Kind.GOOD), (needed - 1, Kind.PROBLEM)):
         monkeypatch.setattr(
             environment.shutil,
             "disk_usage",
             lambda _, free=free: shutil._ntuple_diskusage(0, 0, free),
         )
-        cfg = make_config("DATALOADER.NUM_WORKERS", 0)
+        cfg = make_config("DATALOADER.NUM_WORKERS", 0, "SOLVER.ADAM_8BIT", adam_8bit)
         assert [finding.kind for finding in environment.check_room(cfg, model)] == [
             *(Kind.GOOD, kind)
         ]
