@@ -793,6 +793,13 @@ ADDED = (
         "their memory. Needs the package bitsandbytes.",
     ),
     Key(
+        "SOLVER.SHARD_OPTIMIZER",
+        False,
+        "Divide the optimizer's state among the processes of a run, with equal results. Its "
+        "checkpoints are continued by any number of processes, with the key or without.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
         "SOLVER.CHECKPOINTS_KEPT",
         2,
         "Checkpoints that are kept besides the final one; one of SD 1.5 with its optimizer is "

@@ -50,10 +50,13 @@ class RunCheckpointer(Checkpointer):
         self._continued = False
 
     def save(self, name: str, **extra: Any) -> None:
-        """Writes `<name>.pth` and points `last_checkpoint` to it."""
+        """Writes `<name>.pth` and points `last_checkpoint` to it.
+
+        All processes of a run call it, because an optimizer's state may be divided among them.
+        """
+        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
         if not self.save_to_disk:
             return
-        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
         path = self._write(name, {**states, **extra})
         self.tag_last_checkpoint(os.path.basename(path))
         others = [other for other in _numbered(self.save_dir) if other != path]

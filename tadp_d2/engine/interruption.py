@@ -30,17 +30,20 @@ class SaveOnSignal(HookBase):
 
     SIGTERM is how schedulers announce the end. All processes stop after the same iteration,
     whichever of them got the signal. An iteration whose data do not come is given up, and so is an
-    evaluation, where there is one process.
+    evaluation, where there is one process. Where a checkpoint is made of what all processes hold,
+    an iteration that is given up leaves the last checkpoint as it is.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, waited: Callable[[], float]):
+    def __init__(self, waited: Callable[[], float], divided: bool = False):
         """
         Args:
             waited: seconds that the present iteration has been waiting for data.
+            divided: whether no process can save without the others.
         """
         self._waited = waited
+        self._divided = divided
         self._evaluates = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -87,6 +90,8 @@ class SaveOnSignal(HookBase):
     def _look(self, number: int, frame: FrameType | None) -> None:
         """Stops now what would not end soon; called every second."""
         if self._waited() > _PATIENCE:
+            if self._divided:
+                self._give_up()
             self._save(self.trainer.iter - 1)
             self._exit()
         if self._evaluates and comm.get_world_size() == 1:
@@ -103,6 +108,15 @@ class SaveOnSignal(HookBase):
         self.trainer.iter = last
         if last >= 0:
             self.trainer.checkpointer.save(f"model_{last:07d}", iteration=last)
+
+    def _give_up(self) -> NoReturn:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        end_workers()
+        _logger.warning(
+            "Stopped without a new checkpoint, which needs all processes: one waits for data; "
+            "--resume continues from the last one"
+        )
+        raise SystemExit(128 + self._received)
 
     def _exit(self) -> NoReturn:
         done = self.trainer.iter + 1

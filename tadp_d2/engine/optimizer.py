@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tadp_d2.adam_8bit import adam_8bit
 from tadp_d2.conditioning.conditioner import Conditioner
+from tadp_d2.engine.sharded_optimizer import sharded
 from tadp_d2.errors import UserError, reason
 from tadp_d2.modeling.backbone import DiffusionBackbone
 from tadp_d2.modeling.image_networks import ImageNetwork
@@ -70,6 +71,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     kind, options = AdamW, {"fused": True}
     if cfg.SOLVER.ADAM_8BIT:
         kind, options = adam_8bit(next(model.parameters()).device, "SOLVER.ADAM_8BIT"), {}
+    if cfg.SOLVER.SHARD_OPTIMIZER:
+        kind = sharded(kind)
+    # Last, so that it clips alike in all processes; Detectron2's class can have no subclass.
     optimizer_class = maybe_add_gradient_clipping(cfg, kind)
     return optimizer_class(list(groups.values()), lr=cfg.SOLVER.BASE_LR, **options)
 

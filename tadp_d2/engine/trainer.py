@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
@@ -77,12 +77,15 @@ class Trainer(DefaultTrainer):
         """Detectron2's, two that stop and continue a run cleanly, and the learning rates."""
         hooks = super().build_hooks()
         place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        self._stopping = SaveOnSignal(self._trainer.waited)
+        divided = self.cfg.SOLVER.SHARD_OPTIMIZER and comm.get_world_size() > 1
+        self._stopping = SaveOnSignal(self._trainer.waited, divided)
         evaluation = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         return [
             # Before Detectron2's scheduler, which sets those of the next iteration.
             LearningRates(),
-            *hooks[:place],
+            # Detectron2 has the next one in the main process alone.
+            *(hook for hook in hooks[:place] if not isinstance(hook, PeriodicCheckpointer)),
+            PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
             self._stopping,
             evaluation,
             *hooks[place + 1 :],

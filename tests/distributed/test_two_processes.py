@@ -223,8 +223,10 @@ def wait_for(path, process):
 
 
 def test_a_stopped_run_of_two_processes_saves_once_and_is_continued_by_one(alone, start, tmp_path):
+    """Each of the two holds the state of half of the optimizer; the one then holds all of it."""
     folder = tmp_path / "run"
-    process = start((*TORCHRUN, "train_net.py"), "OUTPUT_DIR", folder)
+    shared = ("SOLVER.SHARD_OPTIMIZER", True)
+    process = start((*TORCHRUN, "train_net.py"), *shared, "OUTPUT_DIR", folder)
     wait_for(folder / "model_0000001.pth", process)
     process.send_signal(signal.SIGTERM)
     output = finish(process, code=None)  # torchrun's own

@@ -32,11 +32,11 @@ def test_a_full_disk_under_the_metrics_is_a_message(moment):
 
 @pytest.fixture
 def stopping(monkeypatch):
-    """stopping(waited) is the hook of a run in its sixth iteration."""
+    """stopping(waited, ...) is the hook of a run in its sixth iteration."""
     hooks = []
 
-    def make(waited):
-        hook = SaveOnSignal(waited)
+    def make(waited, **options):
+        hook = SaveOnSignal(waited, **options)
         saved = []
         checkpointer = SimpleNamespace(save=lambda name, iteration: saved.append((name, iteration)))
         hook.trainer = SimpleNamespace(iter=5, checkpointer=checkpointer, saved=saved)
@@ -63,6 +63,12 @@ def test_an_iteration_whose_data_do_not_come_is_given_up(stopping, number):
     hook = stopping(lambda: 60)
     assert interrupted(number) == 128 + number
     assert hook.trainer.saved == [("model_0000004", 4)] and hook.trainer.iter == 4
+
+
+def test_of_many_processes_that_save_together_one_that_waits_saves_nothing(stopping, caplog):
+    hook = stopping(lambda: 60, divided=True)
+    assert interrupted(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert not hook.trainer.saved and "without a new checkpoint" in caplog.text
 
 
 def test_an_evaluation_is_given_up(stopping):
