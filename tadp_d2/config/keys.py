@@ -202,8 +202,8 @@ ADDED = (
         "MODEL.DIFFUSION.LATENT_CACHE.FOLDER",
         "",
         "Keep the VAE's latents in this folder, rounded to half precision, so that each image is "
-        "encoded once; empty for no cache. For detection, and for testing without windows, at a "
-        "fixed size. The folder may be shared and removed.",
+        "encoded once; empty for no cache. For detection and semantic segmentation without crops, "
+        "and for testing without windows, at a fixed size. The folder may be shared and removed.",
         changes=Changes.NOTHING,
     ),
     Key(

@@ -23,9 +23,6 @@ from tadp_d2.diffusion.latent_cache import LatentCache
 from tadp_d2.errors import UserError, reason
 from tadp_d2.tasks.task import Task, get_task
 
-# Keys of an entry that name an image of its truth.
-_TRUTHS = ("sem_seg_file_name", "depth_file_name")
-
 
 class _Recorded(T.AugmentationList):
     """Augmentations that keep their last transforms, which Detectron2's mapper keeps to itself.
@@ -123,12 +120,17 @@ class ConditionedMapper(DatasetMapper):
             # Of the whole label map, not of a crop; here, where there are several workers.
             entry = {**entry, "present": entry["present"].read()}
         known_size = {"width", "height"} <= entry.keys()
-        truth_to_read = self.is_train and not entry.keys().isdisjoint(_TRUTHS)
-        if self.cache is not None and known_size and not truth_to_read:
+        # The task draws into them.
+        changed = self.is_train and "depth_file_name" in entry
+        if self.cache is not None and known_size and not changed:
             inputs = self._map_with_cache(entry)
         else:
             inputs = self._map_decoded(entry)
-        return self._add_truth(entry, inputs) if self.is_train else inputs
+        if self.is_train:
+            return self._add_truth(entry, inputs)
+        if self.task.at_input_size:
+            inputs["height"], inputs["width"] = inputs["image"].shape[1:]
+        return inputs if self.views is None else self._add_views(inputs)
 
     def _map_decoded(self, entry: dict[str, Any]) -> dict[str, Any]:
         """As `DatasetMapper` maps images and label maps, which are decoded by one rule for all."""
@@ -136,10 +138,7 @@ class ConditionedMapper(DatasetMapper):
         decoded = {**entry, "file_name": as_image(name)}
         if "sem_seg_file_name" in entry:
             decoded["sem_seg_file_name"] = as_label_map(entry["sem_seg_file_name"])
-        inputs = {**super().__call__(decoded), "file_name": name}
-        if self.task.at_input_size and not self.is_train:
-            inputs["height"], inputs["width"] = inputs["image"].shape[1:]
-        return inputs if self.views is None else self._add_views(inputs)
+        return {**super().__call__(decoded), "file_name": name}
 
     def _add_truth(self, entry: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
         size = tuple(inputs["image"].shape[1:])
@@ -154,9 +153,12 @@ class ConditionedMapper(DatasetMapper):
     def _map_with_cache(self, entry: dict[str, Any]) -> dict[str, Any]:
         """As `_map_decoded`, but the image may stay closed; truth is moved as on a black one."""
         name, size = entry["file_name"], (entry["width"], entry["height"])
-        # Of a label map, which only evaluators read, nothing would be used.
-        blank = {key: value for key, value in entry.items() if key != "sem_seg_file_name"}
-        inputs = {**super().__call__({**blank, "file_name": as_blank(*size)}), "file_name": name}
+        blank = {**entry, "file_name": as_blank(*size)}
+        labels = blank.pop("sem_seg_file_name", None)
+        # In testing only evaluators read it.
+        if labels is not None and self.is_train:
+            blank["sem_seg_file_name"] = as_label_map(labels)
+        inputs = {**super().__call__(blank), "file_name": name}
         transforms = self.augmentations.transforms
         height, width = inputs["image"].shape[1:]
         mirrored = any(isinstance(step, T.HFlipTransform) for step in transforms.transforms)

@@ -272,3 +272,23 @@ def test_a_segmentor_tests_from_the_cache(make_segmentation_config, folder):
         second = model(warm)
     for one, two in zip(first, second, strict=True):
         assert torch.equal(one["sem_seg"], two["sem_seg"])
+
+
+def test_a_segmentor_trains_from_the_cache(make_segmentation_config, folder):
+    options = ("INPUT.CROP.ENABLED", False, "INPUT.COLOR_AUG_SSD", False, "MODEL.DEVICE", "cpu")
+    plain = make_segmentation_config(*options)
+    cfg = make_segmentation_config(*options, FOLDER, str(folder))
+    entries = load_dataset(cfg, "cityscapes_train", training=True)[:2]
+    model = Trainer.build_model(cfg).train()
+    model(map_all(cfg, entries))
+    for one, two in zip(map_all(cfg, entries), map_all(plain, entries), strict=True):
+        assert one["latents"].value is not None and "latents" not in two
+        assert torch.equal(one["sem_seg"], two["sem_seg"])
+
+
+def test_at_the_size_of_the_input_with_a_cache_too(make_segmentation_config, folder):
+    options = ("TEST.AT_INPUT_SIZE", True, "TEST.WINDOW_SIZE", 0)
+    for cache in ("", str(folder)):
+        cfg = make_segmentation_config(*options, FOLDER, cache)
+        (inputs,) = map_all(cfg, load_dataset(cfg, "cityscapes_val")[:1], is_train=False)
+        assert (inputs["height"], inputs["width"]) == tuple(inputs["image"].shape[1:])
