@@ -58,7 +58,7 @@ def test_the_tables_differences():
 def test_shorter_captions_are_those_of_a_training(world, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
     tiny = {"SOLVER.MAX_ITER": 1, "SOLVER.IMS_PER_BATCH": 1, "TEST.GALLERY_IMAGES": 0}
-    monkeypatch.setitem(prompts.OVERRIDES, "pascal", tiny)
+    monkeypatch.setitem(prompts.OVERRIDES, "pascal", {**prompts.OVERRIDES["pascal"], **tiny})
     arms = {arm.name: arm for arm in PROMPT_QUESTIONS["figure-3"].arms()["pascal"]}
     arm = arms["caption of half the things"]
     found = prompts.train_and_test(world, tmp_path, arm.training, 0)
@@ -71,12 +71,14 @@ def test_shorter_captions_are_those_of_a_training(world, tmp_path, monkeypatch):
     assert all(shorter <= longer for longer, shorter in lengths)
     assert any(shorter < longer for longer, shorter in lengths)
     assert str(run / "captions") in (run / "config.yaml").read_text()
+    # Shared by all trainings of a study.
+    assert [*(tmp_path / "latents").rglob("*.npy")]
 
 
 @pytest.mark.exhaustive
 def test_the_demo_makes_a_table_and_a_sheet(world, tmp_path, capsys, monkeypatch):
     tiny = {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "TEST.GALLERY_IMAGES": 2}
-    monkeypatch.setitem(prompts.OVERRIDES, "pascal", tiny)
+    monkeypatch.setitem(prompts.OVERRIDES, "pascal", {**prompts.OVERRIDES["pascal"], **tiny})
     monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", InThisProcess)
     command = ["study", "prompts", "--question", "demo", "--data", str(world)]
     main([*command, "--output", str(tmp_path), "--seeds", "1", "--processes", "1"])
