@@ -177,6 +177,19 @@ ADDED = (
         changes=Changes.NOTHING,
     ),
     Key(
+        "MODEL.DIFFUSION.COMPILE",
+        "",
+        'How passes of VAE and UNet are brought to the device. "graphs" records each kind of pass '
+        "once as a CUDA graph, so that a GPU does not wait for Python; for few sizes of images and "
+        'without GRADIENT_CHECKPOINTING. "blocks" compiles the repeated blocks by torch.compile, '
+        'which takes minutes and a C++ compiler. "blocks+graphs" does both. Empty for neither.',
+        allowed=Allowed(
+            "empty, or one of graphs, blocks, blocks+graphs",
+            lambda value: value in ("", "graphs", "blocks", "blocks+graphs"),
+        ),
+        changes=Changes.NOTHING,
+    ),
+    Key(
         "MODEL.DIFFUSION.LORA_FILE",
         "",
         "File of low-rank updates (LoRA), in the format of diffusers or of kohya's scripts, which "

@@ -128,8 +128,12 @@ class XLFeatures(UNetFeatures):
         time = super()._embed_time(latents, context, timestep)
         stride = next(iter(self.strides.values()))
         height, width = (stride * side for side in latents.shape[-2:])
-        sizes = torch.tensor(
-            [height, width, 0, 0, height, width], dtype=torch.float32, device=latents.device
+        # Filled there: a copy from the CPU cannot be part of a CUDA graph.
+        sizes = torch.cat(
+            [
+                torch.full((1,), side, dtype=torch.float32, device=latents.device)
+                for side in (height, width, 0, 0, height, width)
+            ]
         )
         embedded = self.unet.add_time_proj(sizes).flatten().expand(len(latents), -1)
         added = torch.cat([context.pooled, embedded.to(context.pooled)], dim=1)

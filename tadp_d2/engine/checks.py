@@ -50,6 +50,7 @@ def check_config(cfg: CfgNode) -> None:
     ):
         if used and precision == "fp16" and cfg.MODEL.DEVICE == "cpu":
             raise UserError(f"{key} fp16 needs a GPU: use bf16 on a CPU")
+    _check_compiling(cfg)
     for key, value, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
@@ -116,6 +117,23 @@ def check_config(cfg: CfgNode) -> None:
     get_conditioner_class(cfg).check_config(cfg)
 
 
+def _check_compiling(cfg: CfgNode) -> None:
+    how = cfg.MODEL.DIFFUSION.COMPILE
+    if "graphs" not in how:
+        return
+    instead = '"blocks" or empty' if "blocks" in how else "empty"
+    if cfg.MODEL.DEVICE == "cpu":
+        raise UserError(
+            f"MODEL.DIFFUSION.COMPILE is {how!r}: CUDA graphs need a GPU, and MODEL.DEVICE is cpu; "
+            f"expected {instead}"
+        )
+    if cfg.MODEL.DIFFUSION.GRADIENT_CHECKPOINTING:
+        raise UserError(
+            f"MODEL.DIFFUSION.COMPILE is {how!r}: CUDA graphs cannot be recorded with "
+            f"MODEL.DIFFUSION.GRADIENT_CHECKPOINTING; set that to False, or leave COMPILE {instead}"
+        )
+
+
 def _check_text(cfg: CfgNode) -> None:
     """Whether backbone and conditioner go together: both read a text, or none does."""
     backbone, conditioner = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.CONDITIONER.NAME
@@ -135,6 +153,7 @@ def _check_text(cfg: CfgNode) -> None:
     diffusion = cfg.MODEL.DIFFUSION
     for key, value in (
         ("MODEL.DIFFUSION.UNET", diffusion.UNET),
+        ("MODEL.DIFFUSION.COMPILE", diffusion.COMPILE),
         ("MODEL.DIFFUSION.LORA_RANK", diffusion.LORA_RANK),
         ("MODEL.DIFFUSION.LORA_FILE", diffusion.LORA_FILE),
         ("MODEL.DIFFUSION.NOISE_TIMESTEP", diffusion.NOISE_TIMESTEP),

@@ -63,6 +63,8 @@ class AccumulatingTrainer(SimpleTrainer):
         self._accumulation = accumulation
         self._device = next(model.parameters()).device.type
         self._precision = precision
+        # As the scaler of fp16 asks it of fused optimizers.
+        self._leaves_out = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.grad_scaler = torch.amp.GradScaler(self._device, enabled=precision == "fp16")
 
     def run_step(self) -> None:
@@ -84,12 +86,21 @@ class AccumulatingTrainer(SimpleTrainer):
             inputs += batch
             for name, loss in self._backward(batch, last=index + 1 == self._accumulation).items():
                 totals[name] = totals.get(name, 0) + loss
-        self._check_finite(totals, inputs)
+        finite = self._find_finite(totals)
+        if self.grad_scaler.is_enabled() or not self._leaves_out:
+            self._check_finite(finite, totals, inputs)
+            # Before the step, because clipping inside of it must see the gradients' true size.
+            self.grad_scaler.unscale_(self.optimizer)
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            # The device leaves the step out by itself. To ask it before would make it wait for
+            # all that the optimizer does in Python.
+            self.optimizer.found_inf = (~finite.all()).float()
+            self.optimizer.step()
+            del self.optimizer.found_inf
+            self._check_finite(finite, totals, inputs)
         self._write_metrics(totals, data_time)
-        # Before the step, because clipping inside of it must see the gradients' true size.
-        self.grad_scaler.unscale_(self.optimizer)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
 
     def _next_batch(self, start: float) -> list[dict]:
         self._waiting_since = start
@@ -103,14 +114,25 @@ class AccumulatingTrainer(SimpleTrainer):
         since = self._waiting_since
         return 0 if since is None else time.perf_counter() - since
 
-    def _check_finite(self, losses: dict[str, torch.Tensor], inputs: list[dict]) -> None:
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+    def _find_finite(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Whether the gradients are finite, and whether the losses are, on the device."""
+        gradients = [
+            weight.grad
+            for group in self.optimizer.param_groups
+            for weight in group["params"]
+            if weight.grad is not None
+        ]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        total = torch.stack([loss.float() for loss in losses.values()])
+        return torch.stack([norm.isfinite().to(total.device), total.isfinite().all()])
+
+    def _check_finite(
+        self, found: torch.Tensor, losses: dict[str, torch.Tensor], inputs: list[dict]
+    ) -> None:
+        finite, own_finite = found.tolist()
         # Scaled fp16 gradients may overflow: the scaler then leaves the step out. Others are equal
         # in all processes, so that all stop.
-        finite = (
-            self.grad_scaler.is_enabled() or torch.nn.utils.get_total_norm(gradients).isfinite()
-        )
-        own_finite = all(loss.isfinite() for loss in losses.values())
+        finite = finite or self.grad_scaler.is_enabled()
         if not finite and own_finite:
             # A process whose loss shows the cause ends here, and this one with it.
             comm.all_gather(None)

@@ -10,6 +10,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import Tensor, nn
 
 from tadp_d2.conditioning.conditioner import Condition, count_context_tokens, open_model_of
+from tadp_d2.diffusion.compiling import compile_passes
 from tadp_d2.diffusion.diffusion_model import Context, MapOptions
 from tadp_d2.diffusion.latent_cache import CachedLatents
 from tadp_d2.diffusion.latent_noise import LatentNoise, kept_variance
@@ -208,7 +209,8 @@ def load_backbone(cfg: CfgNode) -> DiffusionBackbone:
     """The backbone of a config, whatever its head reads.
 
     Raises:
-        UserError: a part of the diffusion model is missing or damaged, or they do not fit.
+        UserError: a part of the diffusion model is missing or damaged, or they do not fit, or
+            there is no compiler for MODEL.DIFFUSION.COMPILE.
     """
     options = cfg.MODEL.DIFFUSION
     model = open_model_of(cfg)
@@ -229,6 +231,7 @@ def load_backbone(cfg: CfgNode) -> DiffusionBackbone:
         for part in features.modules():
             if isinstance(part, Pyramid):  # which is new
                 part.requires_grad_(True)
+    compile_passes(options.COMPILE, latent_encoder, features)
     kept = kept_variance(model.folder, options.NOISE_TIMESTEP) if options.NOISE_TIMESTEP else 1
     noise = LatentNoise(kept, cfg.SEED)
     return DiffusionBackbone(latent_encoder, features, options.TIMESTEP, cfg.TEST.PRECISION, noise)

@@ -53,11 +53,14 @@ def test_an_iteration_draws_the_same_whatever_came_before():
     assert losses[0][0] != losses[0][1]
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
+# A fused optimizer, as ours, leaves the step out by itself.
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(fused):
     model = _Regression()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     broken = [*data()[:3], (torch.full((3,), torch.nan), 0.0)]
-    trainer = AccumulatingTrainer(model, [broken], torch.optim.AdamW(model.parameters()))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
+    trainer = AccumulatingTrainer(model, [broken], optimizer)
     with EventStorage(0) as trainer.storage, pytest.raises(NonFiniteLoss, match="loss nan") as stop:
         trainer.run_step()
     assert stop.value.inputs == broken
@@ -83,6 +86,20 @@ def test_accumulated_batches_equal_one_large_batch():
     small, small_losses = train([examples[i : i + 2] for i in range(0, 8, 2)], accumulation=2)
     torch.testing.assert_close(small.layer.weight, large.layer.weight)
     assert small_losses == pytest.approx(large_losses)
+
+
+def test_a_fused_optimizer_takes_the_same_steps_whether_or_not_it_may_leave_one_out():
+    def fused(parameters, lr):
+        return torch.optim.AdamW(parameters, lr=lr, fused=True)
+
+    def plain(parameters, lr):
+        optimizer = fused(parameters, lr)
+        optimizer._step_supports_amp_scaling = False
+        return optimizer
+
+    (one, losses), (other, expected) = (train([data(), data(1)], own) for own in (fused, plain))
+    assert torch.equal(one.layer.weight, other.layer.weight)
+    assert losses == expected
 
 
 def test_bf16_on_the_cpu_keeps_weights_in_fp32():
