@@ -1,7 +1,7 @@
 """Everything that must be seen on a GPU, in one run of about eight minutes that needs no network.
 
 Tests on CUDA, the UNet's features and whole training steps beside the released wrapper's, what
-compiling and CUDA graphs give, evaluation, personalization and captioning, at Stable Diffusion
+`MODEL.DIFFUSION.COMPILE` gives, evaluation, personalization and captioning, at Stable Diffusion
 1.5's size with random weights. One JSON file holds all that was found; it is whole after every
 measurement, and a section that fails says so there while the others go on.
 
@@ -57,14 +57,13 @@ REQUIREMENTS = {
 SECTIONS = {
     "matrix": 15,
     "tests": 110,
-    "features": 100,
+    "compiling": 330,
+    "evaluation": 80,
     "detection": 90,
     "segmentation": 80,
-    "graphs": 60,
-    "evaluation": 80,
+    "features": 100,
     "personalization": 40,
     "captioning": 35,
-    "compiling": 150,
     "largest": 40,
     "suite": 240,
 }
@@ -162,11 +161,10 @@ def _run_sections(
         "features": lambda own: sections.features(state, own),
         "detection": lambda own: sections.steps(state, own, "detection"),
         "segmentation": lambda own: sections.steps(state, own, "segmentation"),
-        "graphs": lambda own: sections.options(state, own, compiled=False),
         "evaluation": evaluations,
         "personalization": lambda own: sections.personalization(state, own),
         "captioning": lambda own: sections.captioning(state, own),
-        "compiling": lambda own: sections.options(state, own, compiled=True),
+        "compiling": lambda own: sections.compiling(state, own),
         "largest": lambda own: sections.largest(state, own, "detection"),
         "suite": suite,
     }

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, Blip2ForConditionalGeneration
 
 from tadp_d2.captioning.blip2 import Captioner
-from tadp_d2.diffusion.diffusion_model import MapOptions
+from tadp_d2.diffusion.compiling import compile_passes
+from tadp_d2.diffusion.diffusion_model import Context, MapOptions
 from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.engine.setup import load_config
 from tadp_d2.engine.train_step import AccumulatingTrainer
@@ -162,6 +163,16 @@ class TaskModel:
             finally:
                 self.drop_optimizer()
         free()
+
+    @contextlib.contextmanager
+    def compiled(self, how: str) -> Iterator[None]:
+        """Inside it the model computes as with this value of `MODEL.DIFFUSION.COMPILE`."""
+        parts = self.backbone.latent_encoder.module, self.backbone.unet
+        compile_passes(how, *parts)
+        try:
+            yield
+        finally:
+            compile_passes("", *parts)
 
     @contextlib.contextmanager
     def stepping(self, precision: str, count: int) -> Iterator[Callable[[], None]]:
@@ -336,7 +347,7 @@ def _busy(model: TaskModel, precision: str, batch: int) -> dict:
         names.setdefault(kernel.name[:120], []).append(kernel.time_range.elapsed_us())
     longest = sorted(names.items(), key=lambda item: -sum(item[1]))[:25]
     return {
-        "seconds": found["seconds"],
+        **found,
         "busy_seconds": span / 1e6 / _PROFILED,
         "busy_share": span / 1e6 / _PROFILED / found["seconds"],
         "kernels_per_step": len(kernels) / _PROFILED,
@@ -367,91 +378,101 @@ def largest(run: Run, clock: Clock, task: str) -> None:
                 return
 
 
-def options(run: Run, clock: Clock, compiled: bool) -> None:
-    """What PyTorch offers against waiting for Python, in a bf16 step of two images.
+# The values of `MODEL.DIFFUSION.COMPILE` with a batch, the most valuable first; "" is eager. What
+# compiles takes minutes and comes behind all others.
+_QUICK = (("", 2), ("graphs", 2), ("graphs", 8), ("", 8))
+_SLOW = (("blocks", 2), ("blocks+graphs", 2))
+_REFERENCE = (("bf16", 2), ("fp32", 2))
 
-    Args:
-        compiled: what compiles, which takes long; else what does not.
-    """
-    precision, batch = "bf16", 2
-    with run.model("detection") as model:
-        unet, backbone = model.backbone.unet, model.backbone
-        width = model.inputs[0]["image"].shape[-1] // unet.strides[unet.levels[0]]
-        torch.manual_seed(0)
-        latents = torch.randn(batch, 4, width, width, device=run.device)
-        dimension = unet.unet.config.cross_attention_dim
-        context = torch.randn(batch, unet.maps.tokens, dimension, device=run.device)
 
-        def maps() -> dict[str, Tensor]:
-            with sides.computing_in(run.device, precision):
-                found = backbone.unet(latents, sides.Context(context), backbone.timestep)
-            return {level: out.detach().float() for level, out in found.items()}
+def compiling(run: Run, clock: Clock) -> None:
+    """Training steps in bf16 by each value of `MODEL.DIFFUSION.COMPILE`, and the reference's."""
+    slow = dict.fromkeys(CONFIGS, _SLOW if run.device == "cuda" else ())
+    for task in CONFIGS:
+        with run.model(task) as model:
+            # Before CUDA graphs, whose faults may end all that comes behind.
+            _compiled_steps(run, clock, model, _QUICK[:1])
+            with model.replaced(sides.ReferenceUNet):
+                for precision, batch in _REFERENCE:
+                    names = {"section": "steps", "task": task, "side": "reference"}
+                    names |= {"precision": precision, "batch": batch}
+                    measure = functools.partial(model.time_step, precision, batch)
+                    run.record.cell(clock, names, measure, cap=20)
+            _compiled_steps(run, clock, model, _QUICK[1:])
+    for task, values in slow.items():
+        with run.model(task) as model:
+            # Most of the second task's blocks are those of the first.
+            _compiled_steps(run, clock, model, values, cap=150)
 
-        def graphed(ours: UNetFeatures) -> nn.Module:
-            # Kept casts of weights would be those of the time of the capture.
-            with torch.autocast(run.device, torch.bfloat16, cache_enabled=False):
-                # Every call writes its inputs over those of the capture.
-                own = latents.clone(), context.clone()
-                return sides.GraphedUNet(ours, *own, backbone.timestep)
 
-        def measure(change: Callable[[], contextlib.AbstractContextManager]) -> dict:
-            # Its state has the layout of the weights as they were.
-            model.drop_optimizer()
-            # Now, because every measurement trains the weights.
-            exact = maps()
-            start = time.perf_counter()
-            with change():
-                found = maps()
-                wrong = [((found[k] - e).norm() / e.norm()).item() for k, e in exact.items()]
-                timing = model.time_step(precision, batch)
-                timing["until_ready"] = time.perf_counter() - start
-            return {**timing, "difference": max(wrong)}
+def _compiled_steps(
+    run: Run, clock: Clock, model: TaskModel, values: Sequence[tuple[str, int]], cap: float = 25
+) -> None:
+    for how, batch in values:
+        if ("graphs" in how and run.device != "cuda") or batch not in run.batches:
+            continue
+        names = {"section": "compiling", "task": model.task, "option": how or "eager"}
+        names |= {"precision": "bf16", "batch": batch}
+        run.record.cell(clock, names, functools.partial(_compiled_step, model, how, batch), cap)
 
-        @contextlib.contextmanager
-        def together(*changes: Callable[[], contextlib.AbstractContextManager]) -> Iterator[None]:
-            with contextlib.ExitStack() as stack:
-                for change in changes:
-                    stack.enter_context(change())
-                yield
 
-        graphs = functools.partial(model.replaced, graphed)
-        last = functools.partial(sides.channels_last, model.backbone)
-        blocks = functools.partial(sides.compiled_blocks, unet)
-        whole = functools.partial(model.replaced, sides.CompiledUNet)
-        overhead = functools.partial(
-            model.replaced, functools.partial(sides.CompiledUNet, mode="reduce-overhead")
-        )
-        changes: dict[str, tuple[Callable, float]] = {"eager": (contextlib.nullcontext, 60)}
-        if compiled:
-            changes["blocks compiled"] = (blocks, 120)
-        else:
-            changes["channels last"] = (last, 60)
-            changes["cuDNN benchmark"] = (sides.cudnn_benchmark, 60)
-        if run.device == "cuda" and compiled:
-            both = functools.partial(together, blocks, graphs)
-            changes["blocks compiled, CUDA graphs"] = (both, 60)
-            changes["compiled"] = (whole, 120)
-            changes["compiled, reduce-overhead"] = (overhead, 120)
-        elif run.device == "cuda":
-            changes["CUDA graphs"] = (graphs, 60)
-            both = functools.partial(together, last, graphs)
-            changes["channels last, CUDA graphs"] = (both, 60)
-        for name, (change, cap) in changes.items():
-            names = {"section": "options", "task": "detection", "option": name}
-            names |= {"precision": precision, "batch": batch}
-            run.record.cell(clock, names, functools.partial(measure, change), cap)
+def _compiled_step(model: TaskModel, how: str, batch: int) -> dict:
+    """A step, what the device does in it, and what moves features and gradients of the UNet."""
+    run, backbone = model.run, model.backbone
+    model.model.train()
+    generator = torch.Generator().manual_seed(0)
+    side = model.inputs[0]["image"].shape[-1] // backbone.size_divisibility
+    width = backbone.unet.unet.config.cross_attention_dim
+    images = torch.rand(batch, 3, *[side * backbone.size_divisibility] * 2, generator=generator)
+    context = torch.randn(batch, backbone.unet.maps.tokens, width, generator=generator)
+    images, context = (2 * images - 1).to(run.device), context.to(run.device)
+    trained = [weight for weight in backbone.unet.parameters() if weight.requires_grad]
+
+    def compute() -> tuple[list[Tensor], list[Tensor]]:
+        with sides.computing_in(run.device, "bf16"):
+            latents = backbone.latent_encoder(images)
+            features = backbone.unet(latents, Context(context), backbone.timestep).values()
+        loss = sum(maps.float().square().mean() for maps in features)
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+        return [maps.detach() for maps in features], [g for g in gradients if g is not None]
+
+    exact = compute()
+    with model.compiled(how):
+        start = time.perf_counter()
+        found = compute()
+        moved = [_distance(*pair) for pair in zip(found, exact, strict=True)]
+        until_ready = time.perf_counter() - start
+        del found, exact
+        busy = _busy(model, "bf16", batch)
+    return {
+        **busy,
+        "difference": moved[0],
+        "gradient_difference": moved[1],
+        "until_ready": until_ready,
+        "images_per_second": batch / busy["seconds"],
+    }
+
+
+def _distance(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """Relative, of all tensors together."""
+    pairs = list(zip(found, exact, strict=True))
+    wrong = sum((own.float() - e.float()).square().sum() for own, e in pairs)
+    return (wrong / sum(e.float().square().sum() for e in exact)).sqrt().item()
 
 
 # Name of a side of an evaluation -> precision, and keys of the config.
 _WHOLE = ("TEST.WINDOW_SIZE", 0)
+_GRAPHS = ("MODEL.DIFFUSION.COMPILE", "graphs")
 _EVALUATIONS = {
     "detection": {
         "bf16": ("bf16", ()),
+        "bf16, graphs": ("bf16", _GRAPHS),
         "bf16, latents cached": ("bf16", ("cache",)),
         "fp32": ("fp32", ()),
     },
     "segmentation": {
         "windows, bf16": ("bf16", ()),
+        "windows, bf16, graphs": ("bf16", _GRAPHS),
         "whole image, bf16": ("bf16", _WHOLE),
         "whole image, bf16, latents cached": ("bf16", ("cache", *_WHOLE)),
         "windows, fp32": ("fp32", ()),
@@ -463,14 +484,22 @@ def evaluation(run: Run, clock: Clock, task: str) -> None:
     """Images per second of `--eval-only`, from image files to metrics."""
     with run.model(task) as model:
         model.model.eval()
-        names = {"section": "evaluation", "task": task, "side": "bf16, images in memory"}
-        run.record.cell(clock, {**names, "precision": "bf16"}, lambda: _in_memory(model))
+        for name, how in {
+            "bf16, images in memory": "",
+            "bf16, images in memory, graphs": "graphs",
+        }.items():
+            if how and run.device != "cuda":
+                continue
+            names = {"section": "evaluation", "task": task, "side": name, "precision": "bf16"}
+            run.record.cell(clock, names, functools.partial(_in_memory, model, how), cap=25)
         for name, (precision, keys) in _EVALUATIONS[task].items():
             if precision not in sides.precisions(run.device):
                 continue
+            if keys == _GRAPHS and run.device != "cuda":
+                continue
             names = {"section": "evaluation", "task": task, "side": name, "precision": precision}
             call = functools.partial(_evaluate, model, precision, keys)
-            run.record.cell(clock, names, call)
+            run.record.cell(clock, names, call, cap=30)
         model.model.train()
 
 
@@ -484,13 +513,14 @@ def _evaluate(model: TaskModel, precision: str, keys: tuple) -> dict:
     model.backbone.test_precision = sides.mixed(precision)
     if model.task == "segmentation":
         model.model.window_size = cfg.TEST.WINDOW_SIZE
+    how = cfg.MODEL.DIFFUSION.COMPILE
     dataset = TARGETS[model.task]
 
     def evaluate() -> tuple[float, int]:
         loader = Trainer.build_test_loader(cfg, dataset)
         evaluator = Trainer.build_evaluator(cfg, dataset)
         start = time.perf_counter()
-        with sides.tf32(precision):
+        with sides.tf32(precision), model.compiled(how):
             inference_on_dataset(model.model, loader, evaluator)
         return time.perf_counter() - start, len(loader.dataset)
 
@@ -507,7 +537,7 @@ def _evaluate(model: TaskModel, precision: str, keys: tuple) -> dict:
 
 
 @torch.no_grad()
-def _in_memory(model: TaskModel) -> dict:
+def _in_memory(model: TaskModel, how: str) -> dict:
     """The model alone, on images that are decoded already."""
     cfg = model.config("DATALOADER.NUM_WORKERS", 0)
     model.backbone.test_precision = "bf16"
@@ -515,7 +545,8 @@ def _in_memory(model: TaskModel) -> dict:
         model.model.window_size = cfg.TEST.WINDOW_SIZE
     loader = iter(Trainer.build_test_loader(cfg, TARGETS[model.task]))
     inputs = list(itertools.islice(loader, 16 if model.run.full else 2))
-    found = model.run.time(lambda: [model.model(one) for one in inputs], seconds=3)
+    with model.compiled(how):
+        found = model.run.time(lambda: [model.model(one) for one in inputs], seconds=2)
     return {**found, "images_per_second": len(inputs) / found["seconds"]}
 
 

@@ -1,16 +1,13 @@
-"""The sides that a run on a GPU compares: precisions, the released wrapper, what PyTorch offers."""
+"""The sides that a run on a GPU compares: precisions, and the released wrapper."""
 
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
 from reference import ReferenceFeatures
 from torch import Tensor, nn
 
-from tadp_d2.diffusion.attention import RecordedAttention
 from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.precision import autocast
@@ -67,94 +64,6 @@ class ReferenceUNet(nn.Module):
 
     def forward(self, latents: Tensor, context: Context, timestep: float) -> dict[str, Tensor]:
         return self.features(latents, context.embeddings, timestep)
-
-
-class GraphedUNet(nn.Module):
-    """`UNetFeatures` as two CUDA graphs, forward and backward, for one shape of inputs."""
-
-    def __init__(self, ours: UNetFeatures, latents: Tensor, context: Tensor, timestep: float):
-        super().__init__()
-        self.strides, self.channels, self.levels = ours.strides, ours.channels, ours.levels
-        tensors = _Tensors(ours, timestep)
-        self._run = torch.cuda.make_graphed_callables(tensors, (latents, context))
-
-    def forward(self, latents: Tensor, context: Context, timestep: float) -> dict[str, Tensor]:
-        found = self._run(latents, context.embeddings)
-        return dict(zip(self.levels, found, strict=True))
-
-
-class _Tensors(nn.Module):
-    """The same with tensors only, as graphs want it."""
-
-    def __init__(self, ours: UNetFeatures, timestep: float):
-        super().__init__()
-        self.ours = ours
-        self.timestep = timestep
-
-    def forward(self, latents: Tensor, embeddings: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.ours(latents, Context(embeddings), self.timestep).values())
-
-
-class CompiledUNet(nn.Module):
-    """`UNetFeatures` compiled as a whole."""
-
-    def __init__(self, ours: UNetFeatures, mode: str | None = None):
-        super().__init__()
-        self.strides, self.channels, self.levels = ours.strides, ours.channels, ours.levels
-        self.ours = ours
-        self._run = torch.compile(ours, fullgraph=True, dynamic=False, mode=mode)
-
-    def forward(self, latents: Tensor, context: Context, timestep: float) -> dict[str, Tensor]:
-        # The results of a graph are overwritten by its next run.
-        return {
-            level: maps.clone() for level, maps in self._run(latents, context, timestep).items()
-        }
-
-
-def repeated_blocks(features: UNetFeatures) -> list[nn.Module]:
-    """The parts that occur many times, without what records maps: that is another each time."""
-    parts: list[nn.Module] = []
-    for module in features.unet.modules():
-        if isinstance(module, ResnetBlock2D):
-            parts.append(module)
-        elif isinstance(module, BasicTransformerBlock):
-            recorded = isinstance(module.attn2.processor, RecordedAttention)
-            parts += [module.attn1, module.ff] if recorded else [module]
-    return parts
-
-
-@contextlib.contextmanager
-def compiled_blocks(features: UNetFeatures) -> Iterator[None]:
-    """Inside it the repeated blocks are compiled, one graph for each shape."""
-    torch._dynamo.reset()
-    parts = repeated_blocks(features)
-    with torch._dynamo.config.patch(recompile_limit=64):
-        for part in parts:
-            part.compile(dynamic=False)
-        try:
-            yield
-        finally:
-            for part in parts:
-                part._compiled_call_impl = None
-            torch._dynamo.reset()
-
-
-@contextlib.contextmanager
-def channels_last(module: nn.Module) -> Iterator[None]:
-    module.to(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        module.to(memory_format=torch.contiguous_format)
-
-
-@contextlib.contextmanager
-def cudnn_benchmark() -> Iterator[None]:
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 @contextlib.contextmanager

@@ -7,6 +7,11 @@ from measure import replace_section
 
 Cell = dict[str, Any]
 _PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+# Values of `MODEL.DIFFUSION.COMPILE` with a batch.
+_OPTIONS = (
+    *(("eager", 2), ("graphs", 2), ("blocks", 2), ("blocks+graphs", 2)),
+    *(("eager", 8), ("graphs", 8)),
+)
 
 
 def report(runs: Sequence[dict[str, Any]], write: bool) -> None:
@@ -46,7 +51,7 @@ def tables(cells: Sequence[Cell]) -> list[str]:
         *_features(cells),
         *_steps(cells),
         *_busy(cells),
-        *_options(cells),
+        *_compiled(cells),
         *_rates(cells),
         *_tests(cells),
     ]
@@ -160,18 +165,35 @@ def _busy(cells: Sequence[Cell]) -> list[str]:
     return _table("How much of a step the device computes", columns, rows)
 
 
-def _options(cells: Sequence[Cell]) -> list[str]:
-    own = [cell for cell in cells if cell["section"] == "options"]
-    eager = _find(own, option="eager")
+def _compiled(cells: Sequence[Cell]) -> list[str]:
+    own = [cell for cell in cells if cell["section"] == "compiling"]
     rows = []
-    for name in dict.fromkeys(cell["option"] for cell in own):
-        cell = _find(own, option=name)
-        row = [name, _milliseconds(cell), _ratio(eager, cell)]
-        row += [_number(cell.get("difference"), ".1e"), _number(cell.get("until_ready"))]
-        rows.append([*row, _number(cell.get("peak_mib"), ".0f")])
-    columns = ["step of detection, bf16, batch of 2", "ms", "times as fast as eager"]
-    columns += ["features move by", "seconds with warm-up and compiling", "MiB"]
-    return _table("Against waiting for Python", columns, rows or [["-"] * len(columns)])
+    for task in ("detection", "segmentation"):
+        references = {
+            precision: {"section": "steps", "task": task, "side": "reference"}
+            | {"precision": precision, "batch": 2}
+            for precision in ("bf16", "fp32")
+        }
+        first, full = (_find(cells, **names) for names in references.values())
+        for option, batch in _OPTIONS:
+            eager, cell = (
+                _find(own, task=task, option=name, batch=batch) for name in ("eager", option)
+            )
+            sides = [_ratio(side, cell) if batch == 2 else "-" for side in (first, full)]
+            rows.append(
+                [
+                    *(task, option, str(batch), _milliseconds(cell), _ratio(eager, cell), *sides),
+                    _number(cell.get("busy_share"), ".0%"),
+                    _number(cell.get("kernels_per_step"), ".0f"),
+                    *(_number(cell.get(k), ".1e") for k in ("difference", "gradient_difference")),
+                    _number(cell.get("until_ready")),
+                    _number(cell.get("peak_mib"), ".0f"),
+                ]
+            )
+    columns = ["step in bf16", "`COMPILE`", "batch", "ms", "times as fast as eager"]
+    columns += ["as the reference in bf16", "in fp32", "device busy", "kernels"]
+    columns += ["features move by", "gradients", "seconds until ready", "MiB"]
+    return _table("Against waiting for Python", columns, rows)
 
 
 def _rates(cells: Sequence[Cell]) -> list[str]:
