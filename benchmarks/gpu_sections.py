@@ -90,6 +90,10 @@ class Run:
     def batches(self) -> tuple[int, ...]:
         return (2, 1, 8) if self.full else (2,)
 
+    def cap(self, seconds: float) -> float:
+        """Seconds after which a measurement is given up: those of a GPU, or enough for a CPU."""
+        return seconds if self.device == "cuda" else 120
+
     def time(self, run: Callable[[], object], **options: Any) -> dict[str, Any]:
         # Tiny: only whether it works.
         own = {"seconds": 1.5} if self.full else {"seconds": 0.1, "least": 1}
@@ -167,12 +171,14 @@ class TaskModel:
     @contextlib.contextmanager
     def compiled(self, how: str) -> Iterator[None]:
         """Inside it the model computes as with this value of `MODEL.DIFFUSION.COMPILE`."""
-        parts = self.backbone.latent_encoder.module, self.backbone.unet
-        compile_passes(how, *parts)
+        self.compute_as(how)
         try:
             yield
         finally:
-            compile_passes("", *parts)
+            self.compute_as("")
+
+    def compute_as(self, how: str) -> None:
+        compile_passes(how, self.backbone.latent_encoder.module, self.backbone.unet)
 
     @contextlib.contextmanager
     def stepping(self, precision: str, count: int) -> Iterator[Callable[[], None]]:
@@ -312,7 +318,8 @@ def steps(run: Run, clock: Clock, task: str) -> None:
                     names |= {"precision": precision, "batch": batch}
                     measure = functools.partial(model.time_step, precision, batch)
                     run.record.cell(clock, names, measure)
-        names = {"section": "busy", "task": task, "precision": "bf16", "batch": 2}
+        names = {"section": "busy", "task": task, "option": "eager"}
+        names |= {"precision": "bf16", "batch": 2}
         run.record.cell(clock, names, functools.partial(_busy, model, "bf16", 2))
 
 
@@ -397,7 +404,7 @@ def compiling(run: Run, clock: Clock) -> None:
                     names = {"section": "steps", "task": task, "side": "reference"}
                     names |= {"precision": precision, "batch": batch}
                     measure = functools.partial(model.time_step, precision, batch)
-                    run.record.cell(clock, names, measure, cap=20)
+                    run.record.cell(clock, names, measure, run.cap(20))
             _compiled_steps(run, clock, model, _QUICK[1:])
     for task, values in slow.items():
         with run.model(task) as model:
@@ -411,13 +418,17 @@ def _compiled_steps(
     for how, batch in values:
         if ("graphs" in how and run.device != "cuda") or batch not in run.batches:
             continue
-        names = {"section": "compiling", "task": model.task, "option": how or "eager"}
-        names |= {"precision": "bf16", "batch": batch}
-        run.record.cell(clock, names, functools.partial(_compiled_step, model, how, batch), cap)
+        names = {"task": model.task, "option": how or "eager", "precision": "bf16", "batch": batch}
+        measure = functools.partial(_compiled_step, model, how, batch)
+        with model.compiled(how):
+            if run.record.cell(clock, {"section": "compiling", **names}, measure, run.cap(cap)):
+                # Apart, as it may take too long.
+                profiled = functools.partial(_busy, model, "bf16", batch)
+                run.record.cell(clock, {"section": "busy", **names}, profiled, run.cap(20))
 
 
 def _compiled_step(model: TaskModel, how: str, batch: int) -> dict:
-    """A step, what the device does in it, and what moves features and gradients of the UNet."""
+    """A step, and by how much features and gradients of the UNet move."""
     run, backbone = model.run, model.backbone
     model.model.train()
     generator = torch.Generator().manual_seed(0)
@@ -436,20 +447,19 @@ def _compiled_step(model: TaskModel, how: str, batch: int) -> dict:
         gradients = torch.autograd.grad(loss, trained, allow_unused=True)
         return [maps.detach() for maps in features], [g for g in gradients if g is not None]
 
+    model.compute_as("")
     exact = compute()
-    with model.compiled(how):
-        start = time.perf_counter()
-        found = compute()
-        moved = [_distance(*pair) for pair in zip(found, exact, strict=True)]
-        until_ready = time.perf_counter() - start
-        del found, exact
-        busy = _busy(model, "bf16", batch)
+    model.compute_as(how)
+    start = time.perf_counter()
+    found = compute()
+    moved = [_distance(*pair) for pair in zip(found, exact, strict=True)]
+    until_ready = time.perf_counter() - start
+    del found, exact
     return {
-        **busy,
+        **model.time_step("bf16", batch),
         "difference": moved[0],
         "gradient_difference": moved[1],
         "until_ready": until_ready,
-        "images_per_second": batch / busy["seconds"],
     }
 
 
@@ -491,7 +501,7 @@ def evaluation(run: Run, clock: Clock, task: str) -> None:
             if how and run.device != "cuda":
                 continue
             names = {"section": "evaluation", "task": task, "side": name, "precision": "bf16"}
-            run.record.cell(clock, names, functools.partial(_in_memory, model, how), cap=25)
+            run.record.cell(clock, names, functools.partial(_in_memory, model, how), run.cap(25))
         for name, (precision, keys) in _EVALUATIONS[task].items():
             if precision not in sides.precisions(run.device):
                 continue
@@ -499,7 +509,7 @@ def evaluation(run: Run, clock: Clock, task: str) -> None:
                 continue
             names = {"section": "evaluation", "task": task, "side": name, "precision": precision}
             call = functools.partial(_evaluate, model, precision, keys)
-            run.record.cell(clock, names, call, cap=30)
+            run.record.cell(clock, names, call, run.cap(30))
         model.model.train()
 
 

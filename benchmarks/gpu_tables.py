@@ -158,7 +158,7 @@ def _steps(cells: Sequence[Cell]) -> list[str]:
 def _busy(cells: Sequence[Cell]) -> list[str]:
     rows = []
     for task in ("detection", "segmentation"):
-        cell = _find(cells, section="busy", task=task)
+        cell = _find(cells, section="busy", task=task, option="eager", batch=2)
         row = [task, _milliseconds(cell), _number(cell.get("busy_share"), ".0%")]
         rows.append([*row, _number(cell.get("kernels_per_step"), ".0f")])
     columns = ["step, bf16, batch of 2", "ms", "device busy", "kernels"]
@@ -179,12 +179,13 @@ def _compiled(cells: Sequence[Cell]) -> list[str]:
             eager, cell = (
                 _find(own, task=task, option=name, batch=batch) for name in ("eager", option)
             )
+            busy = _find(cells, section="busy", task=task, option=option, batch=batch)
             sides = [_ratio(side, cell) if batch == 2 else "-" for side in (first, full)]
             rows.append(
                 [
                     *(task, option, str(batch), _milliseconds(cell), _ratio(eager, cell), *sides),
-                    _number(cell.get("busy_share"), ".0%"),
-                    _number(cell.get("kernels_per_step"), ".0f"),
+                    _number(busy.get("busy_share"), ".0%"),
+                    _number(busy.get("kernels_per_step"), ".0f"),
                     *(_number(cell.get(k), ".1e") for k in ("difference", "gradient_difference")),
                     _number(cell.get("until_ready")),
                     _number(cell.get("peak_mib"), ".0f"),
