@@ -148,6 +148,14 @@ def test_wrong_arguments_are_errors():
     for half in (training, ("TEST.PRECISION", "fp16")):
         with pytest.raises(UserError, match="fp16 needs a GPU"):
             load_config(file, overrides=[*half, "MODEL.DEVICE", "cpu"])
+    graphs = ["MODEL.DIFFUSION.COMPILE", "blocks+graphs"]
+    checkpointing = ["MODEL.DIFFUSION.GRADIENT_CHECKPOINTING", "True"]
+    with pytest.raises(UserError, match='COMPILE.*need a GPU.*expected "blocks" or empty'):
+        load_config(file, overrides=[*graphs, "MODEL.DEVICE", "cpu"])
+    with pytest.raises(UserError, match="COMPILE.*recorded with.*GRADIENT_CHECKPOINTING"):
+        load_config(file, overrides=[*graphs, *checkpointing])
+    with pytest.raises(UserError, match="COMPILE is 'graph': expected empty, or one of graphs"):
+        load_config(file, overrides=["MODEL.DIFFUSION.COMPILE", "graph"])
 
 
 def test_no_two_configs_write_into_one_folder():

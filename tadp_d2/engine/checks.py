@@ -122,15 +122,15 @@ def _check_compiling(cfg: CfgNode) -> None:
     if "graphs" not in how:
         return
     instead = '"blocks" or empty' if "blocks" in how else "empty"
-    if cfg.MODEL.DEVICE == "cpu":
-        raise UserError(
-            f"MODEL.DIFFUSION.COMPILE is {how!r}: CUDA graphs need a GPU, and MODEL.DEVICE is cpu; "
-            f"expected {instead}"
-        )
     if cfg.MODEL.DIFFUSION.GRADIENT_CHECKPOINTING:
         raise UserError(
             f"MODEL.DIFFUSION.COMPILE is {how!r}: CUDA graphs cannot be recorded with "
             f"MODEL.DIFFUSION.GRADIENT_CHECKPOINTING; set that to False, or leave COMPILE {instead}"
+        )
+    if cfg.MODEL.DEVICE == "cpu":
+        raise UserError(
+            f"MODEL.DIFFUSION.COMPILE is {how!r}: CUDA graphs need a GPU, and MODEL.DEVICE is cpu, "
+            f"or no GPU is seen; expected {instead}"
         )
 
 
