@@ -7,7 +7,7 @@ measurement, and a section that fails says so there while the others go on.
 
     python benchmarks/gpu_check.py --requirements
     python benchmarks/gpu_check.py --output gpu.json
-    python benchmarks/gpu_check.py --output gpu.json --sections compiling captioning
+    python benchmarks/gpu_check.py --output gpu.json --sections matrix graphs blocks
     python benchmarks/gpu_check.py --size tiny --device cpu --output cpu.json
     python benchmarks/gpu_check.py --tables gpu.json --write
 """
@@ -57,8 +57,9 @@ REQUIREMENTS = {
 SECTIONS = {
     "matrix": 15,
     "tests": 110,
-    "compiling": 330,
-    "evaluation": 80,
+    "graphs": 140,
+    "evaluation": 70,
+    "blocks": 300,
     "detection": 90,
     "segmentation": 80,
     "features": 100,
@@ -164,7 +165,8 @@ def _run_sections(
         "evaluation": evaluations,
         "personalization": lambda own: sections.personalization(state, own),
         "captioning": lambda own: sections.captioning(state, own),
-        "compiling": lambda own: sections.compiling(state, own),
+        "graphs": lambda own: sections.graphs(state, own),
+        "blocks": lambda own: sections.blocks(state, own),
         "largest": lambda own: sections.largest(state, own, "detection"),
         "suite": suite,
     }

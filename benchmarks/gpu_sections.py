@@ -281,13 +281,13 @@ def features(run: Run, clock: Clock) -> None:
         rate = run.rates.get(precision, float("nan"))
         return {**found, "share_of_matrix_rate": passes * work / found["seconds"] / rate}
 
-    order = [p for p in ("bf16", "fp32", "tf32", "fp16") if p in sides.precisions(run.device)]
+    order = [p for p in ("bf16", "fp16", "fp32", "tf32") if p in sides.precisions(run.device)]
     for precision, batch in itertools.product(order, run.batches):
         for side, call in itertools.product(pair, (forward_backward, forward)):
             names = {"section": "features", "what": call.__name__, "side": side}
             names |= {"precision": precision, "batch": batch}
-            # The reference at batch 8 in one precision, for the trend.
-            if side == "tadp_d2" or batch < 8 or precision == "bf16":
+            # The reference at batch 8 in half precision, for the trend.
+            if side == "tadp_d2" or batch < 8 or precision in ("bf16", "fp16"):
                 add(names, functools.partial(measure, side, precision, batch, call))
 
 
@@ -296,8 +296,10 @@ _STEPS = (
     *(("tadp_d2", "bf16", 2), ("tadp_d2", "fp32", 2), ("tadp_d2", "tf32", 2)),
     *(("tadp_d2", "fp16", 2), ("tadp_d2", "bf16", 8), ("tadp_d2", "bf16", 1)),
     *(("reference", "bf16", 2), ("reference", "fp32", 2), ("reference", "tf32", 2)),
-    *(("reference", "bf16", 8), ("reference", "bf16", 1), ("reference", "fp32", 1)),
-    *(("tadp_d2", "fp32", 8), ("tadp_d2", "fp32", 1), ("tadp_d2", "tf32", 8)),
+    *(("reference", "bf16", 8), ("reference", "bf16", 1), ("reference", "fp16", 2)),
+    *(("reference", "fp16", 8), ("reference", "fp32", 1), ("reference", "fp16", 1)),
+    *(("tadp_d2", "fp16", 8), ("tadp_d2", "fp16", 1), ("tadp_d2", "fp32", 1)),
+    *(("tadp_d2", "fp32", 8), ("tadp_d2", "tf32", 8), ("tadp_d2", "tf32", 1)),
 )
 
 
@@ -385,31 +387,33 @@ def largest(run: Run, clock: Clock, task: str) -> None:
                 return
 
 
-# The values of `MODEL.DIFFUSION.COMPILE` with a batch, the most valuable first; "" is eager. What
-# compiles takes minutes and comes behind all others.
-_QUICK = (("", 2), ("graphs", 2), ("graphs", 8), ("", 8))
-_SLOW = (("blocks", 2), ("blocks+graphs", 2))
+# The values of `MODEL.DIFFUSION.COMPILE` with a batch, the most valuable first; "" is eager.
+_GRAPHED = (("graphs", 2), ("graphs", 8), ("", 8))
+# The second compiles again, as autocast's cache is on in it; most of it comes from a cache on disk.
+_COMPILED = (("blocks+graphs", 2), ("blocks", 2))
 _REFERENCE = (("bf16", 2), ("fp32", 2))
 
 
-def compiling(run: Run, clock: Clock) -> None:
-    """Training steps in bf16 by each value of `MODEL.DIFFUSION.COMPILE`, and the reference's."""
-    slow = dict.fromkeys(CONFIGS, _SLOW if run.device == "cuda" else ())
+def graphs(run: Run, clock: Clock) -> None:
+    """Training steps in bf16, eager and by CUDA graphs, and the reference's."""
     for task in CONFIGS:
         with run.model(task) as model:
             # Before CUDA graphs, whose faults may end all that comes behind.
-            _compiled_steps(run, clock, model, _QUICK[:1])
+            _compiled_steps(run, clock, model, (("", 2),))
             with model.replaced(sides.ReferenceUNet):
                 for precision, batch in _REFERENCE:
                     names = {"section": "steps", "task": task, "side": "reference"}
                     names |= {"precision": precision, "batch": batch}
                     measure = functools.partial(model.time_step, precision, batch)
                     run.record.cell(clock, names, measure, run.cap(20))
-            _compiled_steps(run, clock, model, _QUICK[1:])
-    for task, values in slow.items():
+            _compiled_steps(run, clock, model, _GRAPHED)
+
+
+def blocks(run: Run, clock: Clock) -> None:
+    """The same by compiled blocks; most blocks of the second task are those of the first."""
+    for task in CONFIGS if run.device == "cuda" else ():
         with run.model(task) as model:
-            # Most of the second task's blocks are those of the first.
-            _compiled_steps(run, clock, model, values, cap=150)
+            _compiled_steps(run, clock, model, _COMPILED, cap=170)
 
 
 def _compiled_steps(
@@ -421,7 +425,8 @@ def _compiled_steps(
         names = {"task": model.task, "option": how or "eager", "precision": "bf16", "batch": batch}
         measure = functools.partial(_compiled_step, model, how, batch)
         with model.compiled(how):
-            if run.record.cell(clock, {"section": "compiling", **names}, measure, run.cap(cap)):
+            found = run.record.cell(clock, {"section": "compiling", **names}, measure, run.cap(cap))
+            if found and batch == 2:
                 # Apart, as it may take too long.
                 profiled = functools.partial(_busy, model, "bf16", batch)
                 run.record.cell(clock, {"section": "busy", **names}, profiled, run.cap(20))
@@ -530,13 +535,14 @@ def _evaluate(model: TaskModel, precision: str, keys: tuple) -> dict:
         loader = Trainer.build_test_loader(cfg, dataset)
         evaluator = Trainer.build_evaluator(cfg, dataset)
         start = time.perf_counter()
-        with sides.tf32(precision), model.compiled(how):
+        with sides.tf32(precision):
             inference_on_dataset(model.model, loader, evaluator)
         return time.perf_counter() - start, len(loader.dataset)
 
-    # The first fills the caches, of prompts and of latents.
-    first, _ = evaluate()
-    seconds, count = evaluate()
+    with model.compiled(how):
+        # It fills the caches, of prompts and of latents; in fp32, slow, those of prompts are full.
+        first = None if precision == "fp32" else evaluate()[0]
+        seconds, count = evaluate()
     return {
         "seconds": seconds,
         "first": first,

@@ -46,6 +46,10 @@ def _one(runs: Sequence[dict[str, Any]], key: str) -> str:
 
 def tables(cells: Sequence[Cell]) -> list[str]:
     """The lines of all tables, those without a measurement included."""
+    # An eager step is a step like the others.
+    eager = [cell for cell in cells if cell.get("option") == "eager"]
+    eager = [cell for cell in eager if cell["section"] == "compiling"]
+    cells = [*({**cell, "section": "steps", "side": "tadp_d2"} for cell in eager), *cells]
     return [
         *_matrix(cells),
         *_features(cells),

@@ -68,6 +68,17 @@ def test_tables_hold_ratios_and_dashes():
     assert rows[1] == "| fp16 | 2 | - | - | - | - | - | - | - |"
     # Those of segmentation: not run.
     assert rows[2] == "| bf16 | 2 | - | - | - | - | - | - | - |"
+    # An eager step beside the key's values is one of these.
+    own = {"section": "compiling", "task": "detection", "precision": "bf16", "batch": 2}
+    cells += [{**own, "option": "eager", "seconds": 0.25}, {**own, "option": "graphs"}]
+    cells[-1] |= {"seconds": 0.1, "difference": 0.0}
+    cells.append({**own, "section": "busy", "option": "graphs", "busy_share": 0.9})
+    graphs = next(line for line in tables(cells) if line.startswith("| detection | graphs | 2 |"))
+    assert (
+        graphs == "| detection | graphs | 2 | 100 | 2.5 | 5 | 10 | 90% | - | 0.0e+00 | - | - | - |"
+    )
+    assert rows[0] in tables(cells)
+    assert "| bf16 | 2 | 500 | 250 | 2 | 4 | - | - | - |" in tables([*cells[:2], *cells[5:]])
     # Without any measurement the tables are there.
     assert len(tables([])) > 50
 
@@ -92,7 +103,7 @@ def test_the_script_runs_on_a_cpu(tmp_path, world):
     file = tmp_path / "cpu.json"
     command = [sys.executable, SCRIPT, "--size", "tiny", "--device", "cpu", "--output", file]
     command += ["--data", world, "--sections", "matrix", "personalization", "captioning"]
-    command += ["compiling", "evaluation"]
+    command += ["graphs", "blocks", "evaluation"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     cells = stored(file)["cells"]
