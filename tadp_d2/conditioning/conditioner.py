@@ -8,6 +8,7 @@ add losses.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from fvcore.common.config import CfgNode
@@ -147,6 +148,8 @@ def open_model_of(cfg: CfgNode) -> DiffusionModel:
     model = open_diffusion_model(options.WEIGHTS, options.REVISION, options.UNET)
     if lora:
         model.add_lora(lora)
+    if options.TINY_ENCODER:
+        model.use_tiny_encoder(Path(options.TINY_ENCODER))
     conditioner = get_conditioner_class(cfg)
     if model.reads_prompts_only and not conditioner.reads_prompts(cfg):
         known = [name for name, other in CONDITIONER_REGISTRY if other.reads_prompts(cfg)]

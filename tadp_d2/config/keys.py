@@ -150,6 +150,14 @@ ADDED = (
         changes=Changes.NOTHING,
     ),
     Key(
+        "MODEL.DIFFUSION.TINY_ENCODER",
+        "",
+        "Folder of a small autoencoder (diffusers' AutoencoderTiny) whose encoder makes the "
+        "latents in place of the VAE of WEIGHTS, with less work and other numbers; empty for none. "
+        "For Stable Diffusion 1.x, 2.x and XL.",
+        changes=Changes.NOTHING,
+    ),
+    Key(
         "MODEL.DIFFUSION.TIMESTEP",
         0,
         "Time step t that the UNet is conditioned on. The released code passes 1.",

@@ -123,6 +123,17 @@ class DiffusionModel(ABC):
         """
         raise UserError(f"{lora.path}: a model of the family {self.what} takes no LoRA here")
 
+    def use_tiny_encoder(self, folder: Path) -> None:
+        """Puts a small encoder (`tiny_encoder`) in the VAE's place; reads no weights.
+
+        Raises:
+            UserError: it does not fit, or the family takes none.
+        """
+        raise UserError(
+            f"MODEL.DIFFUSION.TINY_ENCODER is {folder}: a model of the family {self.what} takes "
+            "no small encoder here; leave it empty"
+        )
+
     def check_tokens(self, token_files: Sequence[str | Path]) -> None:
         """Checks files of learned tokens; reads no weights.
 

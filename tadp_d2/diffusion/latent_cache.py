@@ -96,12 +96,14 @@ class LatentCache:
         if not options.FOLDER:
             return None
         model = open_diffusion_model(cfg.MODEL.DIFFUSION.WEIGHTS, cfg.MODEL.DIFFUSION.REVISION)
-        files = sorted((model.folder / "vae").iterdir())
+        tiny = cfg.MODEL.DIFFUSION.TINY_ENCODER
         made_of = {
             "format": _FORMAT,
             # Its decoders and its resizing make the pixels.
             "pillow": PIL.__version__,
-            "vae": {file.name: sha256(file) for file in files if file.is_file()},
+            # Its factor counts in the place of the VAE, too.
+            "vae": _sums(model.folder / "vae"),
+            **({"tiny_encoder": _sums(Path(tiny))} if tiny else {}),
             "channels": model.latents.channels,
             "stride": model.latents.stride,
             # Images are padded to a multiple of the deepest level's stride.
@@ -148,6 +150,10 @@ class LatentCache:
         name = key.hexdigest()
         file = self.folder / name[:2] / f"{name[2:]}.npy"
         return CachedLatents(file, _read(file, self._shape(size)), self.limit * 2**30 / _FOLDERS)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
 
 
 def _fingerprint(image: Tensor) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, SD3Transformer2DModel, UNet2DConditionModel
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -199,6 +199,22 @@ VAE = Part(
         "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
     },
     usual=_usual(AutoencoderKL),
+)
+TINY_VAE = Part(
+    "small autoencoder",
+    AutoencoderTiny,
+    declared=("AutoencoderTiny",),
+    computed=(
+        *("encoder_block_out_channels", "num_encoder_blocks", "act_fn", "latent_channels"),
+        "scaling_factor",
+    ),
+    indifferent=(
+        *("out_channels", "decoder_block_out_channels", "num_decoder_blocks", "upsample_fn"),
+        *("upsampling_scaling_factor", "latent_magnitude", "latent_shift", "force_upcast"),
+        "block_out_channels",
+    ),
+    allowed={"in_channels": (3,)},
+    usual=_usual(AutoencoderTiny),
 )
 TEXT_ENCODER = Part(
     "text encoder",

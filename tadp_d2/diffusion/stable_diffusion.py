@@ -23,6 +23,7 @@ from tadp_d2.diffusion.model_folder import (
     read_pipeline,
 )
 from tadp_d2.diffusion.model_part import TEXT_ENCODER, UNET, VAE, Part
+from tadp_d2.diffusion.tiny_encoder import TinyLatentEncoder, check_tiny_encoder
 from tadp_d2.diffusion.tokens import ONLY, read_fitting
 from tadp_d2.diffusion.unet_features import UNetFeatures
 from tadp_d2.errors import UserError
@@ -47,6 +48,7 @@ class StableDiffusion(DiffusionModel):
     teachable = TEACHABLE
     unet_part: ClassVar[Part] = UNET
     _lora: LoraFile | None = None
+    _tiny_encoder: Path | None = None
 
     @classmethod
     def opens(cls, folder: Path) -> bool:
@@ -70,6 +72,10 @@ class StableDiffusion(DiffusionModel):
     def add_lora(self, lora: LoraFile) -> None:
         lora.check(self._without_weights())
         self._lora = lora
+
+    def use_tiny_encoder(self, folder: Path) -> None:
+        check_tiny_encoder(folder, self.latents)
+        self._tiny_encoder = folder
 
     def check_tokens(self, token_files: Sequence[str | Path]) -> None:
         for file in token_files:
@@ -95,8 +101,12 @@ class StableDiffusion(DiffusionModel):
         return TEXT_ENCODER.read_config(self.folder / "text_encoder")
 
     @cached_property
+    def _vae(self) -> dict[str, Any]:
+        return VAE.read_config(self.folder / "vae")
+
+    @property
     def latents(self) -> Latents:
-        return vae_latents(VAE.read_config(self.folder / "vae"))
+        return vae_latents(self._vae)
 
     @property
     def strides(self) -> dict[str, int]:
@@ -110,7 +120,9 @@ class StableDiffusion(DiffusionModel):
     def context_width(self) -> int:
         return self._text["hidden_size"]
 
-    def load_latent_encoder(self, scaled: bool = True) -> "LatentEncoder":
+    def load_latent_encoder(self, scaled: bool = True) -> "LatentEncoder | TinyLatentEncoder":
+        if self._tiny_encoder:
+            return TinyLatentEncoder(self._tiny_encoder, self._vae, scaled)
         return LatentEncoder(load_vae(self.folder), scaled)
 
     def load_tokenizer(self) -> CLIPTokenizer:

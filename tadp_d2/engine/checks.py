@@ -154,6 +154,7 @@ def _check_text(cfg: CfgNode) -> None:
     for key, value in (
         ("MODEL.DIFFUSION.UNET", diffusion.UNET),
         ("MODEL.DIFFUSION.COMPILE", diffusion.COMPILE),
+        ("MODEL.DIFFUSION.TINY_ENCODER", diffusion.TINY_ENCODER),
         ("MODEL.DIFFUSION.LORA_RANK", diffusion.LORA_RANK),
         ("MODEL.DIFFUSION.LORA_FILE", diffusion.LORA_FILE),
         ("MODEL.DIFFUSION.NOISE_TIMESTEP", diffusion.NOISE_TIMESTEP),

@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 # What must be equal for a checkpoint's weights to mean anything, and what it is called in messages.
 _ESSENTIAL = {
-    "vae": "another VAE (MODEL.DIFFUSION.WEIGHTS)",
+    "vae": "another VAE (MODEL.DIFFUSION.WEIGHTS or TINY_ENCODER)",
     "conditioner": "another conditioner (MODEL.CONDITIONER)",
     "text_encoder": "another text encoder (MODEL.DIFFUSION.WEIGHTS)",
     "pixels": "another pixel normalisation (MODEL.PIXEL_MEAN, PIXEL_STD or INPUT.FORMAT)",
@@ -193,7 +193,10 @@ def _check_artifacts(cfg: CfgNode, record: dict[str, Any]) -> None:
     Raises:
         UserError: a learned token or a fine-tuned UNet was made for another base model.
     """
-    parts = ("text_encoder", "tokenizer", "vae", "unet")
+    parts = ["text_encoder", "tokenizer", "unet"]
+    if not cfg.MODEL.DIFFUSION.TINY_ENCODER:
+        # A small encoder makes the latents of the VAE that they were made with, nearly.
+        parts.append("vae")
     base = {part: record[part] for part in parts if part in record}
     unet_folder = cfg.MODEL.DIFFUSION.UNET
     if unet_folder:
