@@ -38,7 +38,7 @@ class InViews:
         shared = {key: value for key, value in inputs.items() if key != "views"}
         total, number, scores = None, 0, []
         for image in inputs["views"]:
-            # Both of one size, and so in one batch.
+            # Both of one size, and so in one batch, or in windows that share batches.
             images = [image, image.flip(-1)] if self.mirrored_views else [image]
             outputs = super().forward([{**shared, "image": own} for own in images])
             scores += [find_scores(output) for output in outputs]

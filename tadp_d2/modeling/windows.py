@@ -1,7 +1,7 @@
 """Sliding windows around any dense model: a large image is predicted in overlapping windows."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,34 +69,43 @@ class InWindows:
         """As the architecture's."""
         if self.training or not self.window_size:
             return super().forward(batched_inputs)
-        return [self._forward_in_windows(inputs) for inputs in batched_inputs]
+        alike = itertools.groupby(batched_inputs, key=lambda inputs: inputs["image"].shape)
+        return [output for _, group in alike for output in self._forward_in_windows([*group])]
 
-    def _forward_in_windows(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        image = inputs["image"]
+    def _forward_in_windows(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+        """Of images of one size, whose windows share batches."""
+        images = [inputs["image"] for inputs in batched_inputs]
         # A window is an image of its own, to be predicted at its own size.
-        shared = {key: value for key, value in inputs.items() if key not in ("image", "sem_seg")}
+        shared = [
+            {key: value for key, value in inputs.items() if key not in ("image", "sem_seg")}
+            for inputs in batched_inputs
+        ]
+        scores: list[list[dict[str, Tensor]]] = [[] for _ in images]
 
-        scores: list[dict[str, Tensor]] = []
-
-        def predict(crops: list[Tensor]) -> list[Mapping[str, Tensor]]:
+        def predict(crops: list[tuple[int, Tensor]]) -> list[Mapping[str, Tensor]]:
             outputs = super(InWindows, self).forward(
                 [
-                    shared | {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
-                    for crop in crops
+                    shared[of] | {"image": crop, "height": crop.shape[1], "width": crop.shape[2]}
+                    for of, crop in crops
                 ]
             )
-            scores.extend(find_scores(output) for output in outputs)
+            for (of, _), output in zip(crops, outputs, strict=True):
+                scores[of].append(find_scores(output))
             return [
-                {name: value for name, value in output.items() if name not in own}
-                for output, own in zip(outputs, scores[-len(outputs) :], strict=True)
+                {name: value for name, value in output.items() if value.ndim > 1}
+                for output in outputs
             ]
 
         found = predict_in_windows(
-            predict, image, self.window_size, self.window_stride, self.window_batch
+            predict, images, self.window_size, self.window_stride, self.window_batch
         )
-        size = (inputs.get("height", image.shape[1]), inputs.get("width", image.shape[2]))
-        maps = {name: _resize(maps, tuple(image.shape[1:]), size) for name, maps in found.items()}
-        return {**maps, **join_scores(scores)}
+        results = []
+        for inputs, maps, own in zip(batched_inputs, found, scores, strict=True):
+            size = tuple(inputs["image"].shape[1:])
+            output = (inputs.get("height", size[0]), inputs.get("width", size[1]))
+            resized = {name: _resize(values, size, output) for name, values in maps.items()}
+            results.append({**resized, **join_scores(own)})
+        return results
 
 
 def find_scores(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,38 +126,40 @@ def _resize(maps: Tensor, size: tuple[int, int], output: tuple[int, int]) -> Ten
 
 
 def predict_in_windows(
-    predict: Callable[[list[Tensor]], list[Mapping[str, Tensor]]],
-    image: Tensor,
+    predict: Callable[[list[tuple[int, Tensor]]], list[Mapping[str, Tensor]]],
+    images: Sequence[Tensor],
     size: int,
     stride: int,
     batch: int,
-) -> dict[str, Tensor]:
-    """The mean of the windows' maps at each pixel. One map is kept, not one per window.
+) -> list[dict[str, Tensor]]:
+    """The mean of the windows' maps at each pixel. One map is kept of an image, not one per window.
 
     Args:
-        predict: windows of the image (C x h x w each, at most `batch`) -> maps by name, each
-            h x w or K x h x w.
-        image: C x H x W.
+        predict: windows (the number of the image from 0, and C x h x w each; at most `batch`) ->
+            maps by name, each h x w or K x h x w.
+        images: C x H x W each, of one size.
         size, stride: as `windows`.
-        batch: windows that are predicted together.
+        batch: windows that are predicted together, of whichever image.
 
     Returns:
-        name -> H x W or K x H x W, float32.
+        For each image name -> H x W or K x H x W, float32.
     """
-    height, width = image.shape[-2:]
-    totals: dict[str, Tensor] = {}
-    count = torch.zeros(height, width)
-    for chunk in _chunks(windows(height, width, size, stride), batch):
-        for window, found in zip(chunk, predict([image[:, *w] for w in chunk]), strict=True):
+    height, width = images[0].shape[-2:]
+    totals: list[dict[str, Tensor]] = [{} for _ in images]
+    covering = windows(height, width, size, stride)
+    pieces = [(of, window) for window in covering for of in range(len(images))]
+    for start in range(0, len(pieces), batch):
+        chunk = pieces[start : start + batch]
+        outputs = predict([(of, images[of][:, *window]) for of, window in chunk])
+        for (of, window), found in zip(chunk, outputs, strict=True):
             for name, maps in found.items():
-                if name not in totals:
+                if name not in totals[of]:
                     shape = (*maps.shape[:-2], height, width)
-                    totals[name] = maps.new_zeros(shape, dtype=torch.float32)
-                totals[name][..., *window] += maps
-            count[window] += 1
-    return {name: total.div_(count.to(total.device)) for name, total in totals.items()}
-
-
-def _chunks(items: list[Window], size: int) -> Iterator[list[Window]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+                    totals[of][name] = maps.new_zeros(shape, dtype=torch.float32)
+                totals[of][name][..., *window] += maps
+    count = torch.zeros(height, width)
+    for window in covering:
+        count[window] += 1
+    return [
+        {name: total.div_(count.to(total.device)) for name, total in own.items()} for own in totals
+    ]

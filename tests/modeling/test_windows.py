@@ -45,11 +45,14 @@ def plain_loop(image, size, stride):
 @pytest.mark.parametrize("stride", [64, 43])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_agrees_with_a_plain_loop(height, width, stride, batch):
-    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, height, width, generator=generator) for _ in range(2)]
     found = predict_in_windows(
-        lambda crops: [{"logits": fake_logits(crop)} for crop in crops], image, 64, stride, batch
+        lambda crops: [{"logits": fake_logits(crop)} for _, crop in crops],
+        *(images, 64, stride, batch),
     )
-    np.testing.assert_allclose(found["logits"], plain_loop(image, 64, stride), rtol=1e-5)
+    for own, image in zip(found, images, strict=True):
+        np.testing.assert_allclose(own["logits"], plain_loop(image, 64, stride), rtol=1e-5)
 
 
 def test_the_papers_windows():
@@ -76,19 +79,22 @@ def test_never_more_windows_at_once_than_asked_for():
         # Of all logits so far, none but those of the latest call may still be held.
         assert sum(logits() is not None for logits in made[:-4]) == 0
         asked.append(len(crops))
-        found = [fake_logits(crop) for crop in crops]
+        found = [fake_logits(crop) for _, crop in crops]
         made.extend(weakref.ref(logits) for logits in found)
         return [{"logits": logits} for logits in found]
 
-    predict_in_windows(predict, torch.rand(3, 64, 64 * 13), 64, 64, 4)
+    predict_in_windows(predict, torch.rand(1, 3, 64, 64 * 13), 64, 64, 4)
     assert asked == [4, 4, 4, 1]
+    # Those of several images share a batch.
+    predict_in_windows(predict, torch.rand(2, 3, 64, 64 * 3), 64, 64, 4)
+    assert asked[4:] == [4, 2]
 
 
 def test_low_precision_logits_are_summed_in_float32():
     def ones(crops):
-        shapes = [(1, *crop.shape[1:]) for crop in crops]
+        shapes = [(1, *crop.shape[1:]) for _, crop in crops]
         return [{"logits": torch.ones(shape, dtype=torch.bfloat16)} for shape in shapes]
 
-    found = predict_in_windows(ones, torch.rand(3, 64, 64 + 300), 64, 1, 50)
+    (found,) = predict_in_windows(ones, torch.rand(1, 3, 64, 64 + 300), 64, 1, 50)
     assert found["logits"].dtype == torch.float32
     assert (found["logits"] == 1).all()
