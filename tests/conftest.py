@@ -32,6 +32,7 @@ from tadp_d2.synthetic.street_data_sets import StreetSizes  # noqa: E402
 from tadp_d2.synthetic.voc_data_sets import VocSizes  # noqa: E402
 
 from .browser import CHROMIUM, Browser  # noqa: E402
+from .forked import ForkedCommands  # noqa: E402
 
 hide_library_bars()
 
@@ -111,6 +112,13 @@ def world() -> Path:
 def model_folder(world: Path) -> Path:
     """A Stable Diffusion folder in diffusers' format."""
     return world / MODEL_FOLDER
+
+
+@pytest.fixture(scope="session")
+def forked(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCommands]:
+    """Commands in processes of their own, without the seconds that their imports take."""
+    with ForkedCommands(tmp_path_factory.mktemp("forked"), world) as commands:
+        yield commands
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Result(NamedTuple):
-    """How a command ended."""
+    """How a command ended; the negative number of the signal if one ended it."""
 
     code: int
     stdout: str
@@ -25,20 +25,22 @@ class Result(NamedTuple):
 class ForkedCommands:
     """The process that is forked; a context manager."""
 
-    def __init__(self, folder: Path, limit: int = 60, **environment: str):
+    def __init__(self, folder: Path, datasets: Path):
         """
         Args:
             folder: an existing one, for what commands print.
-            limit: seconds after which commands count as hanging.
-            environment: on top of this process's.
+            datasets: the root of the data sets, unless a command has another one.
         """
         self._folder = folder
-        self._limit = limit
+        self._datasets = datasets
+        # Detectron2 reads its value when it is imported; where it leads to may change.
+        self._root = folder / "datasets"
+        self._started = 0
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(limit)],
+            [sys.executable, __file__],
             cwd=ROOT,
             # Threads of a library do not survive a fork.
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(self._root)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -52,27 +54,83 @@ class ForkedCommands:
         self._process.wait()
         self._process.stdout.close()
 
-    def run(self, *commands: Sequence[object]) -> list[Result]:
-        """Runs commands, `train_net.py ...` or `tadp-d2 ...`, one after another in one fork."""
+    def start(
+        self,
+        *commands: Sequence[object],
+        limit: int = 300,
+        datasets: Path | None = None,
+        **environment: str,
+    ) -> "Forked":
+        """Starts commands, `train_net.py ...` or `tadp-d2 ...`, one after another in one fork.
+
+        Args:
+            limit: seconds after which they count as hanging.
+            datasets: the root of the data sets. Those that run at the same time share it.
+            environment: on top of this process's.
+        """
+        self._root.unlink(missing_ok=True)
+        self._root.symlink_to((datasets or self._datasets).absolute())
+        self._started += 1
+        folder = self._folder / str(self._started)
+        folder.mkdir()
         arguments = [list(map(str, command)) for command in commands]
-        self._process.stdin.write(json.dumps(arguments) + "\n")
+        pid = self.ask("start", str(folder), arguments, limit, environment)
+        return Forked(self, pid, folder, len(arguments))
+
+    def run(self, *commands: Sequence[object], **options: object) -> list[Result]:
+        """The results of commands, as `start` takes them."""
+        return self.start(*commands, **options).results()
+
+    def ask(self, *request: object) -> int | None:
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        assert code == 0, (
-            f"killed: {commands} took longer than {self._limit} s" if code < 0 else code
-        )
-        codes = json.loads((self._folder / "codes").read_text())
+        return json.loads(self._process.stdout.readline())
+
+
+class Forked:
+    """Commands that run, in a process and a session of their own.
+
+    Attributes:
+        pid: of process and session.
+    """
+
+    def __init__(self, server: ForkedCommands, pid: int, folder: Path, number: int):
+        self.pid = pid
+        self._server = server
+        self._folder = folder
+        self._number = number
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """None while they run; then 0, or the negative number of the signal that ended them."""
+        if self._code is None:
+            self._code = self._server.ask("poll", self.pid)
+        return self._code
+
+    def results(self) -> list[Result]:
+        """Waits for the end of all commands."""
+        if self._code is None:
+            self._code = self._server.ask("wait", self.pid)
+        assert self._code != -signal.SIGALRM, f"took too long: {self.printed()}"
+        file = self._folder / "codes"
+        # A signal leaves none for the commands that it ended.
+        codes = json.loads(file.read_text()) if self._code == 0 else [self._code] * self._number
         return [
             Result(code, *(path.read_text() for path in _outputs(self._folder, number)))
             for number, code in enumerate(codes)
         ]
+
+    def printed(self) -> str:
+        """What the first command has printed until now."""
+        files = _outputs(self._folder, 0)
+        return "".join(path.read_text() for path in files if path.exists())
 
 
 def _outputs(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"stdout{number}", folder / f"stderr{number}"
 
 
-def _serve(folder: Path, limit: int) -> None:
+def _serve() -> None:
     # What the commands import.
     import tadp_d2.cli
     import tadp_d2.doctor.examine
@@ -84,18 +142,31 @@ def _serve(folder: Path, limit: int) -> None:
     TextEncoder.from_pretrained(Path(tiny_diffusion.__file__).parent / "stable_diffusion")
 
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            signal.alarm(limit)
-            codes = []
-            for number, command in enumerate(json.loads(line)):
-                for path, descriptor in zip(_outputs(folder, number), (1, 2), strict=True):
-                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-                codes.append(_run(*command))
-            (folder / "codes").write_text(json.dumps(codes))
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        what, *request = json.loads(line)
+        if what == "start":
+            answer = os.fork()
+            if not answer:
+                _run_all(*request)
+        else:
+            pid, status = os.waitpid(*request, os.WNOHANG if what == "poll" else 0)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        print(json.dumps(answer), flush=True)
+
+
+def _run_all(
+    folder: str, commands: list[list[str]], limit: int, environment: dict[str, str]
+) -> None:
+    os.setsid()
+    signal.alarm(limit)
+    os.environ.update(environment)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    codes = []
+    for number, command in enumerate(commands):
+        for path, descriptor in zip(_outputs(Path(folder), number), (1, 2), strict=True):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        codes.append(_run(*command))
+    Path(folder, "codes").write_text(json.dumps(codes))
+    os._exit(0)
 
 
 def _run(program: str, *arguments: str) -> int:
@@ -120,4 +191,4 @@ def _run(program: str, *arguments: str) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    _serve()

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from .forked import ForkedCommands, Result
+from .forked import Result
 
 ROOT = Path(__file__).parents[1]
 QUICK = "configs/quick_schedules/voc2watercolor_simple.yaml"
@@ -21,17 +21,11 @@ QUICK_NIGHT = "configs/quick_schedules/cityscapes2darkzurich_simple.yaml"
 
 
 @pytest.fixture(scope="module")
-def forked(world, tmp_path_factory):
-    with ForkedCommands(tmp_path_factory.mktemp("forked"), limit=300) as commands:
-        yield commands
-
-
-@pytest.fixture(scope="module")
-def run_script(world, model_folder, forked):
+def run_script(model_folder, forked):
     """run_script(argument, ...) runs train_net.py on the world with small settings.
 
-    In a fork of a process that has imported everything; from the start where Detectron2 shall read
-    another root of the data sets, which it does when it is imported.
+    In a fork of a process that has imported everything; from the start where `datasets` is a text,
+    the root of the data sets as Detectron2 reads it when it is imported.
     """
 
     def run(*arguments, config=QUICK, datasets=None, weights=model_folder):
@@ -46,12 +40,12 @@ def run_script(world, model_folder, forked):
             settings["MODEL.DIFFUSION.WEIGHTS"] = weights
         pairs = [str(item) for pair in settings.items() for item in pair]
         command = ["train_net.py", "--config-file", config, *options, *pairs, *overrides]
-        if not datasets:
-            return forked.run(command)[0]
+        if not isinstance(datasets, str):
+            return forked.run(command, datasets=datasets)[0]
         process = subprocess.run(
             [sys.executable, *command],
             cwd=ROOT,
-            env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
+            env={**os.environ, "DETECTRON2_DATASETS": datasets},
             capture_output=True,
             text=True,
             timeout=300,
@@ -380,7 +374,7 @@ def test_a_wrong_label_is_found_before_training(run_script, world, tmp_path):
     Image.fromarray(pixels).save(label)
     run = ("SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "run"))
     message = error(run_script(*run, config=QUICK_NIGHT, datasets=tmp_path / "world"))
-    assert f"{label}: has the value 33 in 1 pixels" in message
+    assert f"{label.relative_to(tmp_path / 'world')}: has the value 33 in 1 pixels" in message
     label.unlink()
     message = error(run_script(*run, config=QUICK_NIGHT, datasets=tmp_path / "world"))
     assert "has no label map" in message and "csCreateTrainIdLabelImgs" in message

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
+CONFIG = "configs/quick_schedules/cityscapes2darkzurich_simple.yaml"
 ITERATIONS = 12
 SETTINGS = {
     "SOLVER.MAX_ITER": ITERATIONS,
@@ -34,30 +34,26 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def start(world, model_folder):
-    """start(folder) begins or continues a run in it; returns the process."""
+def command(model_folder):
+    """command(folder) begins or continues a run in it."""
 
-    def start(folder, *overrides):
+    def command(folder):
         settings = SETTINGS | {"MODEL.DIFFUSION.WEIGHTS": model_folder, "OUTPUT_DIR": folder}
-        config = "configs/quick_schedules/cityscapes2darkzurich_simple.yaml"
-        command = [sys.executable, "train_net.py", "--resume", "--config-file", config]
         pairs = [str(item) for pair in settings.items() for item in pair]
-        return subprocess.Popen(
-            [*command, *pairs, *overrides],
-            cwd=ROOT,
-            env={**os.environ, "DETECTRON2_DATASETS": str(world)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return ["train_net.py", "--resume", "--config-file", CONFIG, *pairs]
 
-    return start
+    return command
+
+
+@pytest.fixture(scope="module")
+def start(command, forked):
+    """start(folder) begins or continues a run in it; returns the process."""
+    return lambda folder: forked.start(command(folder))
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
+    ((code, *outputs),) = process.results()
+    return code, "".join(outputs)
 
 
 def result(folder):
@@ -93,30 +89,30 @@ def assert_same(folder, undisturbed):
 
 
 def wait_for(process, text):
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"the run ended without {text!r}")
+    while text not in process.printed():
+        assert process.poll() is None, f"the run ended without {text!r}"
+        time.sleep(0.02)
+
+
+def kill(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
 
 
 def kill_while_saving(process, folder):
     """Kills a run in the middle of writing a checkpoint."""
-    # Nobody else reads what it says, and it must not wait for that.
-    threading.Thread(target=process.stdout.read, daemon=True).start()
     while process.poll() is None:
         if partial := list(folder.glob(".model_*.partial")):
             os.killpg(process.pid, signal.SIGSTOP)
             if any(file.exists() and file.stat().st_size for file in partial):
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                return
+                return kill(process)
             os.killpg(process.pid, signal.SIGCONT)
         time.sleep(0.001)
     raise AssertionError("the run ended without a checkpoint that was seen half-written")
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("TADP_FAULT_SEEDS", 1))))
-def test_killed_at_random_moments(start, undisturbed, tmp_path, seed):
+def test_killed_at_random_moments(start, command, world, undisturbed, tmp_path, seed):
     print("seed", seed)
     moments = random.Random(seed)
     kill_while_saving(start(tmp_path / "run"), tmp_path / "run")
@@ -126,10 +122,18 @@ def test_killed_at_random_moments(start, undisturbed, tmp_path, seed):
         # In the first iterations, or in an evaluation.
         wait_for(process, moments.choice(["Starting training", "Start inference"]))
         time.sleep(moments.uniform(0, 3))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    code, output = finish(start(tmp_path / "run"))
-    assert code == 0, output
+        kill(process)
+    # The last one is a process from its start on: nothing rests on what a fork inherits.
+    process = subprocess.run(
+        [sys.executable, *command(tmp_path / "run")],
+        cwd=ROOT,
+        env={**os.environ, "DETECTRON2_DATASETS": str(world)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stdout
     assert_same(tmp_path / "run", undisturbed)
 
 

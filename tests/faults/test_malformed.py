@@ -80,7 +80,7 @@ class Bench:
         damage(self.world)
 
     def run(self, *commands: Sequence[str]) -> list[Result]:
-        return self._commands.run(*commands)
+        return self._commands.run(*commands, limit=60, datasets=self.world, **KEYS)
 
     def train(self, case: Case) -> list[str]:
         flags = [option for option in case.options if option.startswith("--")]
@@ -117,11 +117,8 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(healthy, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench")
-    datasets = {"DETECTRON2_DATASETS": str(folder / "world")}
-    with ForkedCommands(folder, **datasets, **KEYS) as commands:
-        yield Bench(folder, healthy, commands)
+def bench(healthy, forked, tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("bench"), healthy, forked)
 
 
 def matches(text: str, patterns: tuple[str, ...]) -> bool:
