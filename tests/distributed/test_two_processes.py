@@ -5,6 +5,7 @@ import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -67,24 +68,34 @@ def labelled_world(world, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(labelled_world, image_encoder_folder, tmp_path_factory):
-    """start(command, argument, ...) runs the script on that world; returns the process.
+def arguments_of(model_folder, image_encoder_folder):
+    """arguments_of(argument, ...) is a run's command line, without the program."""
 
-    What it writes is in the file `process.log`: a pipe that nobody reads would stop it.
-    """
-
-    def start(command, *arguments, config=SEGMENTATION, settings=SETTINGS, datasets=labelled_world):
+    def arguments_of(*arguments, config=SEGMENTATION, settings=SETTINGS):
         weights = {
-            "MODEL.DIFFUSION.WEIGHTS": datasets / "stable-diffusion-tiny",
+            "MODEL.DIFFUSION.WEIGHTS": model_folder,
             "MODEL.CONDITIONER.IMAGE_ENCODER": image_encoder_folder,
         }
         pairs = [str(item) for pair in (settings | weights).items() for item in pair]
         options = [argument for argument in arguments if str(argument).startswith("--")]
         overrides = [str(argument) for argument in arguments if argument not in options]
+        return [*options, "--config-file", config, *pairs, *overrides]
+
+    return arguments_of
+
+
+@pytest.fixture(scope="module")
+def start(labelled_world, arguments_of, tmp_path_factory):
+    """start(command, argument, ...) runs the script on that world; returns the process.
+
+    What it writes is in the file `process.log`: a pipe that nobody reads would stop it.
+    """
+
+    def start(command, *arguments, datasets=labelled_world, **options):
         log = tmp_path_factory.mktemp("logs") / "output"
         with open(log, "w") as out:
             process = subprocess.Popen(
-                [*map(str, command), *options, "--config-file", config, *pairs, *overrides],
+                [*map(str, command), *arguments_of(*arguments, **options)],
                 cwd=ROOT,
                 env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": str(ROOT)},
                 stdout=out,
@@ -94,6 +105,37 @@ def start(labelled_world, image_encoder_folder, tmp_path_factory):
         return process
 
     return start
+
+
+@pytest.fixture(scope="module")
+def observe(forked, labelled_world, arguments_of):
+    """observe(argument, ..., processes=1) is what the processes of a run on that world print.
+
+    They start quickly, as forks with the variables of torchrun if there are several.
+    """
+
+    def observe(*arguments, processes=1):
+        command = [OBSERVED, *arguments_of(*arguments)]
+        started = [
+            forked.start(command, datasets=labelled_world, **variables)
+            for variables in (_torchrun(processes) if processes > 1 else [{}])
+        ]
+        results = [result for process in started for result in process.results()]
+        printed = ["".join(result[1:]) for result in results]
+        assert all(result.code == 0 for result in results), printed
+        return printed[0]
+
+    return observe
+
+
+def _torchrun(processes):
+    """What torchrun sets for each of the processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+    ranks = [dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(processes)]
+    return [address | sizes | rank for rank in ranks]
 
 
 def finish(process, code=0):
@@ -126,24 +168,20 @@ def end_at(run, folder, iteration):
 
 
 @pytest.fixture(scope="module")
-def alone(start, tmp_path_factory):
+def alone(observe, tmp_path_factory):
     """A run of one process."""
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    finish(start((*PYTHON, OBSERVED), "OUTPUT_DIR", folder))
+    observe("OUTPUT_DIR", folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def together(alone, start, tmp_path_factory):
+def together(alone, observe, tmp_path_factory):
     """The same run, from its third iteration on by two processes with half of the batch each."""
     folder = tmp_path_factory.mktemp("runs") / "together"
     end_at(alone, folder, 2)
-    finish(
-        start(
-            *((*TORCHRUN, OBSERVED), "--resume", "OUTPUT_DIR", folder),
-            *("DATASETS.TEST", TEST_SETS, "TEST.SUBMISSION", True),
-        )
-    )
+    test = ("DATASETS.TEST", TEST_SETS, "TEST.SUBMISSION", True)
+    observe("--resume", "OUTPUT_DIR", folder, *test, processes=2)
     return folder
 
 
@@ -222,7 +260,9 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
-def test_a_stopped_run_of_two_processes_saves_once_and_is_continued_by_one(alone, start, tmp_path):
+def test_a_stopped_run_of_two_processes_saves_once_and_is_continued_by_one(
+    alone, start, observe, tmp_path
+):
     """Each of the two holds the state of half of the optimizer; the one then holds all of it."""
     folder = tmp_path / "run"
     shared = ("SOLVER.SHARD_OPTIMIZER", True)
@@ -234,7 +274,7 @@ def test_a_stopped_run_of_two_processes_saves_once_and_is_continued_by_one(alone
     assert "]: Traceback" not in output  # as torch marks that of a process; torchrun has its own
     iteration = int((folder / "last_checkpoint").read_text()[6:13]) + 1
     assert 2 <= iteration < ITERATIONS
-    output = finish(start((*PYTHON, OBSERVED), "--resume", "OUTPUT_DIR", folder))
+    output = observe("--resume", "OUTPUT_DIR", folder)
     assert f"Starting training from iteration {iteration}" in output
     assert losses(folder) == pytest.approx(losses(alone)[iteration:], rel=5e-4)
 
