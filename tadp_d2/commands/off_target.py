@@ -29,6 +29,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from tadp_d2.engine.checkpoint import check_checkpoint
     from tadp_d2.files import check_new_sheet
     from tadp_d2.inference.off_target import check_model, measure_scores, write_scores
     from tadp_d2.inference.predictor import load_model
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     check_new_sheet(args.output, ".csv")
     cfg = read_config(args)
     check_model(cfg)
+    check_checkpoint(cfg.MODEL.WEIGHTS)
     dataset = args.dataset or cfg.DATASETS.TEST[0]
     task = get_task(cfg)
     task.check_dataset(dataset, training=False)

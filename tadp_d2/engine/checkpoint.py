@@ -114,7 +114,7 @@ class RunCheckpointer(Checkpointer):
             UserError: there is no checkpoint at `path`, or it is damaged, of another architecture
                 or of another base model.
         """
-        check_checkpoint(path)
+        check_is_there(path)
         self._loading = path
         try:
             return super().load(path, *args, **kwargs)
@@ -162,6 +162,18 @@ def _numbered(folder: str | os.PathLike) -> list[str]:
     return sorted(map(str, Path(folder).glob("model_[0-9]*.pth")), reverse=True)
 
 
+def check_is_there(path: str) -> None:
+    """
+    Args:
+        path: `MODEL.WEIGHTS`; empty for none.
+
+    Raises:
+        UserError: there is no file at `path`.
+    """
+    if path and not os.path.isfile(path):
+        raise UserError(f"no checkpoint at {path}: MODEL.WEIGHTS names a .pth file of a run")
+
+
 def check_checkpoint(path: str) -> None:
     """Finds out what can be found out without reading the weights.
 
@@ -171,8 +183,7 @@ def check_checkpoint(path: str) -> None:
     Raises:
         UserError: there is no checkpoint at `path`.
     """
-    if path and not os.path.isfile(path):
-        raise UserError(f"no checkpoint at {path}: MODEL.WEIGHTS names a .pth file of a run")
+    check_is_there(path)
     if path:
         _read(path, mmap=True)
 

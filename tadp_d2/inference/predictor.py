@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tadp_d2.data.augmentation import build_augmentations
 from tadp_d2.data.loader import needed_texts
 from tadp_d2.data.views import make_views
-from tadp_d2.engine.checkpoint import RunCheckpointer, check_checkpoint
+from tadp_d2.engine.checkpoint import RunCheckpointer, check_is_there
 from tadp_d2.errors import UserError
 from tadp_d2.records.provenance import Provenance
 from tadp_d2.tasks.task import get_task
@@ -77,7 +77,7 @@ def load_model(cfg: CfgNode) -> nn.Module:
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty: it must name the checkpoint of a trained model")
-    check_checkpoint(cfg.MODEL.WEIGHTS)
+    check_is_there(cfg.MODEL.WEIGHTS)
     model = build_model(cfg).eval()
     RunCheckpointer(model, "", Provenance(cfg, model)).load(cfg.MODEL.WEIGHTS)
     return model
