@@ -37,9 +37,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tadp_d2.doctor.examine import examine
-    from tadp_d2.doctor.findings import Printout
-    from tadp_d2.progress import hide_library_bars
+    from tadp_d2.start_up import importing
+
+    with importing():
+        from tadp_d2.doctor.examine import examine
+        from tadp_d2.doctor.findings import Printout
+        from tadp_d2.progress import hide_library_bars
 
     hide_library_bars()
     # A terminal that cannot show the symbols gets question marks.

@@ -54,12 +54,15 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tadp_d2.data.images import find_image_files
-    from tadp_d2.engine.checkpoint import check_checkpoint
-    from tadp_d2.errors import UserError
-    from tadp_d2.inference.predictions import PredictionFolder, check_names, predict_pictures
-    from tadp_d2.inference.predictor import Predictor
-    from tadp_d2.progress import hide_library_bars
+    from tadp_d2.start_up import importing
+
+    with importing():
+        from tadp_d2.data.images import find_image_files
+        from tadp_d2.engine.checkpoint import check_checkpoint
+        from tadp_d2.errors import UserError
+        from tadp_d2.inference.predictions import PredictionFolder, check_names, predict_pictures
+        from tadp_d2.inference.predictor import Predictor
+        from tadp_d2.progress import hide_library_bars
 
     hide_library_bars()
     cfg = read_config(args)

@@ -65,7 +65,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tadp_d2.engine.launch import launch
-    from tadp_d2.engine.run import train_or_evaluate
+    from tadp_d2.start_up import importing
+
+    with importing():
+        from tadp_d2.engine.launch import launch
+        from tadp_d2.engine.run import train_or_evaluate
 
     launch(train_or_evaluate, args)
