@@ -7,16 +7,15 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Around a command's imports: no garbage is collected, and what is there then is no garbage.
+    """Around a command's imports: no garbage is collected meanwhile.
 
-    Modules are some hundred thousand objects that all stay. Collections would pass over them again
-    and again, while they are imported and afterwards.
+    Modules are some hundred thousand objects that all stay. Every collection would pass over those
+    that are there already.
     """
     collected = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if collected:
             gc.enable()

@@ -131,6 +131,24 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser.close()
 
 
+def _clip_text_model(cls, tokenizer, width: int, layers: int, **own):
+    """One of random weights, in which two texts differ clearly."""
+    from transformers import CLIPTextConfig
+
+    return cls(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            initializer_range=0.2,
+            eos_token_id=tokenizer.eos_token_id,
+            **own,
+        )
+    )
+
+
 @pytest.fixture(scope="session")
 def sdxl_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion XL of random weights with the tiny model's VAE and vocabulary."""
@@ -141,29 +159,17 @@ def sdxl_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         StableDiffusionXLPipeline,
         UNet2DConditionModel,
     )
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModel,
-        CLIPTextModelWithProjection,
-        CLIPTokenizer,
-    )
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     tokenizers = [
         CLIPTokenizer.from_pretrained(model_folder / "tokenizer", **own)
         for own in ({}, {"pad_token": "!"})
     ]
-    text = {
-        "vocab_size": len(tokenizers[0]),
-        "intermediate_size": 32,
-        "num_attention_heads": 2,
-        "initializer_range": 0.2,
-        "eos_token_id": tokenizers[0].eos_token_id,
-    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        first = CLIPTextModel(CLIPTextConfig(hidden_size=16, num_hidden_layers=2, **text))
-        second = CLIPTextModelWithProjection(
-            CLIPTextConfig(hidden_size=24, num_hidden_layers=3, projection_dim=20, **text)
+        first = _clip_text_model(CLIPTextModel, tokenizers[0], 16, 2)
+        second = _clip_text_model(
+            CLIPTextModelWithProjection, tokenizers[0], 24, 3, projection_dim=20
         )
         unet = UNet2DConditionModel(
             block_out_channels=(8, 16, 16),
@@ -199,7 +205,6 @@ def sd3_folder(sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         StableDiffusion3Pipeline,
     )
     from transformers import (
-        CLIPTextConfig,
         CLIPTextModelWithProjection,
         CLIPTokenizer,
         T5Config,
@@ -217,17 +222,8 @@ def sd3_folder(sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         texts = [
-            CLIPTextModelWithProjection(
-                CLIPTextConfig(
-                    vocab_size=len(tokenizers[0]),
-                    hidden_size=width,
-                    projection_dim=width,
-                    intermediate_size=32,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    initializer_range=0.2,
-                    eos_token_id=tokenizers[0].eos_token_id,
-                )
+            _clip_text_model(
+                CLIPTextModelWithProjection, tokenizers[0], width, 2, projection_dim=width
             )
             for width in (12, 16)
         ]

@@ -1,5 +1,6 @@
 """`tadp-d2` as a user runs it."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tadp_d2 import cli
+from tadp_d2.start_up import importing
 
 
 def test_synth_writes_a_world_and_says_how_to_use_it(tmp_path, capsys, monkeypatch):
@@ -112,3 +114,17 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path):
     )
     os.close(writer)
     assert process.returncode == 1 and b"Error" not in process.stderr
+
+
+def test_no_garbage_is_collected_while_a_command_imports():
+    with pytest.raises(ImportError), importing():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled()  # whoever switched it off
+    finally:
+        gc.enable()

@@ -31,7 +31,7 @@ SMALL = {
     "DATALOADER.NUM_WORKERS": 0,
     "TEST.GALLERY_IMAGES": 1,
 }
-# What is cut into crops and windows.
+# What is cut into crops and windows, and what has heads of its own.
 OWN = {
     "deeplab_v3plus": {
         "INPUT.MIN_SIZE_TRAIN": (64, 96),
@@ -39,14 +39,12 @@ OWN = {
         "INPUT.CROP.SIZE": [64, 64],
         "TEST.WINDOW_SIZE": 64,
         "TEST.WINDOW_STRIDE": 43,
-    }
-}
-OWN = {
+    },
     "mask2former": {
         "MODEL.MASK_FORMER.WIDTH": 32,
         "MODEL.MASK_FORMER.POINTS": 64,
         "MODEL.MASK_FORMER.OBJECT_SCORE": 0.0,
-    }
+    },
 }
 METRICS = {
     "retinanet": {"voc07", "voc_area"},
