@@ -27,7 +27,7 @@ setup(
         "tadp_d2.configs": ["*.yaml", "*/*.yaml"],
         "tadp_d2.datasets": ["README.md"],
         "tadp_d2.reports": ["page.html"],
-        "tadp_d2.synthetic": ["stable_diffusion/*", "stable_diffusion/*/*"],
+        "tadp_d2.synthetic": ["clip/*", "stable_diffusion/*", "stable_diffusion/*/*"],
     },
     # Detectron2 is on no package index under its own name: python -m tadp_d2.install_detectron2.
     install_requires=[

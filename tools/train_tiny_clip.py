@@ -8,23 +8,26 @@ many images of a batch, which says little about dogs. So the model also learns w
 texts of a class, place, room or style is true of each image. Stopped and started again it
 continues. It leaves the model in transformers' format and half precision, and beside it
 `recipe.json`: the command, the hash of the weights, and the zero-shot accuracy on other images.
-Nobody needs to run this to use the project; it is here so that the weights can be made again.
+On a GPU it takes minutes, on two cores hours. Nobody needs to run this to use the project; it is
+here so that the weights can be made again.
 
     python tools/train_tiny_clip.py tadp_d2/synthetic/clip
 """
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tiny_batches import Batches, load
 from tiny_crops import chance, close_up, random_index, seen
 from tiny_images import kept_samples
 from tiny_state import load_state, save_state
 from tiny_texts import styled, varied, vocabulary
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -34,14 +37,14 @@ from tadp_d2.progress import hide_library_bars, progress_line
 from tadp_d2.synthetic.tiny_clip import QUESTIONS, WEIGHTS, measure, truths
 from tadp_d2.synthetic.tiny_tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
 
-IMAGE_SIZE, PATCH = 96, 16
-TEXT_WIDTH, IMAGE_WIDTH, PROJECTION = 128, 128, 96
+IMAGE_SIZE, PATCH = 128, 8
+TEXT_WIDTH, IMAGE_WIDTH, PROJECTION = 128, 192, 128
 # Share of images that are close-ups, in the first part of the training and after it; their side as
 # shares of the image's height.
 FIRST_PART, CLOSE_FIRST, CLOSE_THEN = 0.5, 0.8, 0.35
 CLOSE_SIDES = (0.4, 0.75)
 TEXT_PARTS = 6
-SAVE_EVERY = 50
+SAVE_EVERY = 100
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -64,7 +67,7 @@ def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
                 "hidden_size": IMAGE_WIDTH,
                 "intermediate_size": 4 * IMAGE_WIDTH,
                 "num_hidden_layers": 4,
-                "num_attention_heads": 4,
+                "num_attention_heads": 6,
                 "image_size": IMAGE_SIZE,
                 "patch_size": PATCH,
                 "projection_dim": PROJECTION,
@@ -77,19 +80,23 @@ def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 class Batch(NamedTuple):
     """
     Attributes:
-        images: B x 3 x 96 x 96, 0 to 255.
-        texts: B.
-        truths: B, of each image the true answers of `tiny_clip.QUESTIONS`.
+        images: B x 3 x 128 x 128, 0 to 255, uint8.
+        tokens: B x N, of the texts, the rest of a row filled up with the end of the text.
+        same: B, equal for equal texts; -1 for an empty one.
+        answers: for each of `tiny_clip.QUESTIONS` the images that are asked, and of each of them
+            the probabilities of the answers: those that are true of it share it.
     """
 
     images: Tensor
-    texts: list[str]
-    truths: list[dict[str, set[str]]]
+    tokens: Tensor
+    same: Tensor
+    answers: list[tuple[Tensor, Tensor]]
 
 
-def draw_batch(images: list[dict], size: int, close: float) -> Batch:
+def draw_batch(images: list[dict], tokenizer: CLIPTokenizer, size: int, close: float) -> Batch:
     """
     Args:
+        images: as `kept_samples` returns them.
         close: share of close-ups of those that have boxes.
     """
     crops, texts, true = [], [], []
@@ -104,10 +111,32 @@ def draw_batch(images: list[dict], size: int, close: float) -> Batch:
             side = low + (high - low) * float(torch.rand(()))
             pixels, things = close_up(pixels, things, round(side * pixels.shape[1]))
         shape = (IMAGE_SIZE, IMAGE_SIZE)
-        crops.append(F.interpolate(pixels[None].float(), shape, mode="bilinear", antialias=True)[0])
+        crop = F.interpolate(pixels[None].float(), shape, mode="bilinear", antialias=True)[0]
+        crops.append(crop.round().clamp(0, 255).byte())
         texts.append(styled(varied(image, things, mirrored, is_whole), image["style"]))
         true.append(truths(image["style"], image["setting"], [thing.name for thing in things]))
-    return Batch(torch.stack(crops), texts, true)
+    order = {text: index for index, text in enumerate(texts)}
+    return Batch(
+        torch.stack(crops),
+        tokenized(tokenizer, texts),
+        torch.tensor([order[text] if text else -1 for text in texts]),
+        [answered(true, asked, list(answers)) for asked, answers in QUESTIONS.items()],
+    )
+
+
+def tokenized(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """B x N, as long as the longest."""
+    return tokenizer(texts, truncation=True, padding=True, return_tensors="pt").input_ids
+
+
+def answered(
+    truths: list[dict[str, set[str]]], asked: str, answers: list[str]
+) -> tuple[Tensor, Tensor]:
+    """Which images a question is asked about, and the probabilities of its answers for each."""
+    about = [index for index, own in enumerate(truths) if asked in own]
+    rights = [truths[index][asked] for index in about]
+    shares = [[float(own in right) / len(right) for own in answers] for right in rights]
+    return torch.tensor(about, dtype=torch.long), torch.tensor(shares).view(-1, len(answers))
 
 
 def normalized(images: Tensor) -> Tensor:
@@ -119,15 +148,15 @@ def normalized(images: Tensor) -> Tensor:
     return (images / 255 - mean) / std
 
 
-def contrast(scores: Tensor, texts: list[str]) -> Tensor:
+def contrast(scores: Tensor, same: Tensor) -> Tensor:
     """CLIP's loss, where each of several equal texts belongs to the images of all.
 
     Args:
         scores: B x B, of image and text.
-        texts: B; empty ones belong to no image.
+        same: B, as of a `Batch`; empty texts belong to no image.
     """
-    equal = torch.tensor([[a == b != "" for b in texts] for a in texts], device=scores.device)
-    told = equal.diagonal()
+    told = same >= 0
+    equal = (same[:, None] == same[None]) & told
     targets = equal.float() / equal.sum(1, keepdim=True).clamp(min=1)
     # An empty text is no candidate either.
     scores = scores.masked_fill(~told[None], -1e4)
@@ -136,25 +165,14 @@ def contrast(scores: Tensor, texts: list[str]) -> Tensor:
     return (by_image.mean() + by_text.mean()) / 2
 
 
-def answer(scores: Tensor, answers: list[str], true: list[set[str]]) -> Tensor:
-    """Cross-entropy of the answers to a question, where each of several true ones is as good.
-
-    Args:
-        scores: B x A, of image and answer.
-        true: B.
-    """
-    targets = torch.tensor(
-        [[float(own in right) / len(right) for own in answers] for right in true]
-    )
-    return -(targets.to(scores.device) * scores.log_softmax(1)).sum(1).mean()
-
-
 class Learner:
     """The model with optimizer and schedule."""
 
     def __init__(self, tokenizer: CLIPTokenizer, steps: int, rate: float, device: str = "cpu"):
         self.tokenizer = tokenizer
         self.device = device
+        texts = [text for answers in QUESTIONS.values() for text in answers.values()]
+        self.answers = tokenized(tokenizer, texts)
         self.model = make_clip(tokenizer).train().to(device)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -165,37 +183,33 @@ class Learner:
         )
         self.losses = []
 
-    def embed(self, texts: list[str]) -> Tensor:
-        """Normalized embeddings of texts, B x P."""
-        tokens = self.tokenizer(texts, truncation=True).input_ids
-        order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
-        ends = torch.empty(len(texts), PROJECTION, device=self.device)
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Normalized embeddings of texts, B x P, of their tokens, B x N."""
+        end = self.tokenizer.eos_token_id
+        lengths = (tokens != end).sum(1) + 1
+        embedded = torch.empty(len(tokens), PROJECTION, device=self.device)
         # Some of about equal length at a time: most texts are short.
-        for part in torch.tensor(order).chunk(TEXT_PARTS):
-            rows = [torch.tensor(tokens[index]) for index in part.tolist()]
-            end = self.tokenizer.eos_token_id
-            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=end)
-            output = self.model.text_model(padded.to(self.device)).pooler_output
-            ends = ends.index_put((part.to(self.device),), self.model.text_projection(output))
-        return F.normalize(ends, dim=-1)
+        for part in lengths.argsort().chunk(TEXT_PARTS):
+            rows = tokens[part, : int(lengths[part].max())].to(self.device)
+            output = self.model.text_model(rows).pooler_output
+            part = part.to(self.device)
+            embedded = embedded.index_put((part,), self.model.text_projection(output))
+        return F.normalize(embedded, dim=-1)
 
     def update(self, batch: Batch) -> None:
-        images = normalized(batch.images.to(self.device))
+        images = normalized(batch.images.to(self.device).float())
         output = self.model.vision_model(images).pooler_output
         of_images = F.normalize(self.model.visual_projection(output), dim=-1)
-        short = [text for answers in QUESTIONS.values() for text in answers.values()]
-        of_texts, *of_answers = self.embed([*batch.texts, *short]).split(
-            [len(batch.texts), *map(len, QUESTIONS.values())]
-        )
+        of_texts = self.embed(batch.tokens)
+        of_answers = self.embed(self.answers).split([len(own) for own in QUESTIONS.values()])
         scale = self.model.logit_scale.exp().clamp(max=100)
-        loss = contrast(scale * of_images @ of_texts.T, batch.texts)
-        for (asked, answers), embedded in zip(QUESTIONS.items(), of_answers, strict=True):
-            about = [index for index, own in enumerate(batch.truths) if asked in own]
-            if about:
-                scores = scale * of_images[about] @ embedded.T
-                true = [batch.truths[index][asked] for index in about]
+        loss = contrast(scale * of_images @ of_texts.T, batch.same.to(self.device))
+        for embedded, (about, shares) in zip(of_answers, batch.answers, strict=True):
+            if len(about):
+                scores = scale * of_images[about.to(self.device)] @ embedded.T
+                missed = -(shares.to(self.device) * scores.log_softmax(1)).sum(1)
                 # Questions count by the number of images that they are asked about.
-                loss = loss + len(about) / len(batch.texts) * answer(scores, [*answers], true)
+                loss = loss + missed.sum() / len(batch.same)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -223,24 +237,32 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=(os.cpu_count() or 2) - 1)
     parser.add_argument("--work", type=Path, default=Path("output/tiny_models"))
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision("high")
     images = kept_samples(args.work, args.images, args.seed)
     tokenizer = make_tokenizer(vocabulary(images), 2**14)
     learner = Learner(tokenizer, args.steps, args.rate, args.device)
     state = args.work / "clip.pt"
     if state.exists():
         learner.load(state)
-    show = progress_line("steps")
-    while (step := len(learner.losses)) < args.steps:
+
+    def draw(step: int) -> Batch:
         close = CLOSE_FIRST if step < FIRST_PART * args.steps else CLOSE_THEN
-        learner.update(draw_batch(images, args.batch, close))
-        if (step + 1) % SAVE_EVERY == 0:
+        return draw_batch(images, tokenizer, args.batch, close)
+
+    show = progress_line("steps")
+    batches = Batches(draw, args.seed, args.steps)
+    for batch in load(batches, len(learner.losses), args.workers, args.device):
+        learner.update(batch)
+        step = len(learner.losses)
+        if step % SAVE_EVERY == 0:
             learner.save(state)
-            print(f"step {step + 1}: loss {np.mean(learner.losses[-SAVE_EVERY:]):.3f}", flush=True)
-        show(step + 1, args.steps)
+            print(f"step {step}: loss {np.mean(learner.losses[-SAVE_EVERY:]):.3f}", flush=True)
+        show(step, args.steps)
     with new_folder(args.output) as folder:
         learner.model.half().cpu().save_pretrained(folder)
         save_tokenizer(learner.tokenizer, folder)

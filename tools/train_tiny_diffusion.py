@@ -7,7 +7,10 @@ the others are worded in varied ways (`tiny_texts`), and some are empty. In half
 UNet sees the words alone, without the start and the tokens behind them, in which a causal encoder
 gathers the whole sentence: what is to be drawn has to be read from the words. Most of the first
 batches are close-ups of objects, of the later ones more are whole images, as Stable Diffusion too
-was trained on small images first. Stopped and started again it continues.
+was trained on small images first. Stable Diffusion's words point at what they name without being
+told to. A model that is this small, and trained for minutes, is told: a second loss asks that the
+pixels in the boxes of a class attend to its word, at stride 16. Stopped and started again it
+continues.
 
 It leaves the model in diffusers' format and half precision, with `recipe.json`; and in the work
 folder a sheet of samples and the loss curve. On a GPU all of it, drawing included, is to take less
@@ -20,10 +23,13 @@ made again.
 """
 
 import argparse
+import itertools
 import json
+import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,20 +37,23 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
+from tiny_batches import Batches, load
 from tiny_crops import chance, close_up, random_index, seen, whole
 from tiny_images import kept_samples
 from tiny_state import load_state, save_state
 from tiny_texts import EMPTY, caption, styled, varied
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.conditioning.domains import SLOT
+from tadp_d2.diffusion.attention import AttentionMaps, FusedAttention, RecordedAttention
 from tadp_d2.diffusion.stable_diffusion import noise_schedule
 from tadp_d2.files import new_folder, replacing, sha256
 from tadp_d2.progress import hide_library_bars, progress_line
+from tadp_d2.synthetic.sentences import plural
 from tadp_d2.synthetic.tiny_tokenizer import save_tokenizer
-from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES
+from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, BoxedThing
 
 # Latent pixels of a whole image; streets are wider and cropped. And of a close-up.
 WHOLE, CLOSE_UP = 24, 12
@@ -56,7 +65,15 @@ CAPTIONS, WORDS_ALONE = 0.5, 0.5
 STYLED = 0.7
 # Noise levels are weighted by min(SNR, 5) / SNR (Hang et al. 2023): composition before texture.
 GREATEST_SNR = 5.0
-SAVE_EVERY = 100
+# Of each time step.
+SNR = compute_snr(noise_schedule(), torch.arange(noise_schedule().config.num_train_timesteps))
+# The blocks of the UNet at stride 16, whose attention is taught to point; the share of that loss,
+# which is greatest without noise; and for how many words of a text.
+POINTING_BLOCKS, POINTING, POINTED = ("down_blocks.1.", "up_blocks.2."), 0.05, 3
+AVERAGING = 0.999
+# Images that the VAE encodes together.
+ENCODED = 64
+SAVE_EVERY = 500
 
 
 def make_unet(text_width: int) -> UNet2DConditionModel:
@@ -88,42 +105,196 @@ def prepare(args: argparse.Namespace) -> list[dict]:
         samples = kept_samples(args.work, args.images, args.seed)
         vae = AutoencoderKL.from_pretrained(args.vae, dtype=torch.float32).eval().to(args.device)
         show = progress_line("images encoded")
-        for index, sample in enumerate(samples):
-            image = sample.pop("image").to(args.device).float() / 127.5 - 1
-            latents = vae.encode(torch.stack([image, image.flip(-1)])).latent_dist.mode()
-            sample["latents"] = (latents * vae.config.scaling_factor).half().cpu()
-            show(index + 1, len(samples))
+        # Those of one size together.
+        samples.sort(key=lambda sample: sample["image"].shape)
+        for start in range(0, len(samples), ENCODED):
+            part = samples[start : start + ENCODED]
+            for _, group in itertools.groupby(part, lambda sample: sample["image"].shape):
+                encode(vae, list(group), args.device)
+            show(start + len(part), len(samples))
         with replacing(path) as temporary:
             torch.save(samples, temporary)
     return torch.load(path, weights_only=True)
 
 
-def draw_batch(images: list[dict], size: int, close: bool) -> tuple[Tensor, list[str]]:
-    """Latent crops and their prompts.
+def encode(vae: AutoencoderKL, samples: list[dict], device: str) -> None:
+    """Puts latents in the place of images, all of one size."""
+    images = torch.stack([sample.pop("image") for sample in samples]).to(device) / 127.5 - 1
+    both = torch.cat([images, images.flip(-1)])
+    latents = vae.encode(both).latent_dist.mode() * vae.config.scaling_factor
+    for sample, own in zip(
+        samples,
+        latents.half().cpu().view(2, len(samples), *latents.shape[1:]).transpose(0, 1),
+        strict=True,
+    ):
+        sample["latents"] = own.clone()
 
+
+class Batch(NamedTuple):
+    """
+    Attributes:
+        latents, noise: B x 4 x h x w.
+        times: B, time steps.
+        tokens: B x 77.
+        seen: B x 77, the tokens that the UNet sees.
+        words: B x 3, which of the tokens name a class that is boxed; -1 for none.
+        boxes: B x 3 x h/2 x w/2, the share of each pixel of stride 16 that is in its boxes.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    times: Tensor
+    tokens: Tensor
+    seen: Tensor
+    words: Tensor
+    boxes: Tensor
+
+
+def draw_batch(images: list[dict], tokenizer: CLIPTokenizer, size: int, close: bool) -> Batch:
+    """
     Args:
         images: as `prepare` returns them; only such with boxes for close-ups.
         size: number of whole images; of close-ups, which are a quarter, four times as many.
         close: whether to take close-ups.
     """
-    crops, prompts = [], []
+    crops, prompts, things = [], [], []
     for _ in range(4 * size if close else size):
         image = images[random_index(len(images))]
         mirrored = chance(0.5)
         latents = image["latents"][int(mirrored)].float()
-        things = seen(image["things"], mirrored)
+        own = seen(image["things"], mirrored)
         is_whole = not close and latents.shape[1] == latents.shape[2]
-        crop, shown = close_up(latents, things, CLOSE_UP) if close else whole(latents, things)
+        crop, shown = close_up(latents, own, CLOSE_UP) if close else whole(latents, own)
         crops.append(crop)
-        if not chance(CAPTIONS):
-            prompts.append(styled(varied(image, shown, mirrored, is_whole), image["style"]))
-        elif chance(EMPTY):
-            prompts.append("")
-        else:
-            text = caption(image, shown if close else None)
-            styled_text = STYLE_TEMPLATES[image["style"]].replace(SLOT, text)
-            prompts.append(styled_text if chance(STYLED) else text)
-    return torch.stack(crops), prompts
+        things.append(shown)
+        prompts.append(draw_prompt(image, shown, mirrored, close, is_whole))
+    latents = torch.stack(crops)
+    tokens = tokenizer(
+        prompts, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+    pointed = [
+        point(tokenizer, *pair, latents.shape[-1] // 2)
+        for pair in zip(tokens.tolist(), things, strict=True)
+    ]
+    return Batch(
+        latents,
+        torch.randn(latents.shape),
+        torch.randint(len(SNR), (len(latents),)),
+        tokens,
+        words_of(tokenizer, tokens) if chance(WORDS_ALONE) else torch.ones_like(tokens).bool(),
+        torch.tensor([words for words, _ in pointed]),
+        torch.stack([boxes for _, boxes in pointed]),
+    )
+
+
+def draw_prompt(
+    image: dict, shown: list[BoxedThing], mirrored: bool, close: bool, is_whole: bool
+) -> str:
+    if not chance(CAPTIONS):
+        return styled(varied(image, shown, mirrored, is_whole), image["style"])
+    if chance(EMPTY):
+        return ""
+    text = caption(image, shown if close else None)
+    return STYLE_TEMPLATES[image["style"]].replace(SLOT, text) if chance(STYLED) else text
+
+
+def words_of(tokenizer: CLIPTokenizer, tokens: Tensor) -> Tensor:
+    """B x 77, which of the tokens are words; the start of a text that has none."""
+    special = torch.tensor([tokenizer.bos_token_id, tokenizer.eos_token_id])
+    found = ~torch.isin(tokens, special)
+    found[:, 0] = ~found.any(1)
+    return found
+
+
+def point(
+    tokenizer: CLIPTokenizer, tokens: list[int], things: Sequence[BoxedThing], size: int
+) -> tuple[list[int], Tensor]:
+    """Where a text names the first classes of an image, and where their boxes are.
+
+    Returns:
+        3 places in the text, -1 for none, and of each the boxes, 3 x size x size, as shares of the
+        pixels.
+    """
+    places, masks = [-1] * POINTED, torch.zeros(POINTED, size, size)
+    for slot, name in enumerate(list(dict.fromkeys(thing.name for thing in things))[:POINTED]):
+        ids = [tokenizer(text).input_ids[1:-1] for text in (name, plural(name))]
+        # A name of several words, or pieces, has no one token.
+        known = {own[0] for own in ids if len(own) == 1}
+        found = [place for place, token in enumerate(tokens) if token in known]
+        if found:
+            places[slot] = found[0]
+            for thing in things:
+                if thing.name == name:
+                    masks[slot] = torch.maximum(masks[slot], covered(thing, size))
+    return places, masks
+
+
+def covered(thing: BoxedThing, size: int) -> Tensor:
+    """The share of each pixel of a square that lies in a box, size x size."""
+
+    def along(first: float, last: float) -> Tensor:
+        edges = torch.arange(size + 1) / size
+        overlap = edges[1:].clamp(max=last) - edges[:-1].clamp(min=first)
+        return (size * overlap).clamp(0, 1)
+
+    return along(thing.top, thing.bottom)[:, None] * along(thing.left, thing.right)
+
+
+def pointing(maps: Tensor, words: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the attention to words is from lying in their boxes.
+
+    With the mean attention within the boxes i and without o, the loss of a word is -log(i / (i +
+    o)).
+
+    Args:
+        maps: B x HW x N.
+        words, boxes: as of a `Batch`.
+
+    Returns:
+        The losses, B x 3, and which of them count: those of words whose boxes are neither less
+        than half a pixel nor all but that.
+    """
+    inside = boxes.flatten(2)
+    areas = inside.sum(2)
+    counts = (words >= 0) & (areas >= 0.5) & (areas <= inside.shape[2] - 0.5)
+    index = words.clamp(min=0)[:, None].expand(-1, maps.shape[1], -1)
+    own = maps.gather(2, index).transpose(1, 2)
+    within = (own * inside).sum(2) / areas.clamp(min=0.5)
+    without = (own * (1 - inside)).sum(2) / (inside.shape[2] - areas).clamp(min=0.5)
+    return -(within / (within + without).clamp(min=1e-8)).clamp(min=1e-8).log(), counts
+
+
+class Denoiser(nn.Module):
+    """The UNet's predicted noise, and its attention to the words at stride 16."""
+
+    def __init__(self, unet: UNet2DConditionModel):
+        super().__init__()
+        self.unet = unet
+        unet.set_attn_processor(
+            {
+                name: RecordedAttention("stride 16")
+                if ".attn2." in name and name.startswith(POINTING_BLOCKS)
+                else FusedAttention()
+                for name in unet.attn_processors
+            }
+        )
+
+    def forward(
+        self, noisy: Tensor, times: Tensor, context: Tensor, seen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Returns:
+            B x 4 x h x w, and B x HW x N.
+        """
+        recorder = AttentionMaps()
+        noise = self.unet(
+            noisy,
+            times,
+            context,
+            encoder_attention_mask=seen,
+            cross_attention_kwargs={"attention_maps": recorder},
+        ).sample
+        return noise, recorder.take()["stride 16"]
 
 
 class Learner:
@@ -135,51 +306,55 @@ class Learner:
         self.text_encoder = CLIPTextModel.from_pretrained(clip, dtype=torch.float32)
         self.text_encoder.requires_grad_(False).eval().to(args.device)
         self.unet = unet.train().to(args.device)
-        self.average = EMAModel(self.unet.parameters(), decay=0.995)
-        self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=args.rate, weight_decay=0.01)
+        self.average = EMAModel(self.unet.parameters(), decay=AVERAGING, foreach=True)
+        self.optimizer = torch.optim.AdamW(
+            self.unet.parameters(), lr=args.rate, weight_decay=0.01, fused=args.device == "cuda"
+        )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, args.rate, total_steps=args.steps, pct_start=0.05
         )
-        self.noise = noise_schedule()
-        self.step, self.losses = 0, []
+        self.noise, self.snr = noise_schedule(), SNR.to(args.device)
+        # Of the steps so far; tensors at first, so that no step waits for the GPU.
+        self.losses = []
+        self._denoisers: dict[tuple[int, ...], Callable] = {}
 
-    def read(self, prompts: list[str], words_alone: bool) -> dict[str, Tensor]:
-        """What the UNet reads of prompts: B x 77 x D, and which of the tokens it sees."""
-        tokens = self.tokenizer(
-            prompts, padding="max_length", truncation=True, return_tensors="pt"
-        ).input_ids
+    def denoiser(self, *inputs: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+        """What computes for inputs of these shapes: on a GPU a CUDA graph, which is recorded once.
+
+        The UNet is so small that Python would be most of the time.
+        """
+        shape = tuple(inputs[0].shape)
+        if shape not in self._denoisers:
+            module = Denoiser(self.unet)
+            if self.device == "cuda":
+                module = torch.cuda.make_graphed_callables(
+                    module, tuple(one.clone() for one in inputs), allow_unused_input=True
+                )
+            self._denoisers[shape] = module
+        return self._denoisers[shape]
+
+    def update(self, batch: Batch) -> None:
+        batch = Batch(*(own.to(self.device, non_blocking=True) for own in batch))
         with torch.no_grad():
-            context = self.text_encoder(tokens.to(self.device)).last_hidden_state
-        read = {"encoder_hidden_states": context}
-        if words_alone:
-            special = torch.tensor([self.tokenizer.bos_token_id, self.tokenizer.eos_token_id])
-            seen_tokens = ~torch.isin(tokens, special)
-            # An empty text has no word: there is its start to look at.
-            seen_tokens[:, 0] = ~seen_tokens.any(1)
-            read["encoder_attention_mask"] = seen_tokens.to(self.device)
-        return read
-
-    def errors(self, latents: Tensor, read: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Squared error of each image's predicted noise, and its weight in training."""
-        # Drawn on the CPU, so that each device draws the same.
-        noise = torch.randn(latents.shape).to(self.device)
-        times = torch.randint(self.noise.config.num_train_timesteps, (len(latents),))
-        weights = (GREATEST_SNR / compute_snr(self.noise, times)).clamp(max=1).to(self.device)
-        times = times.to(self.device)
-        noisy = self.noise.add_noise(latents.to(self.device), noise, times)
-        found = self.unet(noisy, times, **read).sample
-        return F.mse_loss(found, noise, reduction="none").mean((1, 2, 3)), weights
-
-    def update(self, latents: Tensor, prompts: list[str]) -> None:
-        errors, weights = self.errors(latents, self.read(prompts, chance(WORDS_ALONE)))
+            context = self.text_encoder(batch.tokens).last_hidden_state
+        noisy = self.noise.add_noise(batch.latents, batch.noise, batch.times)
+        inputs = noisy, batch.times, context, batch.seen
+        found, maps = self.denoiser(*inputs)(*inputs)
+        errors = F.mse_loss(found, batch.noise, reduction="none").mean((1, 2, 3))
+        weights = (GREATEST_SNR / self.snr[batch.times]).clamp(max=1)
+        missed, counts = pointing(maps, batch.words, batch.boxes)
+        # Without noise the UNet sees where things are; in noise it can only guess.
+        clear = counts * (1 - batch.times / len(self.snr))[:, None]
+        loss = (errors * weights).mean() + POINTING * (missed * clear).sum() / counts.sum().clamp(
+            min=1
+        )
         self.optimizer.zero_grad()
-        (errors * weights).mean().backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
         self.average.step(self.unet.parameters())
-        self.losses.append(errors.mean().item())
-        self.step += 1
+        self.losses.append(errors.detach().mean())
 
     def parts(self) -> dict[str, Any]:
         """What a stopped training goes on with, by names."""
@@ -187,11 +362,11 @@ class Learner:
         return {name: getattr(self, name) for name in names}
 
     def save(self, path: Path) -> None:
+        self.losses = [float(loss) for loss in self.losses]
         save_state(path, self.parts(), self.losses)
 
     def load(self, path: Path) -> None:
         self.losses = load_state(path, self.parts(), self.device)
-        self.step = len(self.losses)
 
     def pipeline(self, vae_folder: Path) -> StableDiffusionPipeline:
         """The model with averaged weights."""
@@ -260,10 +435,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=(os.cpu_count() or 2) - 1)
     parser.add_argument("--work", type=Path, default=Path("output/tiny_models"))
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision("high")
     data = prepare(args)
     boxed = [image for image in data if image["things"]]
     unet = make_unet(
@@ -275,17 +452,22 @@ def main() -> None:
     state = args.work / "diffusion.pt"
     if state.exists():
         learner.load(state)
+
+    def draw(step: int) -> Batch:
+        close = chance(CLOSE_FIRST if step < FIRST_PART * args.steps else CLOSE_THEN)
+        return draw_batch(boxed if close else data, learner.tokenizer, args.batch, close)
+
     show = progress_line("steps")
-    while learner.step < args.steps:
-        first = learner.step < FIRST_PART * args.steps
-        close = chance(CLOSE_FIRST if first else CLOSE_THEN)
-        learner.update(*draw_batch(boxed if close else data, args.batch, close))
-        if learner.step % SAVE_EVERY == 0:
+    batches = Batches(draw, args.seed, args.steps)
+    for batch in load(batches, len(learner.losses), args.workers, args.device):
+        learner.update(batch)
+        step = len(learner.losses)
+        if step % SAVE_EVERY == 0:
             learner.save(state)
-            recent = np.mean(learner.losses[-SAVE_EVERY:])
-            print(f"step {learner.step}: loss {recent:.4f}", flush=True)
-        show(learner.step, args.steps)
+            print(f"step {step}: loss {np.mean(learner.losses[-SAVE_EVERY:]):.4f}", flush=True)
+        show(step, args.steps)
     pipeline = learner.pipeline(args.vae)
+    learner.losses = [float(loss) for loss in learner.losses]
     sample_sheet(pipeline, args.seed).save(args.work / "samples.png")
     draw_losses(learner.losses, args.work / "losses.png")
     with new_folder(args.output) as folder:

@@ -9,11 +9,13 @@ from tadp_d2.synthetic.room_data_sets import RoomSizes, write_room_data_sets
 from tadp_d2.synthetic.scene_layouts import write_scene_layouts
 from tadp_d2.synthetic.street_data_sets import StreetSizes, write_street_data_sets
 from tadp_d2.synthetic.tiny_captioner import write_tiny_captioner
+from tadp_d2.synthetic.tiny_clip import write_tiny_clip
 from tadp_d2.synthetic.tiny_diffusion import write_tiny_diffusion
 from tadp_d2.synthetic.voc_data_sets import VocSizes, write_voc_data_sets
 
 MODEL_FOLDER = "stable-diffusion-tiny"
 CAPTIONER_FOLDER = "blip2-tiny"
+CLIP_FOLDER = "clip-tiny"
 
 
 def write_data_folder(
@@ -27,12 +29,13 @@ def write_data_folder(
 ) -> None:
     """Writes the folder, whole or not at all; the same seed gives the same bytes.
 
-    The seed is that of the images; the diffusion model is the same in every folder.
+    The seed is that of the images; the diffusion model and CLIP are the same in every folder.
 
     Args:
         folder: must not exist, or be empty. It becomes a `$DETECTRON2_DATASETS`, its
-            `stable-diffusion-tiny` a `MODEL.DIFFUSION.WEIGHTS`, and its `blip2-tiny`, which is
-            untrained, a `--model` of `tadp-d2 caption`.
+            `stable-diffusion-tiny` a `MODEL.DIFFUSION.WEIGHTS`, its `clip-tiny` a
+            `MODEL.CONDITIONER.IMAGE_ENCODER`, and its `blip2-tiny`, which is untrained, a
+            `--model` of `tadp-d2 caption`.
         sizes: numbers of images for detection; None for the defaults.
         street_sizes: numbers of images for segmentation; None for the defaults.
         room_sizes: numbers of images for depth; None for the defaults.
@@ -61,4 +64,5 @@ def write_data_folder(
             before += part_sizes.images()
         write_scene_layouts(temporary)
         write_tiny_diffusion(temporary / MODEL_FOLDER)
+        write_tiny_clip(temporary / CLIP_FOLDER)
         write_tiny_captioner(temporary / CAPTIONER_FOLDER, seed)

@@ -1,5 +1,10 @@
-"""What a tiny CLIP, as `tools/train_tiny_clip.py` trains it, is asked about synthetic images."""
+"""The tiny CLIP that comes with the package: text encoder and image encoder of the tiny models.
 
+Its weights lie beside this file in transformers' format, half precision, with `recipe.json`. They
+were trained on images and texts of `training_samples` by `tools/train_tiny_clip.py`.
+"""
+
+import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -19,8 +24,10 @@ from tadp_d2.synthetic.drawing.backdrops import SETTINGS
 from tadp_d2.synthetic.drawing.class_figures import CLASSES
 from tadp_d2.synthetic.drawing.rooms import KINDS
 from tadp_d2.synthetic.drawing.scenes import place
+from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, draw_turn
 
+SHIPPED = Path(__file__).parent / "clip"
 WEIGHTS = "model.safetensors"
 # Of the images on which it is measured; nothing was trained on them.
 _SEED, _IMAGES = 40_000, 360
@@ -36,6 +43,11 @@ QUESTIONS = {
         style: template.removesuffix(f" of {SLOT}") for style, template in STYLE_TEMPLATES.items()
     },
 }
+
+
+def write_tiny_clip(folder: Path) -> None:
+    """Writes the folder of the model, in half precision as it is shipped."""
+    shutil.copytree(SHIPPED, folder)
 
 
 @torch.no_grad()
@@ -57,8 +69,7 @@ def measure(folder: Path, count: int = _IMAGES) -> dict[str, dict[str, float]]:
     texts = _embeddings(folder)
     right: dict[str, list[bool]] = {asked: [] for asked in QUESTIONS}
     chances: dict[str, list[float]] = {asked: [] for asked in QUESTIONS}
-    for index in range(count):
-        sample = draw_turn(index, _SEED)
+    for sample in in_processes(draw_turn, [(index, _SEED) for index in range(count)]):
         pixels = torch.from_numpy(np.array(sample.image)).permute(2, 0, 1)
         embedding = encoder([{"image": pixels}]).embedding[0]
         names = [thing.name for thing in sample.things]

@@ -1,8 +1,8 @@
 """The tiny Stable Diffusion that comes with the package, with the topology of Stable Diffusion 1.5.
 
-Its weights lie beside this file in diffusers' format, half precision, 9 MB. They were trained on
-images of `training_samples` by `tools/train_tiny_vae.py` and by `tools/train_tiny_diffusion.py` of
-commit 873d23a, which taught text encoder and UNet together.
+Its weights lie beside this file in diffusers' format, half precision, 10 MB, with `recipe.json`.
+They were trained on images of `training_samples` by `tools/train_tiny_vae.py` and
+`tools/train_tiny_diffusion.py`; the text encoder is the tiny CLIP's.
 """
 
 import shutil
