@@ -11,7 +11,7 @@ import torch
 
 from tadp_d2.synthetic.tiny_clip import QUESTIONS, measure
 from tadp_d2.synthetic.tiny_tokenizer import make_tokenizer, save_tokenizer
-from tadp_d2.synthetic.training_samples import draw_sample
+from tadp_d2.synthetic.training_samples import BoxedThing, draw_sample
 
 TOOLS = str(Path(__file__).parents[2] / "tools")
 
@@ -20,7 +20,7 @@ TOOLS = str(Path(__file__).parents[2] / "tools")
 def tools():
     sys.path.insert(0, TOOLS)
     try:
-        names = ("train_tiny_clip", "train_tiny_diffusion", "tiny_images")
+        names = ("train_tiny_clip", "train_tiny_diffusion", "tiny_images", "tiny_batches")
         return [importlib.import_module(name) for name in names]
     finally:
         sys.path.remove(TOOLS)
@@ -48,41 +48,47 @@ def test_equal_texts_belong_to_each_others_images_and_empty_ones_to_none(tools):
     # The first and the last text read alike; the fourth image has no text but is still an image.
     by_image = a(rows[0], (0, 2)) + a(rows[1], (1,)) + a(rows[2], (0, 2))
     by_text = b(columns[0], (0, 2)) + b(columns[1], (1,)) + b(columns[2], (0, 2))
-    found = contrast(scores, ["a dog", "a cat", "a dog", ""])
+    found = contrast(scores, torch.tensor([2, 1, 2, -1]))
     assert found.item() == pytest.approx((by_image + by_text) / 6, rel=1e-5)
 
 
 @pytest.mark.exhaustive
 def test_clip_goes_on_where_it_was(tools, images, tmp_path):
-    clip = tools[0]
+    clip, batches = tools[0], tools[3]
     tokenizer = make_tokenizer({image["caption"] for image in images})
+    drawn = batches.Batches(lambda step: clip.draw_batch(images, tokenizer, 3, 0.5), 7, steps=3)
 
-    def advance(learner, steps):
-        for _ in range(steps):
-            learner.update(clip.draw_batch(images, 3, close=0.5))
+    def advance(learner, last, workers=0):
+        for batch in batches.load(drawn, len(learner.losses), workers, "cpu"):
+            learner.update(batch)
+            if len(learner.losses) == last:
+                return
 
     torch.manual_seed(0)
     learner = clip.Learner(tokenizer, 4, 1e-3)
     advance(learner, 1)
     learner.save(tmp_path / "state.pt")
-    advance(learner, 2)
+    advance(learner, 3)
     again = clip.Learner(tokenizer, 4, 1e-3)
     again.load(tmp_path / "state.pt")
-    advance(again, 2)
+    # Whichever process draws a batch.
+    advance(again, 3, workers=1)
     assert again.losses == learner.losses
     # An embedding does not depend on what it is computed beside.
     texts = ["a dog", "two cars on a street", ""]
+    tokens = [clip.tokenized(tokenizer, part) for part in (texts, *([text] for text in texts))]
     with torch.no_grad():
-        together, alone = learner.embed(texts), torch.cat([learner.embed([t]) for t in texts])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+        together, *alone = (learner.embed(own) for own in tokens)
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 
 def test_an_answer_is_as_good_as_any_other_that_is_true(tools):
-    scores = torch.tensor([[1.0, 2, 3], [3, 2, 1]])
-    totals = [math.log(sum(math.exp(s) for s in row)) for row in scores.tolist()]
-    expected = ((totals[0] - 2) + (totals[1] - (3 + 1) / 2)) / 2
-    found = tools[0].answer(scores, ["a", "b", "c"], [{"b"}, {"a", "c"}])
-    assert found.item() == pytest.approx(expected, rel=1e-6)
+    truths = [{"place": {"b"}}, {}, {"place": {"a", "c"}, "style": {"d"}}]
+    about, shares = tools[0].answered(truths, "place", ["a", "b", "c"])
+    assert about.tolist() == [0, 2]
+    assert shares.tolist() == [[0, 1, 0], [0.5, 0, 0.5]]
+    none, empty = tools[0].answered([{}], "place", ["a", "b"])
+    assert (none.shape, empty.shape) == ((0,), (0, 2))
 
 
 @pytest.fixture(scope="module")
@@ -116,26 +122,55 @@ def test_accuracy_is_measured_on_images_of_every_kind(clip_folder):
     assert all(0 <= own["accuracy"] <= 1 for own in found.values())
 
 
+def test_the_boxes_of_a_word_are_those_of_its_class(tools, images):
+    diffusion = tools[1]
+    tokenizer = make_tokenizer({"two dogs and a cat on a street", "a dog"})
+    text = "two dogs and a cat on a street"
+    tokens = tokenizer([text], padding="max_length").input_ids[0]
+    things = [
+        BoxedThing("cat", 0, 0, 0.5, 0.25),
+        BoxedThing("dog", 0.5, 0.5, 1, 1),
+        BoxedThing("bird", 0, 0, 1, 1),
+        BoxedThing("dog", 0, 0.75, 0.25, 1),
+    ]
+    words, boxes = diffusion.point(tokenizer, tokens, things, 2)
+    # Behind the start: two dogs and a cat; no word tells of the bird.
+    assert words == [5, 2, -1]
+    assert boxes.tolist() == [[[0.5, 0], [0, 0]], [[0, 0], [0.25, 1]], [[0, 0], [0, 0]]]
+    # Two columns are words that are asked for; attention 3, 1, 1, 1 and 1, 1, 1, 3.
+    maps = torch.zeros(1, 4, 77)
+    maps[0, :, 5], maps[0, :, 2] = torch.tensor([[3.0, 1, 1, 1], [1, 1, 1, 3]])
+    missed, counts = diffusion.pointing(maps, torch.tensor([words]), boxes[None])
+    assert counts.tolist() == [[True, True, False]]
+    cat = 3 / (3 + (0.5 * 3 + 3) / 3.5)
+    dog = (3 + 0.25) / 1.25
+    dog /= dog + (2 + 0.75) / 2.75
+    assert missed[0, :2].tolist() == pytest.approx([-math.log(cat), -math.log(dog)], rel=1e-5)
+
+
 @pytest.mark.exhaustive
-def test_the_unet_sees_words_alone_in_a_share_of_the_batches(tools, clip_folder):
+def test_the_unet_sees_words_alone_in_a_share_of_the_batches(tools, images, clip_folder):
     diffusion = tools[1]
     args = argparse.Namespace(device="cpu", rate=1e-3, steps=2)
-    unet = diffusion.make_unet(128)
-    learner = diffusion.Learner(clip_folder, unet, args)
+    learner = diffusion.Learner(clip_folder, diffusion.make_unet(128), args)
     prompts = ["a dog in a park", "", "a photo"]
-    seen = learner.read(prompts, words_alone=True)["encoder_attention_mask"]
+    tokens = learner.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
+    seen = diffusion.words_of(learner.tokenizer, tokens)
     # Start, five words, end and padding; an empty text has its start.
     assert [row.nonzero()[:, 0].tolist() for row in seen] == [[1, 2, 3, 4, 5], [0], [1, 2]]
-    assert list(learner.read(prompts, words_alone=False)) == ["encoder_hidden_states"]
     before = {name: p.clone() for name, p in learner.text_encoder.named_parameters()}
+    drawn = [{**image, "latents": torch.randn(2, 4, 24, 24).half()} for image in images]
     torch.manual_seed(0)
-    learner.update(torch.randn(3, 4, 8, 8), prompts)
+    learner.update(diffusion.draw_batch(drawn, learner.tokenizer, 2, close=False))
     assert all(torch.equal(p, before[name]) for name, p in learner.text_encoder.named_parameters())
     # What is not seen changes nothing.
-    read = learner.read(prompts, words_alone=True)
-    noisy, times = torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 900])
+    context = learner.text_encoder(tokens).last_hidden_state
+    inputs = torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 900])
+    module = diffusion.Denoiser(learner.unet)
     with torch.no_grad():
-        first = learner.unet(noisy, times, **read).sample
-        hidden = read["encoder_hidden_states"]
-        hidden[~seen] += 1
-        torch.testing.assert_close(learner.unet(noisy, times, **read).sample, first)
+        first, maps = module(*inputs, context, seen)
+        other = torch.where(seen[..., None], context, context + 1)
+        torch.testing.assert_close(module(*inputs, other, seen)[0], first)
+    assert maps.shape == (3, 16, 77)
+    torch.testing.assert_close(maps.sum(2), torch.ones(3, 16))
+    assert (maps.transpose(1, 2)[~seen] == 0).all()
