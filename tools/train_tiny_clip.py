@@ -29,7 +29,7 @@ from tiny_state import load_state, save_state
 from tiny_texts import styled, varied, vocabulary
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from tadp_d2.files import new_folder, sha256
@@ -266,6 +266,8 @@ def main() -> None:
     with new_folder(args.output) as folder:
         learner.model.half().cpu().save_pretrained(folder)
         save_tokenizer(learner.tokenizer, folder)
+        square = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+        CLIPImageProcessor(size=square, crop_size=square).save_pretrained(folder)
         recipe = {
             "command": "python tools/train_tiny_clip.py FOLDER",
             "seed": args.seed,

@@ -1,8 +1,8 @@
 """Does the tiny diffusion model know what its words mean?
 
 It draws images of each class in each style. A detector that was trained on the synthetic data sets
-detects what they show, without reading their prompts; colors and edges decide their style.
-By chance one in as many is right as there are classes, or styles.
+detects what they show, without reading their prompts; the tiny CLIP, which was not trained on drawn
+samples, tells their style. By chance one in as many is right as there are classes, or styles.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
+from tadp_d2.captioning.zero_shot_tagger import ZeroShotTagger
 from tadp_d2.conditioning.domains import SLOT
 from tadp_d2.config.load import load_config
 from tadp_d2.data.datasets.art import SHARED_CLASSES
@@ -26,24 +27,19 @@ from tadp_d2.personalization.model import TrainableDiffusion
 from tadp_d2.personalization.samples import draw_sample
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
-from tadp_d2.synthetic.data_folder import MODEL_FOLDER
+from tadp_d2.synthetic.data_folder import CLIP_FOLDER, MODEL_FOLDER
 from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES
 from tadp_d2.tasks.task import get_task
 from tadp_d2.visualization.sheet import contact_sheet
 
-# Style -> where its images are in the data folder, and the split that a judge of styles learns
-# from.
-_FOLDERS = {
-    "photo": ("VOC2007", "trainval"),
-    "watercolor": ("watercolor", "train"),
-    "comic": ("comic", "train"),
-}
+# Style -> where its images are in the data folder.
+_FOLDERS = {"photo": "VOC2007", "watercolor": "watercolor", "comic": "comic"}
 _TEST = "test"
 _PLACES = ("in a park", "on a street", "on a beach", "in a meadow")
 _SIZE, _STEPS = 192, 25
 # What the detector reads with every image: it must not name the class.
 _NO_CAPTION = ""
-# Images of a style by which its judges are made, and as many by which they are judged.
+# Images of a style by which its judges are judged.
 _JUDGED = 60
 # What a finished training leaves, of which the detector is made.
 _CONFIG, _CHECKPOINT = "config.yaml", "model_final.pth"
@@ -96,7 +92,7 @@ def draw_and_judge(
     """
     model = TrainableDiffusion.load(str(world / MODEL_FOLDER))
     detector = Predictor(_judge(world, run))
-    centers, spread = _learn_styles(world, model)
+    judge = _style_judge(world)
     asked, found, styles, pictures = [], [], [], []
     for name in SHARED_CLASSES:
         for seed in seeds:
@@ -106,12 +102,12 @@ def draw_and_judge(
             pixels = np.asarray(image)
             asked.append(name)
             found.append(_class(detector, pixels))
-            styles.append(_style(pixels, centers, spread))
+            styles.append(_style(judge, pixels))
             pictures.append(image)
     _write_sheet(folder / f"{style}.png", pictures, len(seeds))
-    real = _pictures(world, model, style, _TEST)
+    real = _pictures(world, model, style)
     right_classes = [_class(detector, pixels) in names for pixels, names in real]
-    right_styles = [_style(pixels, centers, spread) == style for pixels, _ in real]
+    right_styles = [_style(judge, pixels) == style for pixels, _ in real]
     return {
         "style": style,
         "asked": asked,
@@ -144,51 +140,27 @@ def _class(detector: Predictor, pixels: np.ndarray) -> str:
     return next((name for name in names if name in SHARED_CLASSES), "")
 
 
-def _learn_styles(
-    world: Path, model: TrainableDiffusion
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Mean statistics of each style's training images, and their spread over all."""
-    found = {
-        style: np.stack(
-            [_statistics(pixels) for pixels, _ in _pictures(world, model, style, split)]
-        )
-        for style, (_, split) in _FOLDERS.items()
-    }
-    spread = np.concatenate(list(found.values())).std(axis=0)
-    return {style: rows.mean(axis=0) for style, rows in found.items()}, spread
+def _style_judge(world: Path) -> ZeroShotTagger:
+    """The tiny CLIP, for the styles of `_FOLDERS`."""
+    sentences = [STYLE_TEMPLATES[style].removesuffix(f" of {SLOT}") for style in _FOLDERS]
+    return ZeroShotTagger.load(world / CLIP_FOLDER, sentences, "fp32", torch.device("cpu"))
 
 
-def _style(pixels: np.ndarray, centers: dict[str, np.ndarray], spread: np.ndarray) -> str:
-    """The style whose mean statistics are nearest."""
-    own = _statistics(pixels)
-    return min(centers, key=lambda style: np.square((own - centers[style]) / spread).sum())
-
-
-def _statistics(pixels: np.ndarray) -> np.ndarray:
-    """Mean and spread of colors, saturation and edges of an image of `_SIZE`."""
-    values = pixels.astype(float) / 255
-    edges = np.abs(np.diff(values.mean(axis=2), axis=0))
-    saturation = values.max(axis=2) - values.min(axis=2)
-    colours = values.reshape(-1, 3)
-    return np.concatenate(
-        [
-            colours.mean(axis=0),
-            colours.std(axis=0),
-            [saturation.mean(), saturation.std(), edges.mean(), np.quantile(edges, 0.98)],
-        ]
-    )
+def _style(judge: ZeroShotTagger, pixels: np.ndarray) -> str:
+    """The likeliest style."""
+    return list(_FOLDERS)[int(judge.probabilities([Image.fromarray(pixels)])[0].argmax())]
 
 
 def _pictures(
-    world: Path, model: TrainableDiffusion, style: str, split: str
+    world: Path, model: TrainableDiffusion, style: str
 ) -> list[tuple[np.ndarray, set[str]]]:
-    """The first images of a split as the VAE passes them on, with the names of what they show.
+    """The first test images as the VAE passes them on, with the names of what they show.
 
     What the VAE loses no sample can have: judges must not look for it.
     """
-    root = world / _FOLDERS[style][0]
+    root = world / _FOLDERS[style]
     found = []
-    for image_id in read_split(root, split, style)[:_JUDGED]:
+    for image_id in read_split(root, _TEST, style)[:_JUDGED]:
         image, _ = read_rgb(root / "JPEGImages" / f"{image_id}.jpg")
         annotation = read_annotation(root / "Annotations" / f"{image_id}.xml", SHARED_CLASSES)
         found.append((_through_vae(image, model), {thing.name for thing in annotation.objects}))
