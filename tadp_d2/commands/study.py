@@ -129,13 +129,13 @@ def _world(args: argparse.Namespace) -> Path:
     """The synthetic data sets, written if there are none, where Detectron2 looks for data sets."""
     from tadp_d2.errors import UserError
     from tadp_d2.progress import hide_library_bars, progress_line
-    from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder
+    from tadp_d2.synthetic.data_folder import CLIP_FOLDER, MODEL_FOLDER, write_data_folder
 
     hide_library_bars()
     world = args.data or args.output / "data"
     if not world.exists():
         write_data_folder(world, seed=0, progress=progress_line("images"))
-    for name in ("captions", MODEL_FOLDER):
+    for name in ("captions", MODEL_FOLDER, CLIP_FOLDER):
         if not (world / name).is_dir():
             raise UserError(
                 f"{world}: holds no synthetic data sets, there is no folder {name}; tadp-d2 synth "

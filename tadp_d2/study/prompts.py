@@ -21,14 +21,12 @@ from tadp_d2.config.shipped import config_folder
 from tadp_d2.data.batches import BatchLoader
 from tadp_d2.data.images import decode
 from tadp_d2.engine.trainer import Trainer
-from tadp_d2.files import new_folder
 from tadp_d2.records.result_files import read_results
 from tadp_d2.study.caption_kinds import OWN, write_texts
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.study.questions import Arm, Claim, Question, Reading, Target, Training
-from tadp_d2.synthetic.data_folder import MODEL_FOLDER
-from tadp_d2.synthetic.tiny_image_encoder import write_tiny_image_encoder
+from tadp_d2.synthetic.data_folder import CLIP_FOLDER, MODEL_FOLDER
 from tadp_d2.tasks.metrics import SEM_SEG_STRETCHED
 from tadp_d2.visualization.sheet import contact_sheet
 
@@ -207,8 +205,6 @@ def _tagging_table_5(target: Target) -> list[Arm]:
 
 
 DEMO = "demo"
-# In the folder of the results: what the conditioners that look at images look with.
-_IMAGE_ENCODER = "image-encoder"
 # Name -> question, in the order of the table.
 PROMPT_QUESTIONS = {
     "table-1": Question("What is the prompt worth? (TADP, table 1)", ("pascal",), _table_1),
@@ -237,9 +233,6 @@ def jobs(
         folder: of the results; `results/` holds all that `verdicts` reads.
     """
     of_world = identity(world)
-    if not (folder / _IMAGE_ENCODER).exists():
-        with new_folder(folder / _IMAGE_ENCODER) as temporary:
-            write_tiny_image_encoder(temporary)
     arms = [arm for q in questions for own in q.arms().values() for arm in own]
     return [
         Job(
@@ -272,7 +265,7 @@ def train_and_test(world: Path, folder: Path, training: Training, seed: int) -> 
         **OVERRIDES[training.task],
         **dict(training.options),
         "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER),
-        "MODEL.CONDITIONER.IMAGE_ENCODER": str(folder / _IMAGE_ENCODER),
+        "MODEL.CONDITIONER.IMAGE_ENCODER": str(world / CLIP_FOLDER),
         "MODEL.DIFFUSION.LATENT_CACHE.FOLDER": str(folder / "latents"),
         "OUTPUT_DIR": str(run),
         "SEED": seed,
