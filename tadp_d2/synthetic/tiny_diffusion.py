@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
-_SHIPPED = Path(__file__).parent / "stable_diffusion"
+SHIPPED = Path(__file__).parent / "stable_diffusion"
 
 
 def write_tiny_diffusion(folder: Path) -> None:
     """Writes the folder of the model, `unet/ vae/ text_encoder/ ...`, in single precision."""
-    pipeline = StableDiffusionPipeline.from_pretrained(_SHIPPED, dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(SHIPPED, dtype=torch.float32)
     pipeline.save_pretrained(folder)
     # As Stable Diffusion 1.5 comes, without the tokenizer.json that transformers adds.
     shutil.rmtree(folder / "tokenizer")
-    shutil.copytree(_SHIPPED / "tokenizer", folder / "tokenizer")
+    shutil.copytree(SHIPPED / "tokenizer", folder / "tokenizer")

@@ -13,6 +13,8 @@ from tadp_d2.conditioning.domains import Modifier, get_modifier
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.errors import UserError
 
+from ..tiny_model import TEXT_WIDTH
+
 LONG = " ".join(["a dog and a car in a park"] * 20)
 
 
@@ -30,7 +32,7 @@ def test_contexts_are_those_of_stable_diffusions_own_pipeline(text, model_folder
     prompts = ["", "a dog", "a watercolor style painting of two birds"]
     expected, _ = pipeline.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=False)
     context = text(prompts)
-    assert context.embeddings.shape == (3, 77, 64)
+    assert context.embeddings.shape == (3, 77, TEXT_WIDTH)
     assert context.mask is None
     torch.testing.assert_close(context.embeddings, expected, rtol=1e-5, atol=1e-5)
 
@@ -86,7 +88,7 @@ def test_long_captions_lose_their_last_words_and_the_modifier_none(text, domain,
 def night(model_folder, tmp_path):
     """A text encoder with a token of three vectors."""
     file = tmp_path / "learned_embeds.safetensors"
-    safetensors.torch.save_file({"<Night>": torch.ones(3, 64)}, file)
+    safetensors.torch.save_file({"<Night>": torch.ones(3, TEXT_WIDTH)}, file)
     return TextEncoder.from_pretrained(model_folder, [file])
 
 

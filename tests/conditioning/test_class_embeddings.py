@@ -20,6 +20,8 @@ from tadp_d2.engine.checks import check_config
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import find_diffusion_backbone
 
+from ..tiny_model import TEXT_WIDTH
+
 FOLDER = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[1] / "golden")
 GOLDEN = FOLDER / "vpd_class_embeddings.safetensors"
 NAMES = ("dog", "cat", "car")
@@ -120,7 +122,7 @@ def test_all_that_a_model_reads_is_one_embedding_for_each_class(make_config):
 
 def test_the_classes_are_the_models_own_unless_they_are_named(make_config):
     model = build_model(make_config(*SETTINGS))
-    assert model.conditioner.embeddings.shape == (20, 64)
+    assert model.conditioner.embeddings.shape == (20, TEXT_WIDTH)
     assert not model.state_dict().keys() & {"conditioner.embeddings"}
     assert [n for n, _ in model.conditioner.named_parameters()] == []
     text = open_model_of(make_config()).load_text_encoder()
@@ -129,7 +131,7 @@ def test_the_classes_are_the_models_own_unless_they_are_named(make_config):
 
 
 def test_published_embeddings_are_taken_as_they_are(make_config, tmp_path):
-    published = torch.randn(20, 64).half()
+    published = torch.randn(20, TEXT_WIDTH).half()
     torch.save(published, tmp_path / "class_embeddings.pth")
     file = ("MODEL.CONDITIONER.CLASS_EMBEDDINGS", str(tmp_path / "class_embeddings.pth"))
     model = build_model(make_config(*SETTINGS, *file))
@@ -141,11 +143,11 @@ def test_published_embeddings_are_taken_as_they_are(make_config, tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (torch.zeros(19, 64), "holds 19 embeddings of width 64; expected 20"),
-        (torch.zeros(20, 32), "holds 20 embeddings of width 32; expected 20.*width 64"),
-        (torch.zeros(20, 64, dtype=torch.int64), "expected a tensor of numbers"),
-        ({"embeddings": torch.zeros(20, 64)}, "expected a tensor of numbers"),
-        (torch.full((20, 64), float("nan")), "finite"),
+        (torch.zeros(19, 48), "holds 19 embeddings of width 48; expected 20"),
+        (torch.zeros(20, 32), "holds 20 embeddings of width 32; expected 20.*width 48"),
+        (torch.zeros(20, 48, dtype=torch.int64), "expected a tensor of numbers"),
+        ({"embeddings": torch.zeros(20, 48)}, "expected a tensor of numbers"),
+        (torch.full((20, 48), float("nan")), "finite"),
         (Path("x"), "cannot be read as class embeddings"),
     ],
 )
@@ -153,7 +155,7 @@ def test_a_file_that_does_not_fit_is_named(content, message, tmp_path):
     path = tmp_path / "class_embeddings.pth"
     torch.save(content, path)
     with pytest.raises(UserError, match=f"class_embeddings.pth.*{message}"):
-        read_class_embeddings(path, 20, 64)
+        read_class_embeddings(path, 20, 48)
 
 
 def test_wrong_names_files_and_templates_are_refused(make_config, monkeypatch):

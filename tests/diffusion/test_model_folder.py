@@ -16,6 +16,8 @@ from tadp_d2.diffusion.stable_diffusion import load_unet
 from tadp_d2.diffusion.unet_features import unet_fingerprint
 from tadp_d2.errors import UserError
 
+from ..tiny_model import TEXT_WIDTH
+
 
 def test_a_folder_is_used_as_it_is(model_folder):
     assert find_model(str(model_folder))[1] == model_folder
@@ -183,7 +185,7 @@ def test_parts_of_different_models_are_refused_before_weights_are_read(model_fol
     content = json.loads(config.read_text())
     for option, value, message in (
         ("in_channels", 9, "reads latents of 9 channels, .* writes 4; one of 9 reads a mask"),
-        ("cross_attention_dim", 1024, "of width 1024, but the text encoder writes 64"),
+        ("cross_attention_dim", 1024, f"of width 1024, but the text encoder writes {TEXT_WIDTH}"),
         ("num_class_embeds", 1000, "num_class_embeds is 1000, expected null"),
     ):
         config.write_text(json.dumps({**content, option: value}))

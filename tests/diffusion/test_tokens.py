@@ -11,8 +11,10 @@ from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.tokens import ONLY, expand_tokens, read_tokens
 from tadp_d2.errors import UserError
 
+from ..tiny_model import TEXT_WIDTH
 
-def vectors(n, width=64):
+
+def vectors(n, width=TEXT_WIDTH):
     return torch.randn(n, width, generator=torch.Generator().manual_seed(n))
 
 
@@ -108,9 +110,8 @@ def test_tokens_are_written_out_in_whatever_case_they_are_found(model_folder, tm
 
 def test_a_token_of_another_width_is_an_error(model_folder, tmp_path):
     file = write(tmp_path / "learned_embeds.safetensors", {"<a>": vectors(1, width=768)})
-    with pytest.raises(
-        UserError, match="safetensors: token '<a>' has vectors of width 768, .*reads width 64"
-    ):
+    message = f"safetensors: token '<a>' has vectors of width 768, .*reads width {TEXT_WIDTH}"
+    with pytest.raises(UserError, match=message):
         TextEncoder.from_pretrained(model_folder, [file])
 
 
@@ -153,7 +154,10 @@ def test_files_of_other_trainers_are_read_under_the_name_of_the_file(
 def test_tokens_of_other_text_encoders_and_of_several_names_are_refused(model_folder, tmp_path):
     pair = {"clip_l": vectors(1), "clip_g": vectors(1, width=80)}
     file = write(tmp_path / "xl.safetensors", pair)
-    message = r"xl.safetensors: .* width 64 \(clip_l\) and width 80 \(clip_g\), .* reads width 64:"
+    message = (
+        rf"xl.safetensors: .* width {TEXT_WIDTH} \(clip_l\) and width 80 \(clip_g\), "
+        rf".* reads width {TEXT_WIDTH}:"
+    )
     with pytest.raises(UserError, match=message):
         TextEncoder.from_pretrained(model_folder, [file])
     for other, message in (

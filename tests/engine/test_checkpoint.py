@@ -16,6 +16,8 @@ from tadp_d2.engine.checkpoint import RunCheckpointer, find_checkpoints
 from tadp_d2.errors import UserError
 from tadp_d2.records.provenance import Provenance
 
+from ..tiny_model import TEXT_WIDTH
+
 
 def checkpointer(cfg, folder):
     torch.manual_seed(0)
@@ -150,7 +152,7 @@ def test_other_features_are_an_error(make_config, saved, tmp_path):
 
 def test_a_missing_token_is_said(make_config, tmp_path, caplog):
     token = tmp_path / "learned_embeds.safetensors"
-    safetensors.torch.save_file({"<a>": torch.ones(64)}, token)
+    safetensors.torch.save_file({"<a>": torch.ones(TEXT_WIDTH)}, token)
     checkpointer(make_config("TEXT.TOKENS", (str(token),)), tmp_path).save("model_final")
     checkpointer(make_config(), tmp_path).load(str(tmp_path / "model_final.pth"))
     assert "trained with another or a further token <a>" in caplog.text
@@ -205,10 +207,10 @@ def test_a_training_goes_on_with_its_own_captions_only(make_config, world, tmp_p
 def test_a_training_goes_on_with_its_own_tokens_only(make_config, tmp_path):
     token = tmp_path / "learned_embeds.safetensors"
     cfg = make_config("TEXT.TOKENS", (str(token),))
-    safetensors.torch.save_file({"<a>": torch.ones(64)}, token)
+    safetensors.torch.save_file({"<a>": torch.ones(TEXT_WIDTH)}, token)
     continued(cfg, tmp_path).save("model_final")
     continued(cfg, tmp_path).resume_or_load("")
-    safetensors.torch.save_file({"<a>": torch.zeros(64)}, token)
+    safetensors.torch.save_file({"<a>": torch.zeros(TEXT_WIDTH)}, token)
     with pytest.raises(UserError, match="another or a further token <a>; a run is continued with"):
         continued(cfg, tmp_path).resume_or_load("")
 

@@ -21,6 +21,8 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from ..tiny_model import TEXT_WIDTH
+
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "configs" / "quick_schedules"
 DETECTION = QUICK / "voc2watercolor_simple.yaml"
@@ -521,22 +523,29 @@ TOKEN_CASES = {
     "text": _token(put("token.safetensors", "<watercolor>"), "cannot be read"),
     "header beyond the file": _token(put("token.safetensors", b"\xff" * 7 + b"\0ab"), "be read"),
     "cut off": _token(
-        both(_tokens({"<a>": torch.zeros(1, 64)}), cut("token.safetensors", 0.7)), "cannot be read"
+        both(_tokens({"<a>": torch.zeros(1, TEXT_WIDTH)}), cut("token.safetensors", 0.7)),
+        "cannot be read",
     ),
     "nothing in it": _token(_tokens({}), "expected a mapping"),
     "a scalar": _token(_tokens({"<a>": torch.tensor(1.0)}), "mapping", "<a>"),
-    "no vector": _token(_tokens({"<a>": torch.zeros(0, 64)}), "mapping", "<a>"),
-    "three axes": _token(_tokens({"<a>": torch.zeros(1, 1, 64)}), "mapping", "<a>"),
-    "integers": _token(_tokens({"<a>": torch.zeros(1, 64).int()}), "finite numbers", "<a>"),
-    "nan": _token(_tokens({"<a>": torch.full((1, 64), torch.nan)}), "finite numbers", "<a>"),
-    "of two text encoders": _token(
-        _tokens({"clip_l": torch.zeros(1, 64), "clip_g": torch.zeros(1, 80)}),
-        r"and width 80 \(clip_g\), and the base model reads width 64: .* another base model",
+    "no vector": _token(_tokens({"<a>": torch.zeros(0, TEXT_WIDTH)}), "mapping", "<a>"),
+    "three axes": _token(_tokens({"<a>": torch.zeros(1, 1, TEXT_WIDTH)}), "mapping", "<a>"),
+    "integers": _token(_tokens({"<a>": torch.zeros(1, TEXT_WIDTH).int()}), "finite numbers", "<a>"),
+    "nan": _token(
+        _tokens({"<a>": torch.full((1, TEXT_WIDTH), torch.nan)}), "finite numbers", "<a>"
     ),
-    "of another width": _token(_tokens({"<a>": torch.zeros(1, 32)}), "width 32, .* width 64:"),
-    "of half a pair": _token(_tokens({"clip_g": torch.zeros(1, 64)}), "holds clip_g; expected"),
-    "two words": _token(_tokens({"a b": torch.zeros(1, 64)}), "'a b' is no token"),
-    "no name": _token(_tokens({"": torch.zeros(1, 64)}), "'' is no token"),
+    "of two text encoders": _token(
+        _tokens({"clip_l": torch.zeros(1, TEXT_WIDTH), "clip_g": torch.zeros(1, 80)}),
+        rf"and width 80 \(clip_g\), and the base model reads width {TEXT_WIDTH}: .* another base",
+    ),
+    "of another width": _token(
+        _tokens({"<a>": torch.zeros(1, 32)}), f"width 32, .* width {TEXT_WIDTH}:"
+    ),
+    "of half a pair": _token(
+        _tokens({"clip_g": torch.zeros(1, TEXT_WIDTH)}), "holds clip_g; expected"
+    ),
+    "two words": _token(_tokens({"a b": torch.zeros(1, TEXT_WIDTH)}), "'a b' is no token"),
+    "no name": _token(_tokens({"": torch.zeros(1, TEXT_WIDTH)}), "'' is no token"),
     "bin of a pickle attack": _bin(_token_bin(attack), "cannot be read"),
     "bin of a bare pickle": _bin(
         lambda world: (world / "token.bin").write_bytes(pickle.dumps(attack(world))), "be read"
@@ -544,8 +553,10 @@ TOKEN_CASES = {
     "old bin of a pickle attack": _bin(
         _token_bin(attack, _use_new_zipfile_serialization=False), "cannot be read"
     ),
-    "bin of a list": _bin(_token_bin(lambda _: [torch.zeros(64)]), "expected a mapping"),
-    "bin with numbers as names": _bin(_token_bin(lambda _: {1: torch.zeros(64)}), "no token"),
+    "bin of a list": _bin(_token_bin(lambda _: [torch.zeros(TEXT_WIDTH)]), "expected a mapping"),
+    "bin with numbers as names": _bin(
+        _token_bin(lambda _: {1: torch.zeros(TEXT_WIDTH)}), "no token"
+    ),
     # These two are known when the text encoder is.
     "another width": Case(
         _tokens({"<a>": torch.zeros(1, 768)}),

@@ -27,6 +27,8 @@ from tadp_d2.modeling.backbone import find_diffusion_backbone
 from tadp_d2.records.artifacts import token_metadata_path, write_metadata
 from tadp_d2.records.provenance import Provenance
 
+from ..tiny_model import TEXT_WIDTH
+
 SMALL = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "DATASETS.TEST", ("watercolor_test",))
 
 
@@ -189,7 +191,7 @@ def test_what_a_model_takes_from_the_config_of_testing_makes_it_another(make_con
 def test_a_model_of_other_prompts_is_checked_as_any_other(make_config, weights, tmp_path):
     """Its token was learned for another text encoder."""
     file = tmp_path / "learned_embeds.safetensors"
-    save_file({"<a>": torch.ones(64)}, file)
+    save_file({"<a>": torch.ones(TEXT_WIDTH)}, file)
     token = ("TEXT.TOKENS", (str(file),), "TEXT.MODIFIER", "a <a> {caption}")
     cfgs = {
         "plain": make_config(*SMALL, "MODEL.WEIGHTS", weights[0]),

@@ -10,6 +10,8 @@ from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import DiffusionBackbone
 
+from ..tiny_model import TEXT_WIDTH
+
 
 @pytest.fixture
 def backbone(make_config):
@@ -25,7 +27,7 @@ def images(*shape):
 
 
 def context(batch):
-    return Context(torch.randn(batch, 77, 64, generator=torch.Generator().manual_seed(1)))
+    return Context(torch.randn(batch, 77, TEXT_WIDTH, generator=torch.Generator().manual_seed(1)))
 
 
 def test_output_shape_is_what_comes_out(backbone):
@@ -130,7 +132,9 @@ def test_a_unet_of_another_base_model_is_an_error(make_config, tmp_path):
     UNet2DConditionModel(
         block_out_channels=(32, 32, 32, 32), cross_attention_dim=16, layers_per_block=1
     ).save_pretrained(tmp_path / "unet")
-    with pytest.raises(UserError, match="contexts of width 16, but the text encoder.*64"):
+    with pytest.raises(
+        UserError, match=f"contexts of width 16, but the text encoder.*{TEXT_WIDTH}"
+    ):
         build_backbone(make_config("MODEL.DIFFUSION.UNET", str(tmp_path / "unet")))
 
 

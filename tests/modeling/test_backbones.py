@@ -17,6 +17,8 @@ from tadp_d2.errors import UserError
 from tadp_d2.inference.word_maps import compare
 from tadp_d2.records.provenance import Provenance
 
+from ..tiny_model import TEXT_WIDTH
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     "INPUT.FIXED_SIZE_TRAIN": (128, 64),
@@ -108,7 +110,7 @@ def pruned_folder(model_folder, tmp_path_factory):
         down_block_types=("CrossAttnDownBlock2D",) * 3,
         mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D",) * 3,
-        cross_attention_dim=64,
+        cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=2,
     ).save_pretrained(folder / "unet", variant="fp16")
     return folder
