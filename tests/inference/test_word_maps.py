@@ -238,16 +238,16 @@ def test_the_command_draws_what_the_words_of_an_expression_look_at(
     attention, referring_segmentor, detector, trained_config, tmp_path
 ):
     weights = referring_segmentor / "model_final.pth"
-    printed = attention("--expression", "the left dog", "--weights", weights)
-    assert printed.startswith("expression: 'the left dog'\n")
+    printed = attention("--expression", "the leftmost dog", "--weights", weights)
+    assert printed.startswith("expression: 'the leftmost dog'\n")
     numbers = load_file(tmp_path / "a.safetensors")
-    # "the" and "left" are several tokens of the tiny tokenizer.
     assert numbers["expression/before training/s4"].shape == (3, 4, 4)
     predictor = Predictor(trained_config(referring_segmentor))
-    features = seen_by_head(predictor, "the left dog")
+    features = seen_by_head(predictor, "the leftmost dog")
     tokens = predictor.model.conditioner.inner.length
-    positions = predictor.model.conditioner.text.tokenizer("the left dog").input_ids
-    # The last word, one token before the end.
+    positions = predictor.model.conditioner.text.tokenizer("the leftmost dog").input_ids
+    # "leftmost" is several tokens of the tiny tokenizer; the last word is one, before the end.
+    assert len(positions) > 3 + 2
     own = features["s4"][0, -tokens:][len(positions) - 2]
     torch.testing.assert_close(numbers["expression/after training/s4"][2], own)
     (tmp_path / "a.png").unlink()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from tadp_d2.data.texts import read_captions
 from tadp_d2.diffusion.model_folder import STABLE_DIFFUSION
+from tadp_d2.synthetic.data_folder import CLIP_FOLDER
 from tadp_d2.synthetic.drawing.class_figures import CLASSES
 from tadp_d2.synthetic.tiny_tokenizer import make_tokenizer
 from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, draw_sample
@@ -127,13 +127,14 @@ def test_its_files_are_those_of_stable_diffusion(model_folder):
     ]
 
 
-def test_every_word_of_the_captions_it_was_trained_on_is_one_token(model_folder, world):
-    """Rooms and expressions came later: their words may be read in pieces."""
-    tokenizer = CLIPTokenizer.from_pretrained(model_folder / "tokenizer")
-    later = ("nyu_", "rooms_", "refcoco")
-    for path in (world / "captions").iterdir():
-        if path.name.startswith(later):
-            continue
-        for caption in read_captions(path).captions.values():
-            words = caption.replace(",", " ,").split()
-            assert len(tokenizer.tokenize(caption)) == len(words)
+def test_its_text_encoder_is_the_tiny_clips(model_folder, world):
+    """And so is its tokenizer, file by file."""
+    clip = world / CLIP_FOLDER
+    for file in (model_folder / "tokenizer").iterdir():
+        assert file.read_bytes() == (clip / file.name).read_bytes(), file.name
+    own, expected = (
+        CLIPTextModel.from_pretrained(folder, dtype=torch.float32).state_dict()
+        for folder in (model_folder / "text_encoder", clip)
+    )
+    assert own.keys() == expected.keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in expected.items())
