@@ -52,7 +52,6 @@ from tadp_d2.diffusion.stable_diffusion import noise_schedule
 from tadp_d2.files import new_folder, replacing, sha256
 from tadp_d2.progress import hide_library_bars, progress_line
 from tadp_d2.synthetic.sentences import plural
-from tadp_d2.synthetic.tiny_tokenizer import save_tokenizer
 from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, BoxedThing
 
 # Latent pixels of a whole image; streets are wider and cropped. And of a close-up.
@@ -77,6 +76,7 @@ POINTING_BLOCKS = {
 # the loss, which is greatest without noise; and for how many words of a text.
 WITHIN, POINTING, POINTED = 0.8, 0.05, 3
 AVERAGING = 0.999
+TOKENIZER_FILES = ("merges.txt", "tokenizer_config.json", "vocab.json")
 # Images that the VAE encodes together.
 ENCODED = 64
 SAVE_EVERY = 500
@@ -429,6 +429,23 @@ def draw_losses(losses: list[float], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
+def write(pipeline: StableDiffusionPipeline, clip: Path, folder: Path) -> None:
+    """Writes the model in half precision, without a trace of the machine.
+
+    Args:
+        clip: folder of the tokenizer, whose files are taken over.
+    """
+    pipeline.to("cpu", torch.float16).save_pretrained(folder)
+    # The VAE's config would name the folder that it came from, and the tokenizer's that it is here.
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    del config["_name_or_path"]
+    (folder / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    shutil.rmtree(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(clip / name, folder / "tokenizer" / name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("vae", type=Path, help="folder that train_tiny_vae.py wrote")
@@ -481,9 +498,7 @@ def main() -> None:
     sample_sheet(pipeline, args.seed).save(args.work / "samples.png")
     draw_losses(learner.losses, args.work / "losses.png")
     with new_folder(args.output) as folder:
-        pipeline.to("cpu", torch.float16).save_pretrained(folder)
-        shutil.rmtree(folder / "tokenizer")
-        save_tokenizer(learner.tokenizer, folder / "tokenizer")
+        write(pipeline, args.clip, folder)
         recipe = {key: value for key, value in vars(args).items() if not isinstance(value, Path)}
         recipe["sha256"] = {
             part: sha256(folder / file)

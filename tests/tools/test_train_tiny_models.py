@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from tadp_d2.synthetic.tiny_clip import QUESTIONS, measure
+from tadp_d2.synthetic.tiny_diffusion import SHIPPED
 from tadp_d2.synthetic.tiny_tokenizer import make_tokenizer, save_tokenizer
 from tadp_d2.synthetic.training_samples import BoxedThing, draw_sample
 
@@ -175,3 +177,20 @@ def test_the_unet_sees_words_alone_in_a_share_of_the_batches(tools, images, clip
     for own, places in zip(maps, (64, 16, 4), strict=True):
         torch.testing.assert_close(own.sum(2), torch.ones(3, places))
         assert (own.transpose(1, 2)[~seen] == 0).all()
+
+
+@pytest.mark.exhaustive
+def test_a_written_model_has_no_trace_of_the_machine(tools, clip_folder, tmp_path):
+    diffusion = tools[1]
+    args = argparse.Namespace(device="cpu", rate=1e-3, steps=2)
+    learner = diffusion.Learner(clip_folder, diffusion.make_unet(128), args)
+    diffusion.write(learner.pipeline(SHIPPED / "vae"), clip_folder, tmp_path / "model")
+    for folder in (tmp_path / "model", clip_folder, SHIPPED):
+        for file in folder.rglob("*.json"):
+            traces = {"_name_or_path", "is_local", "local_files_only"}
+            assert not traces & json.loads(file.read_text()).keys(), file
+    names = {file.name for file in (tmp_path / "model" / "tokenizer").iterdir()}
+    assert names == {file.name for file in (SHIPPED / "tokenizer").iterdir()}
+    for name in names:
+        written = (tmp_path / "model" / "tokenizer" / name).read_bytes()
+        assert written == (clip_folder / name).read_bytes()
