@@ -85,17 +85,17 @@ def test_a_token_that_is_read_as_a_word_of_the_vocabulary_is_an_error(model_fold
 
 def test_a_token_without_brackets_is_not_found_inside_of_words(model_folder, tmp_path):
     before = TextEncoder.from_pretrained(model_folder).tokenizer
-    file = write(tmp_path / "learned_embeds.safetensors", {"Art": vectors(2)})
+    file = write(tmp_path / "learned_embeds.safetensors", {"Ink": vectors(2)})
     after = TextEncoder.from_pretrained(model_folder, [file]).tokenizer
-    for text in ("a cart at a party", "artist, smart_art", "an art_2 thing"):
+    for text in ("a drink in a sink", "inky, smart_ink", "an ink_2 thing"):
         assert after(text).input_ids == before(text).input_ids
-    first, second = after.convert_tokens_to_ids(["Art", "Art_1"])
-    for text in ("an art thing", "an ART, of course", "art"):
+    first, second = after.convert_tokens_to_ids(["Ink", "Ink_1"])
+    for text in ("an ink thing", "an INK, of course", "ink"):
         assert after(text).input_ids.count(first) == 1
         expanded = after(expand_tokens(text, after)).input_ids
         place = expanded.index(first)
         assert expanded[place : place + 2] == [first, second] and expanded.count(second) == 1
-    for text in ("a cart", "Art_1 alone"):
+    for text in ("a sink", "Ink_1 alone"):
         assert expand_tokens(text, after) == text
 
 
