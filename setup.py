@@ -69,6 +69,7 @@ setup(
         "lora": ["peft"],
         "normalization": ["ftfy"],
         "adam-8bit": ["bitsandbytes"],
+        "openvino": ["openvino>=2026"],
     },
     entry_points={"console_scripts": ["tadp-d2 = tadp_d2.cli:main"]},
 )

@@ -15,12 +15,15 @@ from collections.abc import Callable
 
 import torch
 from diffusers import UNet2DConditionModel
+from full_size import make_vae
 from measure import Measurement, add_write, in_turns, matrix_rate, report
 from reference import ReferenceFeatures
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tadp_d2.diffusion.compiling import compile_passes
 from tadp_d2.diffusion.diffusion_model import Context, MapOptions
+from tadp_d2.diffusion.stable_diffusion import LatentEncoder
 from tadp_d2.diffusion.unet_features import UNetFeatures
 
 SIZES = {
@@ -31,8 +34,19 @@ TOLERANCE = 1e-4
 OPTIONS = {
     "channels_last": lambda side: copy.deepcopy(side).to(memory_format=torch.channels_last),
     "compiled": lambda side: torch.compile(side, fullgraph=True),
+    "openvino": lambda side: by_openvino(side),
 }
+# Widths of the VAE's levels, which is measured with the options that compute no gradients.
+VAE_WIDTHS = {"small": (32, 32, 64, 64), "full": (128, 256, 512, 512)}
+WITHOUT_GRADIENTS = ("openvino",)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def by_openvino(side: nn.Module) -> nn.Module:
+    """One that shares all weights, and computes as by MODEL.DIFFUSION.COMPILE openvino."""
+    twin = copy.copy(side).eval()
+    compile_passes("openvino", twin)
+    return twin
 
 
 def build(size: str, device: str) -> dict[str, nn.Module]:
@@ -55,6 +69,11 @@ def features(side: nn.Module, latents: Tensor, context: Tensor) -> dict[str, Ten
 def forward(side: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         return features(side, *inputs)
+
+
+def encode(side: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return side(images)
 
 
 def forward_backward(side: nn.Module, *inputs: Tensor) -> None:
@@ -107,16 +126,27 @@ def compare_options(
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for option, dtype in itertools.product(args.options, args.dtypes):
         side.zero_grad()
-        pair = {"without": side, "with": OPTIONS[option](side)}
-        with torch.autocast(device, dtype=_DTYPES[dtype], enabled=dtype != "fp32"):
-            for run in (forward, forward_backward):
-                calls = {name: functools.partial(run, one, *inputs) for name, one in pair.items()}
+        for run, part, own in parts_of(option, side, args, inputs):
+            pair = {"without": part, "with": OPTIONS[option](part)}
+            calls = {name: functools.partial(run, one, *own) for name, one in pair.items()}
+            with torch.autocast(device, dtype=_DTYPES[dtype], enabled=dtype != "fp32"):
                 without, found = in_turns(calls, args.repeats, device).values()
-                ratio = f"{without.median / found.median:.2f}"
-                lines.append(
-                    f"| {option} | {run.__name__} | {dtype} | {without} | {found} | {ratio} |"
-                )
+            ratio = f"{without.median / found.median:.2f}"
+            lines.append(f"| {option} | {run.__name__} | {dtype} | {without} | {found} | {ratio} |")
     return lines
+
+
+def parts_of(
+    option: str, side: UNetFeatures, args: argparse.Namespace, inputs: tuple[Tensor, ...]
+) -> list[tuple[Callable[..., object], nn.Module, tuple[Tensor, ...]]]:
+    """What is run with an option, of which module, on which inputs."""
+    if option not in WITHOUT_GRADIENTS:
+        return [(run, side, inputs) for run in (forward, forward_backward)]
+    torch.manual_seed(0)  # whose export is then kept for the other precision
+    encoder = LatentEncoder(make_vae(VAE_WIDTHS[args.size])).eval().requires_grad_(False)
+    height, width = (encoder.stride * n for n in inputs[0].shape[-2:])
+    images = torch.rand(args.batch, 3, height, width, device=inputs[0].device) * 2 - 1
+    return [(forward, side, inputs), (encode, encoder, (images,))]
 
 
 def compare_sides(

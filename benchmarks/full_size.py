@@ -9,6 +9,7 @@ less than for CLIP's 49 408 in fp32, out of 4 GB.
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,11 +22,11 @@ from tadp_d2.files import new_folder
 TOKENIZER = Path(tadp_d2.synthetic.__file__).parent / "stable_diffusion" / "tokenizer"
 
 
-def make_vae() -> AutoencoderKL:
+def make_vae(widths: Sequence[int] = (128, 256, 512, 512)) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
+        block_out_channels=widths,
         layers_per_block=2,
         latent_channels=4,
         sample_size=512,

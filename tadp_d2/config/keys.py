@@ -190,10 +190,11 @@ ADDED = (
         'How passes of VAE and UNet are brought to the device. "graphs" records each kind of pass '
         "once as a CUDA graph, so that a GPU does not wait for Python; for few sizes of images and "
         'without GRADIENT_CHECKPOINTING. "blocks" compiles the repeated blocks by torch.compile, '
-        'which takes minutes and a C++ compiler. "blocks+graphs" does both. Empty for neither.',
+        'which takes minutes and a C++ compiler. "blocks+graphs" does both. "openvino" computes '
+        "the passes on a CPU by the package of that name, in testing only. Empty for none.",
         allowed=Allowed(
-            "empty, or one of graphs, blocks, blocks+graphs",
-            lambda value: value in ("", "graphs", "blocks", "blocks+graphs"),
+            "empty, or one of graphs, blocks, blocks+graphs, openvino",
+            lambda value: value in ("", "graphs", "blocks", "blocks+graphs", "openvino"),
         ),
         changes=Changes.NOTHING,
     ),

@@ -9,6 +9,7 @@ from torch import nn
 
 from tadp_d2.diffusion.attention import RecordedAttention
 from tadp_d2.diffusion.cuda_graphs import GraphedPass
+from tadp_d2.diffusion.openvino_pass import OpenVINOPass
 from tadp_d2.errors import UserError
 
 # Kinds and shapes of blocks that are compiled; further ones are computed without.
@@ -23,7 +24,7 @@ def compile_passes(how: str, *modules: nn.Module) -> None:
         modules: the latent encoder, the features.
 
     Raises:
-        UserError: there is no compiler.
+        UserError: there is no compiler, or no OpenVINO.
     """
     parts = [part for module in modules for part in repeated_blocks(module)]
     if "blocks" in how:
@@ -42,6 +43,8 @@ def compile_passes(how: str, *modules: nn.Module) -> None:
         vars(module).pop("forward", None)
         if "graphs" in how:
             module.forward = GraphedPass(module, module.forward)
+        elif how == "openvino":
+            module.forward = OpenVINOPass(module, module.forward)
 
 
 def repeated_blocks(network: nn.Module) -> list[nn.Module]:

@@ -270,7 +270,9 @@ class TransformerFeatures(nn.Module):
                 f"positions for {most} x {most}: INPUT sizes of at most {pixels} pixels"
             )
         hidden = net.pos_embed(latents)
-        steps = torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
+        steps = torch.full(
+            (latents.shape[0],), timestep, dtype=torch.float32, device=latents.device
+        )
         time = net.time_text_embed(steps, context.pooled)
         text = net.context_embedder(context.embeddings)
         taken = {}

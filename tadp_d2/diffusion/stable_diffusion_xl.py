@@ -135,7 +135,7 @@ class XLFeatures(UNetFeatures):
                 for side in (height, width, 0, 0, height, width)
             ]
         )
-        embedded = self.unet.add_time_proj(sizes).flatten().expand(len(latents), -1)
+        embedded = self.unet.add_time_proj(sizes).flatten().expand(latents.shape[0], -1)
         added = torch.cat([context.pooled, embedded.to(context.pooled)], dim=1)
         return time + self.unet.add_embedding(added.to(time))
 

@@ -170,7 +170,9 @@ class UNetFeatures(nn.Module):
     def _embed_time(self, latents: Tensor, context: Context, timestep: float) -> Tensor:
         """What each layer learns of the time step, and of all else that has no place, B x C."""
         # In fp32, whatever the latents are: bf16 cannot distinguish neighboring time steps.
-        steps = torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
+        steps = torch.full(
+            (latents.shape[0],), timestep, dtype=torch.float32, device=latents.device
+        )
         return self.unet.time_embedding(self.unet.time_proj(steps))
 
 

@@ -119,6 +119,11 @@ def check_config(cfg: CfgNode) -> None:
 
 def _check_compiling(cfg: CfgNode) -> None:
     how = cfg.MODEL.DIFFUSION.COMPILE
+    if how == "openvino" and cfg.MODEL.DEVICE != "cpu":
+        raise UserError(
+            f"MODEL.DIFFUSION.COMPILE is 'openvino', which is for CPUs here, and MODEL.DEVICE is "
+            f"{cfg.MODEL.DEVICE}; expected another value, or MODEL.DEVICE cpu"
+        )
     if "graphs" not in how:
         return
     instead = '"blocks" or empty' if "blocks" in how else "empty"
@@ -189,6 +194,11 @@ def check_inputs(cfg: CfgNode, evaluation: bool, resume: bool) -> list[str]:
         UserError: data, captions, weights or a checkpoint are missing, or as `check_output`.
     """
     check_output(cfg, evaluation, resume)
+    if cfg.MODEL.DIFFUSION.COMPILE == "openvino" and not evaluation:
+        raise UserError(
+            "MODEL.DIFFUSION.COMPILE is 'openvino', which computes no gradients: leave it empty to "
+            "train, and set it for --eval-only, predict and benchmark"
+        )
     check_fit(cfg, evaluation)
     used = [(dataset, False) for dataset in cfg.DATASETS.TEST]
     used += [(dataset, True) for dataset in (() if evaluation else cfg.DATASETS.TRAIN)]
