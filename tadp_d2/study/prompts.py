@@ -46,6 +46,8 @@ _SMALL: dict[str, Any] = {
 # Task of a training -> what differs from the schedule.
 OVERRIDES: dict[str, Mapping[str, Any]] = {
     "pascal": _SMALL,
+    # Four trainings: they last long enough to have something to show.
+    "pascal demo": {"TEST.AT_INPUT_SIZE": True},
     "ade20k": {
         **_SMALL,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 150,
@@ -219,7 +221,7 @@ PROMPT_QUESTIONS = {
     "tagging-table-5": Question(
         "What helps the tagging adapter? (its table 5)", ("ade20k",), _tagging_table_5
     ),
-    DEMO: Question("What is the prompt worth?", ("pascal",), _demo),
+    DEMO: Question("What is the prompt worth?", ("pascal demo",), _demo),
 }
 
 

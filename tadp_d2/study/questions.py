@@ -142,6 +142,7 @@ TARGETS = {
     },
     # Layouts of the same synthetic scenes, for `prompts`.
     **{layout: Target("", f"{layout}_val", layout, "mIoU") for layout in ("pascal", "ade20k")},
+    "pascal demo": Target("", "pascal_val", "pascal demo", "mIoU"),
 }
 _NULL = Reading()
 _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"

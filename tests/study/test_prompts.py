@@ -78,7 +78,8 @@ def test_shorter_captions_are_those_of_a_training(world, tmp_path, monkeypatch):
 @pytest.mark.exhaustive
 def test_the_demo_makes_a_table_and_a_sheet(world, tmp_path, capsys, monkeypatch):
     tiny = {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "TEST.GALLERY_IMAGES": 2}
-    monkeypatch.setitem(prompts.OVERRIDES, "pascal", {**prompts.OVERRIDES["pascal"], **tiny})
+    demo = {**prompts.OVERRIDES["pascal demo"], **tiny}
+    monkeypatch.setitem(prompts.OVERRIDES, "pascal demo", demo)
     monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", InThisProcess)
     command = ["study", "prompts", "--question", "demo", "--data", str(world)]
     main([*command, "--output", str(tmp_path), "--seeds", "1", "--processes", "1"])
