@@ -1,4 +1,4 @@
-"""Expressions that refer to exactly one object of a scene, made of classes, places and sizes.
+"""Expressions that refer to exactly one object of a scene: by class, color, place or size.
 
 They are as terse as most of RefCOCO's: "left dog", "dog on left". Clear differences only: of two
 dogs, one is the left one if their middles are a tenth of the image apart.
@@ -7,6 +7,7 @@ dogs, one is the left one if their middles are a tenth of the image apart.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from tadp_d2.synthetic.drawing.color_words import clothes_word, color_word
 from tadp_d2.synthetic.drawing.scenes import Scene, SceneObject
 
 # Share of the image's width by which places differ.
@@ -35,6 +36,7 @@ def _true_of(one: SceneObject, scene: Scene) -> Iterator[str]:
     if not others:
         yield f"a {name}"
         return
+    yield from _colored(one, others)
     gaps = [other.x - one.x for other in others]
     if min(gaps) >= apart:
         yield from (f"left {name}", f"{name} on left")
@@ -50,6 +52,17 @@ def _true_of(one: SceneObject, scene: Scene) -> Iterator[str]:
     if {o.grounded for o in (one, *others)} == {True, False}:
         yield f"{name} {'on ground' if one.grounded else 'in air'}"
     yield from _beside(one, scene.objects, apart)
+
+
+def _colored(one: SceneObject, others: Sequence[SceneObject]) -> Iterator[str]:
+    """The color of an animal or car, or what a person wears, if no other has that color."""
+    for word, forms in (
+        (color_word, (f"{{}} {one.name}",)),
+        (clothes_word, ("person in {}", "{} person")),
+    ):
+        own = word(one)
+        if own and own not in map(word, others):
+            yield from (form.format(own) for form in forms)
 
 
 def _beside(one: SceneObject, objects: Sequence[SceneObject], apart: float) -> Iterator[str]:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from tadp_d2.data.readers.refer import draw_mask, load_refer
+from tadp_d2.synthetic.drawing.class_figures import POSES
+from tadp_d2.synthetic.drawing.color_words import _WORDS, clothes_word, color_word
 from tadp_d2.synthetic.drawing.scenes import Scene, SceneObject, sample_scene_of
 from tadp_d2.synthetic.drawing.styles import STYLES
 from tadp_d2.synthetic.refer_data_sets import ReferSizes, _outline, write_refer_data_sets
@@ -32,9 +34,12 @@ def root(tmp_path_factory):
 
 
 def scene(*objects):
-    """Objects as (class, x, size) or (class, x, size, grounded) in an image 300 wide."""
+    """Objects as (class, x, size) or (class, x, size, grounded) in an image 300 wide.
+
+    Those of one class have one color.
+    """
     items = tuple(
-        SceneObject(name, "pose", x, 200, size, "left", 0, 0.5, *grounded)
+        SceneObject(name, POSES[name][0], x, 200, size, "left", 0, 0.5, *grounded)
         for name, x, size, *grounded in objects
     )
     return Scene(300, 240, "park", "day", 100, 0, items)
@@ -64,6 +69,36 @@ def test_expressions_by_hand():
     }
 
 
+def test_a_color_is_told_where_no_other_of_the_class_has_it():
+    colors = {variation: color_word(dog(variation)) for variation in range(12)}
+    one, other = (next(v for v, word in colors.items() if word == own) for own in ("white", "brown"))
+    scenes = [Scene(300, 240, "park", "day", 100, 0, tuple(map(dog, own))) for own in (
+        (one, other), (one, one), (one, one, other)
+    )]  # fmt: skip
+    colored = [
+        {i: [t for t in texts if t.endswith(" dog") and t.split()[0] in colors.values()]
+         for i, texts in expressions(own).items()}
+        for own in scenes
+    ]  # fmt: skip
+    found = [{i: texts for i, texts in own.items() if texts} for own in colored]
+    assert found == [{0: ["white dog"], 1: ["brown dog"]}, {}, {2: ["brown dog"]}]
+
+
+def dog(variation):
+    return SceneObject("dog", POSES["dog"][0], 100, 200, 80, "left", variation, 0.5)
+
+
+def test_people_are_told_by_the_largest_of_their_clothes():
+    """Whose color is one of the palette for tops; pink has no word."""
+    seen = set()
+    for variation in range(40):
+        person = SceneObject("person", POSES["person"][0], 100, 200, 80, "left", variation, 0.5)
+        seen.add(clothes_word(person))
+        assert color_word(person) == ""
+    assert {"", "red", "blue", "yellow"} <= seen <= {"", *_WORDS}
+    assert clothes_word(dog(0)) == ""
+
+
 def test_an_object_just_beside_another_is_on_neither_side():
     clear = texts(("dog", 50, 80), ("dog", 250, 80), ("car", 150, 80))
     assert "dog left of car" in clear[0] and "dog right of car" in clear[1]
@@ -91,6 +126,9 @@ def understand(text, one):
     if relation:
         (anchor,) = [o for _, o in objects if o.name == relation[2]]
         return [i for i, o in kin if (o.x < anchor.x) == (relation[1] == "left")]
+    color = re.match(r"(\w+) \w+$", text)
+    if color and color[1] in _WORDS:
+        return [i for i, o in kin if color_word(o) == color[1]]
     if "ground" in text or "air" in text:
         return [i for i, o in kin if o.grounded == ("ground" in text)]
     by_place = sorted(kin, key=lambda pair: pair[1].x)

@@ -1,4 +1,4 @@
-"""The word for the color of an object, before a style or the light changes it."""
+"""Words for the colors of objects, before a style or the light changes them."""
 
 from collections import Counter
 
@@ -21,17 +21,37 @@ _WORDS: dict[str, tuple[Color, ...]] = {
     "blue": ((66, 132, 214), (38, 84, 158)),
     "purple": ((132, 62, 150),),
 }
+# Squared distance of a color from that of its word: pink is no purple.
+_CLEAR = 4000
 
 
 def color_word(item: SceneObject) -> str:
     """Such as "red"; "" of a class whose objects are of several colors."""
-    if item.name not in _OF_ONE_COLOR:
+    return _nearest(_largest(item))[0] if item.name in _OF_ONE_COLOR else ""
+
+
+def clothes_word(item: SceneObject) -> str:
+    """What a person wears, such as "red"; "" of a color without a word, and of all else."""
+    if item.name != "person":
         return ""
+    word, distance = _nearest(_largest(item))
+    return word if distance <= _CLEAR else ""
+
+
+def _largest(item: SceneObject) -> Color:
+    """The color of the largest surface; of a person it is that of the shirt or dress."""
     surface: Counter[Color] = Counter()
     for shape in item.shapes():
         surface[shape.color] += 0 if shape.width else _area(shape)
     ((color, _),) = surface.most_common(1)
-    return min(_WORDS, key=lambda word: min(_distance(color, own) for own in _WORDS[word]))
+    return color
+
+
+def _nearest(color: Color) -> tuple[str, int]:
+    """The word of the nearest color, and its squared distance."""
+    distances = {word: min(_distance(color, own) for own in _WORDS[word]) for word in _WORDS}
+    word = min(distances, key=distances.__getitem__)
+    return word, distances[word]
 
 
 def _area(shape: Shape) -> float:
