@@ -34,6 +34,7 @@ _NAME = "MODEL.CONDITIONER.NAME"
 _UNSCALED = ("MODEL.DIFFUSION.LATENT_SCALING", False)
 _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
 _NO_MAPS = (f"{_MAPS}.LEVELS", ())
+_NO_CACHE = ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", "")
 _VPD = (_NAME, "TextAdapter")
 SCHEDULE = config_folder() / "quick_schedules" / "pascal_prompts.yaml"
 # 175 trainings have to end on one core within two hours: images are a quarter as large.
@@ -186,7 +187,9 @@ def _tagging_table_5(target: Target) -> list[Arm]:
     def row(name: str, gain: float | None, conditioner: str, *own: tuple[str, Any]) -> Arm:
         source = "" if gain is None else f"tagging adapter, table 5: {gain:+.1f}"
         claims = [Claim("unconditional", 1 if gain > 0 else -1, source)] if source else []
-        options = ((_NAME, conditioner), *own, *noise, _UNSCALED, _NO_MAPS)
+        # What looks at images needs them decoded.
+        images = (_NO_CACHE,) if conditioner in ("ImplicitCaptioner", "TaggingAdapter") else ()
+        options = ((_NAME, conditioner), *own, *noise, _UNSCALED, _NO_MAPS, *images)
         return _arm(target, name, *claims, options=options)
 
     tagging = "MODEL.CONDITIONER.TAGGING"
@@ -261,20 +264,9 @@ def train_and_test(world: Path, folder: Path, training: Training, seed: int) -> 
         As `adaptation.train_and_test`, without a source.
     """
     reading = training.reading
-    run = run_folder(folder, training, seed)
+    cfg = make_config(world, folder, training, seed)
+    run = Path(cfg.OUTPUT_DIR)
     shutil.rmtree(run, ignore_errors=True)
-    overrides = {
-        **OVERRIDES[training.task],
-        **dict(training.options),
-        "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER),
-        "MODEL.CONDITIONER.IMAGE_ENCODER": str(world / CLIP_FOLDER),
-        "MODEL.DIFFUSION.LATENT_CACHE.FOLDER": str(folder / "latents"),
-        "OUTPUT_DIR": str(run),
-        "SEED": seed,
-    }
-    if reading.captions != OWN:
-        overrides["TEXT.CAPTION_DIR"] = str(run / "captions")
-    cfg = load_config(str(SCHEDULE), overrides=[x for pair in overrides.items() for x in pair])
     run.mkdir(parents=True)
     if reading.captions != OWN:
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -289,6 +281,23 @@ def train_and_test(world: Path, folder: Path, training: Training, seed: int) -> 
     metrics = read_results(run / "results.json")["metrics"][dataset]
     tests = {dataset: {reading.name: {"mIoU": metrics[SEM_SEG_STRETCHED.name]["mIoU"]}}}
     return {"training": training.name, "seed": seed, "tests": tests}
+
+
+def make_config(world: Path, folder: Path, training: Training, seed: int) -> CfgNode:
+    """Of a training, whose run is below a folder."""
+    run = run_folder(folder, training, seed)
+    overrides = {
+        "MODEL.DIFFUSION.LATENT_CACHE.FOLDER": str(folder / "latents"),
+        **OVERRIDES[training.task],
+        **dict(training.options),
+        "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER),
+        "MODEL.CONDITIONER.IMAGE_ENCODER": str(world / CLIP_FOLDER),
+        "OUTPUT_DIR": str(run),
+        "SEED": seed,
+    }
+    if training.reading.captions != OWN:
+        overrides["TEXT.CAPTION_DIR"] = str(run / "captions")
+    return load_config(str(SCHEDULE), overrides=[x for pair in overrides.items() for x in pair])
 
 
 class _InBatches(Trainer):

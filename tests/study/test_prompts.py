@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from tadp_d2.cli import main
-from tadp_d2.config.load import load_config
+from tadp_d2.conditioning.conditioner import get_conditioner_class
 from tadp_d2.data.texts import read_captions
 from tadp_d2.study import prompts
-from tadp_d2.study.prompts import OVERRIDES, PROMPT_QUESTIONS, SCHEDULE
+from tadp_d2.study.prompts import PROMPT_QUESTIONS
 
 ARMS = [
     (name, arm)
@@ -33,9 +33,9 @@ def test_arms_are_distinct_and_claims_are_about_arms():
 
 
 @pytest.mark.parametrize("name, arm", ARMS, ids=lambda value: getattr(value, "name", value))
-def test_every_arm_is_a_config(name, arm):
-    overrides = {**OVERRIDES[arm.training.task], **dict(arm.training.options)}
-    cfg = load_config(str(SCHEDULE), overrides=[x for pair in overrides.items() for x in pair])
+def test_every_arm_is_a_config_that_its_conditioner_accepts(name, arm, tmp_path):
+    cfg = prompts.make_config(tmp_path, tmp_path, arm.training, seed=0)
+    get_conditioner_class(cfg).check_config(cfg)
     options = cfg.MODEL.CONDITIONER
     if name == "table-S2" and arm.name != "oracle":
         errors = f"precision {options.ORACLE.PRECISION}, recall {options.ORACLE.RECALL}"

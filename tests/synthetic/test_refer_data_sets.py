@@ -71,7 +71,9 @@ def test_expressions_by_hand():
 
 def test_a_color_is_told_where_no_other_of_the_class_has_it():
     colors = {variation: color_word(dog(variation)) for variation in range(12)}
-    one, other = (next(v for v, word in colors.items() if word == own) for own in ("white", "brown"))
+    one, other = (
+        next(v for v, word in colors.items() if word == own) for own in ("white", "brown")
+    )
     scenes = [Scene(300, 240, "park", "day", 100, 0, tuple(map(dog, own))) for own in (
         (one, other), (one, one), (one, one, other)
     )]  # fmt: skip
