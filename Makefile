@@ -42,7 +42,7 @@ pytest = $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscop
 $(DATA): | setup
 	@$(VENV)/bin/tadp-d2 synth $(DATA)
 
-# From five images of the target; the learning rate suits a text encoder of width 64.
+# From five images of the target; the learning rate suits the tiny text encoder.
 $(TOKEN): | $(DATA)
 	@echo "== The token <watercolor>"
 	@$(VENV)/bin/tadp-d2 invert $(DATA)/watercolor/JPEGImages/[1-5].jpg --resume \
@@ -52,7 +52,7 @@ $(TOKEN): | $(DATA)
 
 # Draws synthetic data sets, learns a token, trains, evaluates on source and target. `make demo
 # ITERATIONS=0` does the same without training. A demo that was stopped continues.
-demo: ITERATIONS = 1100
+demo: ITERATIONS = 450
 demo: OUTPUT = demo/detection_$(ITERATIONS)
 demo: setup | $(TOKEN)
 	@$(call train,voc2watercolor_ti,TEXT.TOKENS "('$(TOKEN)',)")
@@ -107,7 +107,7 @@ train = DETECTRON2_DATASETS=$(DATA) OMP_NUM_THREADS=1 $(RUN) train_net.py --resu
 	SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT) $(2)
 
 # The page to play with words, on the model of `make demo`, which is trained if it is not there.
-app: ITERATIONS = 1100
+app: ITERATIONS = 450
 app: MODEL = demo/detection_$(ITERATIONS)/model_final.pth
 app: setup
 	@test -f $(MODEL) || $(MAKE) --no-print-directory demo ITERATIONS=$(ITERATIONS)
