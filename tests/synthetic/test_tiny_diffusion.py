@@ -9,8 +9,10 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tadp_d2.diffusion.model_folder import STABLE_DIFFUSION
+from tadp_d2.files import sha256
 from tadp_d2.synthetic.data_folder import CLIP_FOLDER
 from tadp_d2.synthetic.drawing.class_figures import CLASSES
+from tadp_d2.synthetic.tiny_diffusion import SHIPPED
 from tadp_d2.synthetic.tiny_tokenizer import make_tokenizer
 from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES, draw_sample
 
@@ -138,3 +140,10 @@ def test_its_text_encoder_is_the_tiny_clips(model_folder, world):
     )
     assert own.keys() == expected.keys()
     assert all(torch.equal(own[name], tensor) for name, tensor in expected.items())
+
+
+def test_the_recipe_is_that_of_the_weights():
+    last = json.loads((SHIPPED / "recipe.json").read_text())["trainings"][-1]
+    for part, found in last["sha256"].items():
+        name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        assert sha256(SHIPPED / part / f"{name}.safetensors") == found
