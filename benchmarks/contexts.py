@@ -41,7 +41,7 @@ def main() -> None:
         context = torch.randn(args.batch, tokens, channels, device=device)
         steps[str(tokens)] = functools.partial(forward_backward, features, latents, context)
     conditioner = ClassEmbeddings(
-        [str(number) for number in range(CLASSES)], torch.randn(CLASSES, channels), ""
+        [str(number) for number in range(CLASSES)], torch.randn(CLASSES, channels), {}
     ).to(device)
     inputs = [{}] * args.batch
     step = in_turns(steps, args.repeats, device)

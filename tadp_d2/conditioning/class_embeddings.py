@@ -1,5 +1,7 @@
 """VPD's text: one averaged embedding for each class, the same for all images (VPD, section 3.2)."""
 
+import hashlib
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,23 +28,25 @@ from tadp_d2.frozen import fingerprint
 class ClassEmbeddings(Conditioner):
     """A context of one token for each class, N = number of classes; an image's text is not read."""
 
-    def __init__(self, names: Sequence[str], embeddings: Tensor, text_fingerprint: str):
+    def __init__(self, names: Sequence[str], embeddings: Tensor, provenance: Mapping[str, str]):
         """
         Args:
             names: of the K classes, in the order of the tokens.
             embeddings: K x D.
-            text_fingerprint: of the text encoder that goes with the diffusion model.
+            provenance: of the embeddings and of the text encoder that goes with the diffusion
+                model.
         """
         super().__init__()
         self.names = list(names)
-        self.text_fingerprint = text_fingerprint
+        self._provenance = dict(provenance)
         self.register_buffer("embeddings", embeddings, persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "ClassEmbeddings":
         text = model.load_text_encoder().to(cfg.MODEL.DEVICE)
-        embeddings = load_class_embeddings(cfg, model, text)
-        return cls(get_class_names(cfg), embeddings, text.base_fingerprint)
+        embeddings, provenance = load_class_embeddings(cfg, model, text)
+        provenance = {"text_encoder": text.base_fingerprint, **provenance}
+        return cls(get_class_names(cfg), embeddings, provenance)
 
     @classmethod
     def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
@@ -58,11 +62,7 @@ class ClassEmbeddings(Conditioner):
         return Condition(Context(self.embeddings.expand(len(inputs), -1, -1)))
 
     def provenance(self) -> dict[str, Any]:
-        return {
-            "text_encoder": self.text_fingerprint,
-            "class_names": self.names,
-            "class_embeddings": fingerprint(self.embeddings),
-        }
+        return {**self._provenance, "class_names": self.names}
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:
         return f"averaged embeddings of {', '.join(self.names)}"
@@ -84,8 +84,15 @@ def check_class_embeddings(cfg: CfgNode) -> None:
         )
 
 
-def load_class_embeddings(cfg: CfgNode, model: DiffusionModel, text: TextEncoder) -> Tensor:
+def load_class_embeddings(
+    cfg: CfgNode, model: DiffusionModel, text: TextEncoder
+) -> tuple[Tensor, dict[str, str]]:
     """The class embeddings of a config, K x D: read from its file, or made by its sentences.
+
+    Returns:
+        The embeddings, and their fingerprints by name: of the values and, of those that are
+        computed, of what they are made of. The values' last bits depend on the number of threads,
+        the machine and the version of PyTorch.
 
     Raises:
         UserError: as `read_class_embeddings` and `embed_classes`.
@@ -93,8 +100,26 @@ def load_class_embeddings(cfg: CfgNode, model: DiffusionModel, text: TextEncoder
     options, names = cfg.MODEL.CONDITIONER, get_class_names(cfg)
     if options.CLASS_EMBEDDINGS:
         path = Path(options.CLASS_EMBEDDINGS)
-        return read_class_embeddings(path, len(names), model.context_width)
-    return embed_classes(names, class_templates(options.TEMPLATES), text)
+        embeddings = read_class_embeddings(path, len(names), model.context_width)
+        return embeddings, {"class_embeddings": fingerprint(embeddings)}
+    templates = class_templates(options.TEMPLATES)
+    embeddings = embed_classes(names, templates, text)
+    return embeddings, {
+        "class_embeddings": fingerprint(embeddings),
+        "class_sentences": sentences_fingerprint(names, templates, text),
+    }
+
+
+def sentences_fingerprint(names: Sequence[str], templates: Sequence[str], text: TextEncoder) -> str:
+    """SHA-256 of all that `embed_classes` makes embeddings of, in its order."""
+    sentences = [_sentences(name, templates) for name in names]
+    tokens = {
+        token: value
+        for token, value in sorted(text.token_fingerprints.items())
+        if any(token in sentence for own in sentences for sentence in own)
+    }
+    made_of = [sentences, tokens, text.provenance]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()
@@ -118,12 +143,19 @@ def embed_classes(
     """
     embeddings = []
     for name in names:
-        words = name.replace("_", " ")
-        check_name(words, text)
-        sentences = [template.replace(SLOT, words) for template in templates]
+        check_name(_words(name), text)
         # The sentences of a class at a time: its embedding depends on no other class.
+        sentences = _sentences(name, templates)
         embeddings.append(text.embed_ends(sentences, max_length).mean(dim=0))
     return torch.stack(embeddings)
+
+
+def _sentences(name: str, templates: Sequence[str]) -> list[str]:
+    return [template.replace(SLOT, _words(name)) for template in templates]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def check_name(name: str, text: TextEncoder) -> None:

@@ -32,7 +32,6 @@ from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
 from tadp_d2.diffusion.tokens import expand_tokens
 from tadp_d2.errors import Report, UserError, reporting
-from tadp_d2.frozen import fingerprint
 from tadp_d2.precision import autocast
 
 
@@ -50,6 +49,7 @@ class TaggingAdapter(Conditioner):
         image_encoder: ImageEncoder,
         names: Sequence[str],
         class_embeddings: Tensor,
+        provenance: Mapping[str, str],
         options: CfgNode,
         modifiers: tuple[Modifier, Modifier],
         errors: Mapping[str, Any],
@@ -58,6 +58,7 @@ class TaggingAdapter(Conditioner):
         Args:
             names: of the K classes.
             class_embeddings: K x D, of the loss.
+            provenance: of the class embeddings.
             options: `MODEL.CONDITIONER.TAGGING`.
             modifiers: around each tag, in training and in testing.
             errors: precision, recall and seed of `name_classes`, for oracle tags.
@@ -67,6 +68,7 @@ class TaggingAdapter(Conditioner):
             check_modifier(modifier, text)
         self.text, self.image_encoder = text, image_encoder
         self.names, self.options, self.errors = list(names), options, dict(errors)
+        self._provenance = dict(provenance)
         self.train_modifier, self.test_modifier = modifiers
         width, context_width = options.WIDTH, class_embeddings.shape[1]
         self.register_buffer("class_embeddings", class_embeddings, persistent=False)
@@ -90,7 +92,7 @@ class TaggingAdapter(Conditioner):
             text,
             ImageEncoder.from_config(cfg),
             get_class_names(cfg),
-            load_class_embeddings(cfg, model, text),
+            *load_class_embeddings(cfg, model, text),
             cfg.MODEL.CONDITIONER.TAGGING,
             get_modifiers(cfg),
             {"precision": oracle.PRECISION, "recall": oracle.RECALL, "seed": cfg.SEED},
@@ -273,7 +275,7 @@ class TaggingAdapter(Conditioner):
             "tokens": self.text.token_fingerprints,
             "image_encoder": self.image_encoder.base_fingerprint,
             "class_names": self.names,
-            "class_embeddings": fingerprint(self.class_embeddings),
+            **self._provenance,
             "tags": self.options.TAGS,
         }
 

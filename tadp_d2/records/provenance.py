@@ -38,7 +38,8 @@ _ESSENTIAL = {
     "features": "other features (MODEL.DIFFUSION.TIMESTEP, NOISE_TIMESTEP, LATENT_SCALING or "
     "ATTENTION_MAPS)",
     "classes": "other classes (DATASETS.TRAIN)",
-    "class_embeddings": "other class embeddings (MODEL.CONDITIONER)",
+    "class_embeddings": "other class embeddings (MODEL.CONDITIONER.CLASS_NAMES, CLASS_EMBEDDINGS "
+    "or TEMPLATES, or the tokenizer)",
     "image_encoder": "another image encoder (MODEL.CONDITIONER.IMAGE_ENCODER)",
 }
 
@@ -51,6 +52,14 @@ _ESSENTIAL_SINCE = {
     "unet_options": "other options of the UNet",
     "backbone_options": "another kind of backbone (MODEL.PRETRAINED)",
 }
+
+# Computed values -> what they are made of. One of the two must be equal: the values' last bits
+# depend on the number of threads, the machine and the version of PyTorch.
+_MADE_OF = {"class_embeddings": "class_sentences"}
+_ROUNDING = (
+    ", or by an earlier version, which recorded their values only: the last bits need the number "
+    "of threads (OMP_NUM_THREADS), the machine and the PyTorch of the training"
+)
 
 
 class Provenance:
@@ -99,11 +108,18 @@ class Provenance:
         # Records of earlier versions lack the conditioner, of which there was one.
         trained = {"conditioner": "CaptionPrompt", **trained}
         for key, meaning in _ESSENTIAL.items():
-            if trained.get(key) != self.record.get(key):
-                raise UserError(
-                    f"{checkpoint} was trained with {meaning}; use what it was trained with, or "
-                    "train anew"
-                )
+            if trained.get(key) == self.record.get(key):
+                continue
+            made_of = _MADE_OF.get(key)
+            if made_of in self.record:
+                if trained.get(made_of) == self.record[made_of]:
+                    continue
+                if made_of not in trained:
+                    meaning += _ROUNDING
+            raise UserError(
+                f"{checkpoint} was trained with {meaning}; use what it was trained with, or train "
+                "anew"
+            )
         unknown = [key for key in _ESSENTIAL_SINCE if key in self.record and key not in trained]
         if unknown:
             _logger.warning(

@@ -12,6 +12,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from fvcore.common.checkpoint import Checkpointer
 
+from tadp_d2.conditioning.class_embeddings import embed_classes, sentences_fingerprint
+from tadp_d2.conditioning.conditioner import open_model_of
 from tadp_d2.engine.checkpoint import RunCheckpointer, find_checkpoints
 from tadp_d2.errors import UserError
 from tadp_d2.records.provenance import Provenance
@@ -213,6 +215,80 @@ def test_a_training_goes_on_with_its_own_tokens_only(make_config, tmp_path):
     safetensors.torch.save_file({"<a>": torch.zeros(TEXT_WIDTH)}, token)
     with pytest.raises(UserError, match="another or a further token <a>; a run is continued with"):
         continued(cfg, tmp_path).resume_or_load("")
+
+
+@pytest.mark.parametrize("name", ["ClassEmbeddings", "TaggingAdapter"])
+def test_class_embeddings_may_differ_by_rounding_and_by_nothing_else(
+    make_config, image_encoder_folder, tmp_path, monkeypatch, name
+):
+    """Another number of threads, machine or PyTorch moves the last bits of what is computed."""
+    prefix = "MODEL.CONDITIONER."
+    encoder = (f"{prefix}IMAGE_ENCODER", str(image_encoder_folder))
+    tiny = (f"{prefix}TAGGING.WIDTH", 16, f"{prefix}TAGGING.HEADS", 2)
+
+    def config(*options):
+        return make_config(f"{prefix}NAME", name, *encoder, *tiny, *options)
+
+    begun = continued(config(), tmp_path)
+    begun.save("model_final")
+    path = str(tmp_path / "model_final.pth")
+    old = torch.load(path, weights_only=True)
+    assert old["provenance"].pop("class_sentences")
+    torch.save(old, tmp_path / "old.pth")
+    conditioner = begun.model.conditioner
+    values = getattr(conditioner, "embeddings", getattr(conditioner, "class_embeddings", None))
+    file = tmp_path / "class_embeddings.pth"
+    # The same values from a file: the order of sums is no part of them.
+    torch.save(values, file)
+    of_file = (f"{prefix}CLASS_EMBEDDINGS", str(file))
+    checkpointer(config(*of_file), tmp_path).load(path)
+    checkpointer(config(), tmp_path).load(str(tmp_path / "old.pth"))
+
+    def round_otherwise(*arguments):
+        return embed_classes(*arguments).nextafter(torch.tensor(torch.inf))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tadp_d2.conditioning.class_embeddings.embed_classes", round_otherwise)
+        other = continued(config(), tmp_path)
+        other.resume_or_load("")
+        match = r"old\.pth .*other class embeddings .*earlier version.*OMP_NUM_THREADS"
+        with pytest.raises(UserError, match=match):
+            other.load(str(tmp_path / "old.pth"))
+    names = tuple(conditioner.names)
+    for option in (
+        (f"{prefix}TEMPLATES", "own"),
+        (f"{prefix}CLASS_NAMES", (*names[:-2], names[-1], names[-2])),
+    ):
+        with pytest.raises(UserError, match="model_final.pth .*other class embeddings") as raised:
+            checkpointer(config(*option), tmp_path).load(path)
+        assert "earlier version" not in str(raised.value)
+    # Of a file, every bit counts.
+    torch.save(values.nextafter(torch.tensor(torch.inf)), file)
+    with pytest.raises(UserError, match="other class embeddings"):
+        checkpointer(config(*of_file), tmp_path).load(path)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_options", "tokens"])
+def test_class_embeddings_of_another_reader_are_an_error(make_config, tmp_path, part):
+    """What the text encoder's own fingerprint does not tell."""
+    token = tmp_path / "learned_embeds.safetensors"
+    safetensors.torch.save_file({"<a>": torch.ones(TEXT_WIDTH)}, token)
+    text = open_model_of(make_config()).load_text_encoder((token,))
+
+    def found(*names):
+        return sentences_fingerprint(names, ("a {}",), text)
+
+    before = found("dog", "<a>"), found("dog", "cat")
+    assert before == (found("dog", "<a>"), found("dog", "cat"))
+    if part == "tokenizer":
+        text.tokenizer_fingerprint = "other"
+    elif part == "text_options":
+        text.options = text.options | {"hidden_act": "other"}
+    else:
+        text.token_fingerprints = {"<a>": "other"}
+    assert found("dog", "<a>") != before[0]
+    # A token that no sentence has does not matter.
+    assert (found("dog", "cat") == before[1]) == (part == "tokens")
 
 
 class _Payload:
