@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Makes the image of docs/app.md, with Chromium, from a running `make app`:
 
-python tools/make_app_screenshot.py http://127.0.0.1:8470/ watercolor_test 1 "a dog and a person"
+python tools/make_app_screenshot.py http://127.0.0.1:8470/ watercolor_test 1 "a dog and a bird"
 """
 
 import argparse
