@@ -2,19 +2,28 @@
 
 from pathlib import Path
 
+import pytest
+
 from tadp_d2.study import depth_texts
 from tadp_d2.study.differences_figure import figure
+from tadp_d2.study.prompts import PROMPT_QUESTIONS
 from tadp_d2.study.questions import QUESTIONS
 from tadp_d2.study.verdict_tables import tables
 from tadp_d2.study.verdicts import answer, read
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
+# Study -> the questions of it that were asked.
+STUDIES = {
+    "adaptation": [*QUESTIONS.values()],
+    "prompts": [PROMPT_QUESTIONS[name] for name in ("table-1",)],
+}
 
 
-def test_tables_and_figure_are_made_from_the_results():
-    answers = answer(QUESTIONS.values(), read(FOLDER / "adaptation"))
-    assert (FOLDER / "adaptation.md").read_text("utf-8") == tables(answers) + "\n"
-    assert (FOLDER / "adaptation.svg").read_text("utf-8") == figure(answers) + "\n"
+@pytest.mark.parametrize("study", STUDIES)
+def test_tables_and_figure_are_made_from_the_results(study):
+    answers = answer(STUDIES[study], read(FOLDER / study))
+    assert (FOLDER / f"{study}.md").read_text("utf-8") == tables(answers) + "\n"
+    assert (FOLDER / f"{study}.svg").read_text("utf-8") == figure(answers) + "\n"
 
 
 def test_the_table_of_depth_is_made_from_the_results():
@@ -25,7 +34,8 @@ def test_the_table_of_depth_is_made_from_the_results():
     assert {file.stem for file in (FOLDER / "depth").glob("*.json")} == names
 
 
-def test_a_result_lies_in_the_file_of_its_training_and_seed():
-    folder = FOLDER / "adaptation"
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_result_lies_in_the_file_of_its_training_and_seed(study):
+    folder = FOLDER / study
     names = {f"{result['training']}_{result['seed']}" for result in read(folder)}
     assert {file.stem for file in folder.glob("*.json")} == names
