@@ -176,7 +176,7 @@ def _text(target: Target) -> list[Arm]:
         _arm(target, "captions", Claim("empty")),
     ]
     if target.task == "segmentation":
-        # The tiny text encoder cannot read the names of Cityscapes' classes.
+        # Those of Cityscapes were asked of a text encoder that could not read their names.
         return arms
 
     def told(kind: str, *claims: Claim) -> Arm:
