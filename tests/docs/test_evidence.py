@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 # Study -> the questions of it that were asked.
 STUDIES = {
     "adaptation": [*QUESTIONS.values()],
-    "prompts": [PROMPT_QUESTIONS[name] for name in ("table-1",)],
+    "prompts": [PROMPT_QUESTIONS[name] for name in ("table-1", "tagging-table-5")],
 }
 
 

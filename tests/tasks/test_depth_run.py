@@ -95,7 +95,7 @@ def test_a_model_learns_the_depth_of_its_rooms(small, make_depth_config):
     cfg = make_depth_config(
         *small,
         *("DATASETS.TEST", ("nyu_depth_v2_train",), "SOLVER.MAX_ITER", 40),
-        *("SOLVER.BASE_LR", 0.003, "SOLVER.UNET_LR_FACTOR", 0.1, "SOLVER.IMS_PER_BATCH", 4),
+        *("SOLVER.BASE_LR", 0.005, "SOLVER.UNET_LR_FACTOR", 0.1, "SOLVER.IMS_PER_BATCH", 4),
         *("INPUT.COLOR_AUG_DEPTH", False, "INPUT.CUT_DEPTH", 0.0),
     )
     losses, model = train(cfg, 40)
