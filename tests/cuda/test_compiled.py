@@ -23,18 +23,6 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 BOUNDS = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.03}
 
 
-@pytest.fixture(autouse=True)
-def full_precision():
-    """By default convolutions of fp32 round to TF32."""
-    flags = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [flag.allow_tf32 for flag in flags]
-    for flag in flags:
-        flag.allow_tf32 = False
-    yield
-    for flag, value in zip(flags, before, strict=True):
-        flag.allow_tf32 = value
-
-
 @pytest.fixture
 def config(make_config, make_segmentation_config):
     makers = {"detection": make_config, "segmentation": make_segmentation_config}

@@ -36,18 +36,6 @@ GOLDEN_FILE = GOLDEN / "vpd_unet_features.safetensors"
 TASKS = ("detection", "segmentation")
 
 
-@pytest.fixture(autouse=True)
-def full_precision():
-    """By default convolutions of fp32 round to TF32."""
-    flags = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [flag.allow_tf32 for flag in flags]
-    for flag in flags:
-        flag.allow_tf32 = False
-    yield
-    for flag, value in zip(flags, before, strict=True):
-        flag.allow_tf32 = value
-
-
 @pytest.fixture(scope="module")
 def golden():
     with safe_open(GOLDEN_FILE, "pt") as file:
