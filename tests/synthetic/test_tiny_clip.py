@@ -31,6 +31,13 @@ def test_it_is_as_accurate_as_its_recipe_states(folder):
         "room": 3,
         "style": 15,
     }
+    chances = {asked: own["chance"] for asked, own in found.items()}
+    assert chances.pop("class, of scenes with several") > 2 / 6
+    assert chances == pytest.approx(
+        {"class, of scenes with one": 1 / 6, "place": 1 / 4, "room": 1 / 12, "style": 1 / 6},
+        abs=1e-4,
+    )
+    assert all(0 <= own["accuracy"] <= 1 for own in found.values())
     for asked, own in found.items():
         share = stated[asked]["accuracy"]
         spread = (share * (1 - share) / own["images"]) ** 0.5
