@@ -28,6 +28,7 @@ from tadp_d2.personalization.samples import draw_sample
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.synthetic.data_folder import CLIP_FOLDER, MODEL_FOLDER
+from tadp_d2.synthetic.tiny_clip import QUESTIONS
 from tadp_d2.synthetic.training_samples import STYLE_TEMPLATES
 from tadp_d2.tasks.task import get_task
 from tadp_d2.visualization.sheet import contact_sheet
@@ -142,7 +143,7 @@ def _class(detector: Predictor, pixels: np.ndarray) -> str:
 
 def _style_judge(world: Path) -> ZeroShotTagger:
     """The tiny CLIP, for the styles of `_FOLDERS`."""
-    sentences = [STYLE_TEMPLATES[style].removesuffix(f" of {SLOT}") for style in _FOLDERS]
+    sentences = [QUESTIONS["style"][style] for style in _FOLDERS]
     return ZeroShotTagger.load(world / CLIP_FOLDER, sentences, "fp32", torch.device("cpu"))
 
 
