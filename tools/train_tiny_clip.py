@@ -16,16 +16,13 @@ here so that the weights can be made again.
 
 import argparse
 import json
-import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
+import tiny_training
 import torch
-from tiny_batches import Batches, load
 from tiny_crops import chance, close_up, random_index, seen
 from tiny_images import kept_samples
-from tiny_state import load_state, save_state
 from tiny_texts import styled, varied, vocabulary
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,7 +30,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from tadp_d2.files import new_folder, sha256
-from tadp_d2.progress import hide_library_bars, progress_line
+from tadp_d2.progress import hide_library_bars
 from tadp_d2.synthetic.tiny_clip import QUESTIONS, WEIGHTS, measure, truths
 from tadp_d2.synthetic.tiny_tokenizer import CONTEXT_LENGTH, make_tokenizer, save_tokenizer
 
@@ -165,12 +162,14 @@ def contrast(scores: Tensor, same: Tensor) -> Tensor:
     return (by_image.mean() + by_text.mean()) / 2
 
 
-class Learner:
+class Learner(tiny_training.Learner):
     """The model with optimizer and schedule."""
 
+    PARTS = ("model", "optimizer", "schedule")
+
     def __init__(self, tokenizer: CLIPTokenizer, steps: int, rate: float, device: str = "cpu"):
+        super().__init__(device)
         self.tokenizer = tokenizer
-        self.device = device
         texts = [text for answers in QUESTIONS.values() for text in answers.values()]
         self.answers = tokenized(tokenizer, texts)
         self.model = make_clip(tokenizer).train().to(device)
@@ -181,7 +180,6 @@ class Learner:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, rate, total_steps=steps, pct_start=0.08
         )
-        self.losses = []
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Normalized embeddings of texts, B x P, of their tokens, B x N."""
@@ -217,28 +215,11 @@ class Learner:
         self.schedule.step()
         self.losses.append(loss.item())
 
-    def parts(self) -> dict[str, Any]:
-        """What a stopped training goes on with, by names."""
-        return {name: getattr(self, name) for name in ("model", "optimizer", "schedule")}
-
-    def save(self, path: Path) -> None:
-        save_state(path, self.parts(), self.losses)
-
-    def load(self, path: Path) -> None:
-        self.losses = load_state(path, self.parts(), self.device)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="new or empty folder")
-    parser.add_argument("--images", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=(os.cpu_count() or 2) - 1)
-    parser.add_argument("--work", type=Path, default=Path("output/tiny_models"))
+    tiny_training.add_arguments(parser, steps=2500, batch=256, rate=1.5e-3)
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
@@ -246,23 +227,12 @@ def main() -> None:
     images = kept_samples(args.work, args.images, args.seed)
     tokenizer = make_tokenizer(vocabulary(images), 2**14)
     learner = Learner(tokenizer, args.steps, args.rate, args.device)
-    state = args.work / "clip.pt"
-    if state.exists():
-        learner.load(state)
 
     def draw(step: int) -> Batch:
         close = CLOSE_FIRST if step < FIRST_PART * args.steps else CLOSE_THEN
         return draw_batch(images, tokenizer, args.batch, close)
 
-    show = progress_line("steps")
-    batches = Batches(draw, args.seed, args.steps)
-    for batch in load(batches, len(learner.losses), args.workers, args.device):
-        learner.update(batch)
-        step = len(learner.losses)
-        if step % SAVE_EVERY == 0:
-            learner.save(state)
-            print(f"step {step}: loss {np.mean(learner.losses[-SAVE_EVERY:]):.3f}", flush=True)
-        show(step, args.steps)
+    tiny_training.train(learner, draw, args.work / "clip.pt", SAVE_EVERY, args)
     with new_folder(args.output) as folder:
         learner.model.half().cpu().save_pretrained(folder)
         save_tokenizer(learner.tokenizer, folder)

@@ -23,24 +23,23 @@ made again.
 """
 
 import argparse
+import functools
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import tiny_training
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel, compute_snr
 from PIL import Image
-from tiny_batches import Batches, load
 from tiny_crops import chance, close_up, random_index, seen, whole
 from tiny_images import kept_samples
-from tiny_state import load_state, save_state
 from tiny_texts import EMPTY, caption, styled, varied
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -223,9 +222,7 @@ def point(
     """
     places, masks = [-1] * POINTED, torch.zeros(POINTED, size, size)
     for slot, name in enumerate(list(dict.fromkeys(thing.name for thing in things))[:POINTED]):
-        ids = [tokenizer(text).input_ids[1:-1] for text in (name, plural(name))]
-        # A name of several words, or pieces, has no one token.
-        known = {own[0] for own in ids if len(own) == 1}
+        known = word_ids(tokenizer, name)
         found = [place for place, token in enumerate(tokens) if token in known]
         if found:
             places[slot] = found[0]
@@ -233,6 +230,13 @@ def point(
                 if thing.name == name:
                     masks[slot] = torch.maximum(masks[slot], covered(thing, size))
     return places, masks
+
+
+@functools.cache
+def word_ids(tokenizer: CLIPTokenizer, name: str) -> frozenset[int]:
+    """The tokens of a name and its plural, but not of one of several words or pieces."""
+    ids = [tokenizer(text).input_ids[1:-1] for text in (name, plural(name))]
+    return frozenset(own[0] for own in ids if len(own) == 1)
 
 
 def covered(thing: BoxedThing, size: int) -> Tensor:
@@ -307,11 +311,13 @@ def _processor(name: str) -> FusedAttention | RecordedAttention:
     return FusedAttention()
 
 
-class Learner:
+class Learner(tiny_training.Learner):
     """The UNet with optimizer, schedule and averaged weights, on a frozen text encoder."""
 
+    PARTS = ("unet", "average", "optimizer", "schedule")
+
     def __init__(self, clip: Path, unet: UNet2DConditionModel, args: argparse.Namespace):
-        self.device = args.device
+        super().__init__(args.device)
         self.tokenizer = CLIPTokenizer.from_pretrained(clip)
         self.text_encoder = CLIPTextModel.from_pretrained(clip, dtype=torch.float32)
         self.text_encoder.requires_grad_(False).eval().to(args.device)
@@ -324,8 +330,6 @@ class Learner:
             self.optimizer, args.rate, total_steps=args.steps, pct_start=0.05
         )
         self.noise, self.snr = noise_schedule(), SNR.to(args.device)
-        # Of the steps so far; tensors at first, so that no step waits for the GPU.
-        self.losses = []
         self._denoisers: dict[tuple[int, ...], Callable] = {}
 
     def denoiser(self, *inputs: Tensor) -> Callable[..., tuple[Tensor, ...]]:
@@ -365,18 +369,6 @@ class Learner:
         self.schedule.step()
         self.average.step(self.unet.parameters())
         self.losses.append(errors.detach().mean())
-
-    def parts(self) -> dict[str, Any]:
-        """What a stopped training goes on with, by names."""
-        names = ("unet", "average", "optimizer", "schedule")
-        return {name: getattr(self, name) for name in names}
-
-    def save(self, path: Path) -> None:
-        self.losses = [float(loss) for loss in self.losses]
-        save_state(path, self.parts(), self.losses)
-
-    def load(self, path: Path) -> None:
-        self.losses = load_state(path, self.parts(), self.device)
 
     def pipeline(self, vae_folder: Path) -> StableDiffusionPipeline:
         """The model with averaged weights."""
@@ -456,14 +448,7 @@ def main() -> None:
         type=Path,
         help="folder of a UNet of the same size to begin with (default: random weights)",
     )
-    parser.add_argument("--images", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=(os.cpu_count() or 2) - 1)
-    parser.add_argument("--work", type=Path, default=Path("output/tiny_models"))
+    tiny_training.add_arguments(parser, steps=4000, batch=16, rate=2e-3)
     args = parser.parse_args()
     hide_library_bars()
     torch.manual_seed(args.seed)
@@ -476,25 +461,13 @@ def main() -> None:
     if args.unet:
         start_from(unet, args.unet)
     learner = Learner(args.clip, unet, args)
-    state = args.work / "diffusion.pt"
-    if state.exists():
-        learner.load(state)
 
     def draw(step: int) -> Batch:
         close = chance(CLOSE_FIRST if step < FIRST_PART * args.steps else CLOSE_THEN)
         return draw_batch(boxed if close else data, learner.tokenizer, args.batch, close)
 
-    show = progress_line("steps")
-    batches = Batches(draw, args.seed, args.steps)
-    for batch in load(batches, len(learner.losses), args.workers, args.device):
-        learner.update(batch)
-        step = len(learner.losses)
-        if step % SAVE_EVERY == 0:
-            learner.save(state)
-            print(f"step {step}: loss {np.mean(learner.losses[-SAVE_EVERY:]):.4f}", flush=True)
-        show(step, args.steps)
+    tiny_training.train(learner, draw, args.work / "diffusion.pt", SAVE_EVERY, args)
     pipeline = learner.pipeline(args.vae)
-    learner.losses = [float(loss) for loss in learner.losses]
     sample_sheet(pipeline, args.seed).save(args.work / "samples.png")
     draw_losses(learner.losses, args.work / "losses.png")
     with new_folder(args.output) as folder:
