@@ -39,11 +39,16 @@ test-all: setup
 pytest = $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
 	--durations 10 $(1)
 
-$(DATA): | setup
-	@$(VENV)/bin/tadp-d2 synth $(DATA)
+# The data sets of a task are drawn when a demo of it asks for them, in one folder.
+DETECTION := $(DATA)/synthetic/detection.json
+STREETS := $(DATA)/synthetic/streets.json
+ROOMS := $(DATA)/synthetic/rooms.json
+EXPRESSIONS := $(DATA)/synthetic/expressions.json
+$(DATA)/synthetic/%.json: | setup
+	@$(VENV)/bin/tadp-d2 synth $(DATA) --only $*
 
 # From five images of the target; the learning rate suits the tiny text encoder.
-$(TOKEN): | $(DATA)
+$(TOKEN): | $(DETECTION)
 	@echo "== The token <watercolor>"
 	@$(VENV)/bin/tadp-d2 invert $(DATA)/watercolor/JPEGImages/[1-5].jpg --resume \
 		--token "<watercolor>" --init watercolor --weights $(DATA)/stable-diffusion-tiny \
@@ -62,7 +67,7 @@ demo: setup | $(TOKEN)
 
 demo-segmentation: ITERATIONS = 1300
 demo-segmentation: OUTPUT = demo/segmentation_$(ITERATIONS)
-demo-segmentation: setup | $(DATA)
+demo-segmentation: setup | $(STREETS)
 	@$(call train,cityscapes2darkzurich_simple)
 	@echo "Segments on the target: $(OUTPUT)/gallery/dark_zurich_val.png"
 	@echo "The same on the source: $(OUTPUT)/gallery/cityscapes_val.png"
@@ -70,7 +75,7 @@ demo-segmentation: setup | $(DATA)
 
 demo-depth: ITERATIONS = 600
 demo-depth: OUTPUT = demo/depth_$(ITERATIONS)
-demo-depth: setup | $(DATA)
+demo-depth: setup | $(ROOMS)
 	@$(call train,nyu_depth)
 	@echo "Depth of the rooms by night: $(OUTPUT)/gallery/rooms_night_test.png"
 	@echo "As watercolors: $(OUTPUT)/gallery/rooms_watercolor_test.png"
@@ -79,7 +84,7 @@ demo-depth: setup | $(DATA)
 
 demo-referring: ITERATIONS = 600
 demo-referring: OUTPUT = demo/referring_$(ITERATIONS)
-demo-referring: setup | $(DATA)
+demo-referring: setup | $(EXPRESSIONS)
 	@$(call train,refcoco,MODEL.DIFFUSION.LATENT_CACHE.FOLDER $(DATA)/latents)
 	@echo "Answers on the source: $(OUTPUT)/gallery/refcoco_unc_val.png"
 	@echo "The same on watercolors: $(OUTPUT)/gallery/refcoco_watercolor_test.png"
@@ -87,7 +92,7 @@ demo-referring: setup | $(DATA)
 
 demo-panoptic: ITERATIONS = 600
 demo-panoptic: OUTPUT = demo/panoptic_$(ITERATIONS)
-demo-panoptic: setup | $(DATA)
+demo-panoptic: setup | $(DETECTION)
 	@$(call train,voc_panoptic)
 	@echo "Segments on the source: $(OUTPUT)/gallery/voc_2007_test_panoptic_separated.png"
 	@echo "The same on watercolors: $(OUTPUT)/gallery/watercolor_test_panoptic_separated.png"
@@ -95,7 +100,7 @@ demo-panoptic: setup | $(DATA)
 
 # Four trainings under ten minutes on two cores; one that was stopped continues with those missing.
 demo-prompts: OUTPUT = demo/prompts
-demo-prompts: setup | $(DATA)
+demo-prompts: setup | $(DETECTION)
 	@$(VENV)/bin/tadp-d2 study prompts --question demo --seeds 1 --data $(DATA) --output $(OUTPUT)
 	@echo "What each prompt makes of the same images: $(OUTPUT)/prompts/predictions.jpg"
 	@echo "Table, results, logs: $(OUTPUT)/prompts   Data sets: $(DATA)"

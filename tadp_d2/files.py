@@ -116,16 +116,43 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     with writing(path):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} exists already: choose another folder or remove it first")
+    with growing_folder(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def growing_folder(path: str | os.PathLike, last: str = "") -> Iterator[Path]:
+    """Yields a temporary folder whose content goes into `path` if the block succeeds.
+
+    Where there is no such folder the temporary one becomes it. Otherwise its files are moved one
+    by one, and take the places of files of the same names.
+
+    Args:
+        last: what is moved after all else, to tell that all is there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = Path(path)
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(path)
         temporary.mkdir()
         try:
             yield temporary
-            if path.exists():
-                path.rmdir()
-            temporary.rename(path)
+            _move(temporary, path, last)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(source: Path, target: Path, last: str = "") -> None:
+    if source.is_dir() and target.is_dir() and any(target.iterdir()):
+        for child in sorted(source.iterdir(), key=lambda child: (child.name == last, child.name)):
+            _move(child, target / child.name)
+        return
+    if target.is_dir():
+        target.rmdir()
+    source.replace(target)
 
 
 def check_new_sheet(path: Path, beside: str = "") -> None:

@@ -31,7 +31,7 @@ def test_synth_writes_a_world_and_says_how_to_use_it(tmp_path, capsys, monkeypat
         *("cityscapes", "dark_zurich", "NighttimeDrivingTest", "ADEChallengeData2016"),
         *("refcoco", "refcoco_watercolor", "refcoco_comic", "coco"),
         *("nyu_depth_v2", "rooms_night", "rooms_watercolor"),
-        *("captions", "stable-diffusion-tiny", "blip2-tiny", "clip-tiny"),
+        *("captions", "stable-diffusion-tiny", "blip2-tiny", "clip-tiny", "synthetic"),
     }
 
 

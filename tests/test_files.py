@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tadp_d2.errors import UserError
-from tadp_d2.files import new_folder, remove_leftovers, replacing, saving, sha256
+from tadp_d2.files import growing_folder, new_folder, remove_leftovers, replacing, saving, sha256
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -47,6 +47,29 @@ def test_an_empty_folder_is_filled(tmp_path):
     with new_folder(tmp_path / "new") as temporary:
         (temporary / "file").write_text("x")
     assert (tmp_path / "new" / "file").read_text() == "x"
+
+
+def test_a_folder_grows_file_by_file_and_what_tells_that_all_is_there_comes_last(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "data"
+    with growing_folder(folder) as temporary:
+        (temporary / "shared").mkdir()
+        (temporary / "shared" / "old.txt").write_text("old")
+    with pytest.raises(RuntimeError), growing_folder(folder) as temporary:
+        (temporary / "lost.txt").write_text("lost")
+        raise RuntimeError("stopped")
+    moved, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (moved.append(to), replace(self, to)))
+    with growing_folder(folder, last="all") as temporary:
+        (temporary / "all").mkdir()
+        (temporary / "all" / "new.json").write_text("{}")
+        (temporary / "shared").mkdir()
+        (temporary / "shared" / "new.txt").write_text("new")
+        (temporary / "zebras").mkdir()
+    assert moved == [folder / "shared" / "new.txt", folder / "zebras", folder / "all"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert {path.name for path in folder.rglob("*.*")} == {"old.txt", "new.txt", "new.json"}
 
 
 @pytest.mark.parametrize("write", [replacing, new_folder])

@@ -1,10 +1,12 @@
-"""How many images the synthetic data sets hold, and which seeds they take."""
+"""What can be drawn of the synthetic data sets: parts, numbers of images, seeds."""
 
 from dataclasses import asdict, dataclass
 
 from tadp_d2.errors import UserError
 
 MAX_SIZE = 5000
+# What can be drawn without the others: the data sets of a task.
+PARTS = ("detection", "streets", "rooms", "expressions")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tadp_d2.synthetic import data_folder
 from tadp_d2.synthetic.parallel import in_processes
 from tadp_d2.synthetic.refer_data_sets import ReferSizes
 from tadp_d2.synthetic.room_data_sets import RoomSizes
+from tadp_d2.synthetic.sizes import PARTS
 from tadp_d2.synthetic.street_data_sets import StreetSizes, write_street_data_sets
 from tadp_d2.synthetic.voc_data_sets import VocSizes
 
@@ -166,6 +167,31 @@ def test_the_whole_folder_counts_all_of_its_parts(tmp_path):
     assert calls == [(n, 44) for n in range(1, 45)]
     names = {path.name for path in (tmp_path / "world").iterdir()}
     assert {"VOC2007", "cityscapes", "dark_zurich", NIGHTTIME, "captions", "nyu_depth_v2"} <= names
+
+
+def test_parts_drawn_one_by_one_are_those_drawn_at_once(tmp_path):
+    calls = []
+    sizes = {
+        "sizes": VocSizes(*[2] * 7),
+        "street_sizes": StreetSizes(*[2] * 6),
+        "room_sizes": RoomSizes(2, 2, 2),
+        "refer_sizes": ReferSizes(*[2] * 6),
+    }
+    data_folder.write_data_folder(tmp_path / "whole", **sizes)
+    grown = tmp_path / "grown"
+    for parts in (["expressions"], ["detection"], ["streets", "rooms"], PARTS):
+        data_folder.write_data_folder(
+            grown, **sizes, parts=parts, progress=lambda *call: calls.append(call)
+        )
+    assert [total for done, total in calls if done == total] == [12, 14, 18]
+    assert _contents(grown) == _contents(tmp_path / "whole")
+    with pytest.raises(UserError, match="seed 0 .*streets.json.*not 1"):
+        data_folder.write_data_folder(grown, 1, **sizes)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("size", [0, 1, 5001])
