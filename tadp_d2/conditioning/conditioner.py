@@ -68,6 +68,11 @@ class Conditioner(nn.Module, ABC):
         return cls.needs
 
     @classmethod
+    def looks_at_images(cls, cfg: CfgNode) -> bool:
+        """Whether it needs the pixels of images, which are not decoded if latents are cached."""
+        return "image" in cls.needed(cfg, training=False)
+
+    @classmethod
     def reads_prompts(cls, cfg: CfgNode) -> bool:
         """Whether its contexts rest on what the text encoder makes of prompts, the pooled too."""
         return False

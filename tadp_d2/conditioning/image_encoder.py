@@ -100,16 +100,3 @@ class ImageEncoder(nn.Module):
         size = (self.size, self.size)
         resized = F.interpolate(image[None], size, mode="bicubic", antialias=True)
         return (resized.clamp(0, 255) / 255 - self.mean) / self.std
-
-
-def check_images_are_read(cfg: CfgNode) -> None:
-    """
-    Raises:
-        UserError: images are not decoded where their latents are cached.
-    """
-    if cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER:
-        raise UserError(
-            f"MODEL.DIFFUSION.LATENT_CACHE.FOLDER is set, and the conditioner "
-            f"{cfg.MODEL.CONDITIONER.NAME} looks at images, which are not decoded then: leave it "
-            "empty"
-        )

@@ -8,7 +8,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from tadp_d2.conditioning.conditioner import CONDITIONER_REGISTRY, Condition, Conditioner
-from tadp_d2.conditioning.image_encoder import ImageEncoder, check_images_are_read
+from tadp_d2.conditioning.image_encoder import ImageEncoder
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
 
@@ -45,10 +45,6 @@ class ImplicitCaptioner(Conditioner):
     @classmethod
     def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
         return model.text_length
-
-    @classmethod
-    def check_config(cls, cfg: CfgNode) -> None:
-        check_images_are_read(cfg)
 
     def forward(
         self, inputs: Sequence[Mapping[str, Any]], images: Tensor, latents: Tensor

@@ -24,7 +24,7 @@ from tadp_d2.conditioning.conditioner import (
     read_text,
 )
 from tadp_d2.conditioning.domains import SLOT, Modifier
-from tadp_d2.conditioning.image_encoder import ImageEncoder, check_images_are_read
+from tadp_d2.conditioning.image_encoder import ImageEncoder
 from tadp_d2.conditioning.oracle import read_present
 from tadp_d2.data.present_classes import BACKGROUND, name_classes
 from tadp_d2.data.tags import SEPARATOR, split_tags
@@ -129,7 +129,6 @@ class TaggingAdapter(Conditioner):
                 "MODEL.CONDITIONER.TAGGING.TAGS is 'own' and LOSS_WEIGHT is 0: without the "
                 "multi-label loss it does not learn which classes are there"
             )
-        check_images_are_read(cfg)
         check_class_embeddings(cfg)
         get_modifiers(cfg)
 

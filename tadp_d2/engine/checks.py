@@ -114,7 +114,14 @@ def check_config(cfg: CfgNode) -> None:
             f"TEST.AUG.ENABLED is True: there is no test-time augmentation for {architecture}; a "
             "semantic segmentor has TEST.VIEWS"
         )
-    get_conditioner_class(cfg).check_config(cfg)
+    conditioner = get_conditioner_class(cfg)
+    conditioner.check_config(cfg)
+    if cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER and conditioner.looks_at_images(cfg):
+        raise UserError(
+            f"MODEL.DIFFUSION.LATENT_CACHE.FOLDER is set, and the conditioner "
+            f"{cfg.MODEL.CONDITIONER.NAME} looks at images, which are not decoded then: leave it "
+            "empty"
+        )
 
 
 def _check_compiling(cfg: CfgNode) -> None:

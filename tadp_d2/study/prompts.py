@@ -16,6 +16,7 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 from torch.utils.data import BatchSampler
 
+from tadp_d2.conditioning.conditioner import get_conditioner_class
 from tadp_d2.config.load import load_config
 from tadp_d2.config.shipped import config_folder
 from tadp_d2.data.batches import BatchLoader
@@ -34,7 +35,6 @@ _NAME = "MODEL.CONDITIONER.NAME"
 _UNSCALED = ("MODEL.DIFFUSION.LATENT_SCALING", False)
 _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
 _NO_MAPS = (f"{_MAPS}.LEVELS", ())
-_NO_CACHE = ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", "")
 _VPD = (_NAME, "TextAdapter")
 SCHEDULE = config_folder() / "quick_schedules" / "pascal_prompts.yaml"
 # 175 trainings have to end on one core within two hours: images are a quarter as large.
@@ -187,9 +187,7 @@ def _tagging_table_5(target: Target) -> list[Arm]:
     def row(name: str, gain: float | None, conditioner: str, *own: tuple[str, Any]) -> Arm:
         source = "" if gain is None else f"tagging adapter, table 5: {gain:+.1f}"
         claims = [Claim("unconditional", 1 if gain > 0 else -1, source)] if source else []
-        # What looks at images needs them decoded.
-        images = (_NO_CACHE,) if conditioner in ("ImplicitCaptioner", "TaggingAdapter") else ()
-        options = ((_NAME, conditioner), *own, *noise, _UNSCALED, _NO_MAPS, *images)
+        options = ((_NAME, conditioner), *own, *noise, _UNSCALED, _NO_MAPS)
         return _arm(target, name, *claims, options=options)
 
     tagging = "MODEL.CONDITIONER.TAGGING"
@@ -287,7 +285,6 @@ def make_config(world: Path, folder: Path, training: Training, seed: int) -> Cfg
     """Of a training, whose run is below a folder."""
     run = run_folder(folder, training, seed)
     overrides = {
-        "MODEL.DIFFUSION.LATENT_CACHE.FOLDER": str(folder / "latents"),
         **OVERRIDES[training.task],
         **dict(training.options),
         "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER),
@@ -297,7 +294,12 @@ def make_config(world: Path, folder: Path, training: Training, seed: int) -> Cfg
     }
     if training.reading.captions != OWN:
         overrides["TEXT.CAPTION_DIR"] = str(run / "captions")
-    return load_config(str(SCHEDULE), overrides=[x for pair in overrides.items() for x in pair])
+    cfg = load_config(str(SCHEDULE), overrides=[x for pair in overrides.items() for x in pair])
+    if not get_conditioner_class(cfg).looks_at_images(cfg):
+        cfg.defrost()
+        cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER = str(folder / "latents")
+        cfg.freeze()
+    return cfg
 
 
 class _InBatches(Trainer):

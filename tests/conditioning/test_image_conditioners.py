@@ -96,10 +96,12 @@ def test_an_encoder_that_is_not_there_is_named(make, tmp_path):
         build_conditioner(make("TaggingAdapter", "MODEL.CONDITIONER.IMAGE_ENCODER", "openai/none"))
 
 
-@pytest.mark.parametrize("name", ["ImplicitCaptioner", "TaggingAdapter"])
+@pytest.mark.parametrize("name", ["ImplicitCaptioner", "TaggingAdapter", "TextAdapter"])
 def test_latents_are_not_cached_where_images_are_looked_at(make, name, tmp_path):
-    with pytest.raises(UserError, match="LATENT_CACHE.FOLDER is set"):
-        make(name, "MODEL.DIFFUSION.LATENT_CACHE.FOLDER", str(tmp_path))
+    cached = ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", str(tmp_path))
+    with pytest.raises(UserError, match=f"LATENT_CACHE.FOLDER is set.* conditioner {name} looks"):
+        make(name, *cached, "MODEL.CONDITIONER.ADAPTED", "ImplicitCaptioner")
+    make("TextAdapter", *cached, "MODEL.CONDITIONER.ADAPTED", "EmptyText")
 
 
 def test_the_tagging_adapter_reads_its_tags_and_its_image(make):

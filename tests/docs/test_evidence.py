@@ -1,10 +1,11 @@
 """The tables and the figure of the evidence are those of the results that are shipped."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tadp_d2.study import depth_texts
+from tadp_d2.study import depth_texts, prompts
 from tadp_d2.study.differences_figure import figure
 from tadp_d2.study.prompts import PROMPT_QUESTIONS
 from tadp_d2.study.questions import QUESTIONS
@@ -39,3 +40,15 @@ def test_a_result_lies_in_the_file_of_its_training_and_seed(study):
     folder = FOLDER / study
     names = {f"{result['training']}_{result['seed']}" for result in read(folder)}
     assert {file.stem for file in folder.glob("*.json")} == names
+
+
+def test_a_study_that_goes_on_in_a_copy_of_the_results_knows_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "identity", lambda world: {})
+    known = {
+        job.file.name: (job.made_of["training"], job.made_of["seed"])
+        for job in prompts.jobs(tmp_path, tmp_path, STUDIES["prompts"], range(5))
+    }
+    for file in (FOLDER / "prompts").glob("*.json"):
+        made_of = json.loads(file.read_text())["made_of"]
+        assert known.pop(file.name) == (made_of["training"], made_of["seed"])
+    assert not known
