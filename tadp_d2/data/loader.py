@@ -193,12 +193,12 @@ def build_train_loader(cfg: CfgNode, start: int = 0) -> BatchLoader:
     )
 
 
-def build_test_loader(cfg: CfgNode, dataset: str) -> BatchLoader:
-    """As Detectron2's test loader: one data set in its order, an image at a time."""
+def build_test_loader(cfg: CfgNode, dataset: str, batch: int = 1) -> BatchLoader:
+    """As Detectron2's test loader: one data set in its order, an image at a time, or a batch."""
     check_registered(dataset)
     entries = DatasetFromList(load_dataset(cfg, dataset), copy=False)
     return BatchLoader(
         MapDataset(entries, ConditionedMapper(cfg, is_train=False)),
-        BatchSampler(InferenceSampler(len(entries)), batch_size=1, drop_last=False),
+        BatchSampler(InferenceSampler(len(entries)), batch_size=batch, drop_last=False),
         cfg.DATALOADER.NUM_WORKERS,
     )

@@ -216,12 +216,17 @@ class _Evaluators(DatasetEvaluator):
         return results
 
 
-def evaluate_together(contestants: Sequence[Contestant]) -> dict[str, dict[str, Any]]:
+def evaluate_together(
+    contestants: Sequence[Contestant], batch: int = 1
+) -> dict[str, dict[str, Any]]:
     """Evaluates models on the test sets of their configs, with the numbers of `--eval-only`.
 
     Writes `results.json` and galleries into the `OUTPUT_DIR` of each, after each data set. A model
     that fails leaves the others alone. A latent cache is used where all models would share it by
     themselves: its entries are of one VAE and one normalization.
+
+    Args:
+        batch: images that a model gets at once.
 
     Returns:
         name -> data set -> metric set -> metric -> value.
@@ -238,7 +243,7 @@ def evaluate_together(contestants: Sequence[Contestant]) -> dict[str, dict[str, 
     for dataset in cfg.DATASETS.TEST:
         found = inference_on_dataset(
             _Contest(failures, dataset),
-            build_test_loader(cfg, dataset),
+            build_test_loader(cfg, dataset, batch),
             _Evaluators(failures, dataset),
         )
         for contestant in failures.others:

@@ -302,6 +302,64 @@ def _caption_quality(target: Target) -> list[Arm]:
     ]
 
 
+def _tagging(target: Target) -> list[Arm]:
+    """The tagging adapter on a target, without maps and with null words in training.
+
+    Tags err: of each image a quarter of the classes is not named, and a quarter of the names is
+    wrong. What no paper reports has no claim.
+    """
+    no_maps = (f"{_MAPS}.LEVELS", ())
+    erring = [(f"MODEL.CONDITIONER.ORACLE.{key}", 0.75) for key in ("PRECISION", "RECALL")]
+    simple = Reading(template=DOMAINS[target.domain].modifiers["simple"].template)
+
+    def arm(
+        name: str,
+        *against: str,
+        conditioner: str,
+        own: Iterable[tuple[str, object]] = (),
+        test: Reading = _NULL,
+    ) -> Arm:
+        options = (("MODEL.CONDITIONER.NAME", conditioner), *own, no_maps)
+        claims = map(Claim, against)
+        return _arm(target, name, *claims, test=test, options=options)
+
+    def adapter(name: str, *against: str, tags: str, test: Reading = _NULL) -> Arm:
+        return arm(
+            name,
+            *against,
+            conditioner="TaggingAdapter",
+            own=(
+                ("MODEL.CONDITIONER.TAGGING.TAGS", tags),
+                *(erring if tags == "oracle" else ()),
+                # What looks at images needs them decoded.
+                ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", ""),
+            ),
+            test=test,
+        )
+
+    return [
+        _arm(target, "captions", options=(no_maps,)),
+        arm("tags as text", "captions", conditioner="Oracle", own=erring),
+        arm(
+            "tags as text, in the target's style",
+            "tags as text",
+            conditioner="Oracle",
+            own=erring,
+            test=simple,
+        ),
+        adapter("adapter, class names", "captions", tags="classes"),
+        adapter("adapter, tags", "adapter, class names", "tags as text", tags="oracle"),
+        adapter("adapter, tags in the target's style", "adapter, tags", tags="oracle", test=simple),
+        adapter("adapter, its own tags", "adapter, class names", tags="own"),
+        adapter(
+            "adapter, its own tags in the target's style",
+            "adapter, its own tags",
+            tags="own",
+            test=simple,
+        ),
+    ]
+
+
 def _referring(target: Target) -> list[Arm]:
     """Trained on photos and their expressions as they are; no paper reports it."""
     expressions = Reading(caption_kinds.EXPRESSIONS)
@@ -333,6 +391,7 @@ QUESTIONS = {
     ),
     "cleaning": Question("Must captions of the target be cleaned?", _ART, _cleaning),
     "caption-quality": Question("How good must captions be in testing?", _ART, _caption_quality),
+    "tagging": Question("Does the tagging adapter help?", _ALL, _tagging),
     "referring": Question(
         "Does it help an expression to name the target's style in testing?",
         tuple(f"{domain} expressions" for domain in _ART),
