@@ -76,21 +76,24 @@ def learn_and_measure(
         before = _losses(
             model, world, DOMAINS[style].modifiers["ti"].template.replace(token, style), seed
         )
-        file = learn(world, folder, method, style, seed)
+        file = learn(world, folder, method, style, seed, SETTINGS[method])
         teach_tokens([file], {ONLY: (model.tokenizer, model.text_encoder)})
     else:
         before = _losses(model, world, DOMAINS[style].modifiers["dreambooth"].template, seed)
-        model.unet = load_unet(learn(world, folder, method, style, seed))
+        model.unet = load_unet(learn(world, folder, method, style, seed, SETTINGS[method]))
     modifier = "ti" if method == "invert" else method
     after = _losses(model, world, DOMAINS[style].modifiers[modifier].template, seed)
     return {"method": method, "style": style, "seed": seed, "before": before, "after": after}
 
 
-def learn(world: Path, folder: Path, method: str, style: str, seed: int) -> Path:
+def learn(
+    world: Path, folder: Path, method: str, style: str, seed: int, settings: Mapping[str, Any]
+) -> Path:
     """Learns a style from images of it; continues what was begun in the same folder.
 
     Args:
         style: one of `STYLES`, "photo" or "night".
+        settings: what differs from the paper's.
 
     Returns:
         The file of the token `<style>`, or the folder of the UNet.
@@ -104,12 +107,10 @@ def learn(world: Path, folder: Path, method: str, style: str, seed: int) -> Path
     watch = Watch(evaluate=0, sample=0)
     if method == "invert":
         own = {"token": f"<{style}>", "init": style, "seed": seed}
-        settings = resolve("invert", "paper-text", {**SETTINGS["invert"], **own})
-        return invert(run, settings, watch)
+        return invert(run, resolve("invert", "paper-text", {**settings, **own}), watch)
     prompt = "an image at sks night" if style == "night" else "an image in sks style"
     own = {"prompt": prompt, "seed": seed}
-    settings = resolve("dreambooth", "paper-text", {**SETTINGS["dreambooth"], **own})
-    return dreambooth(run, settings, watch)
+    return dreambooth(run, resolve("dreambooth", "paper-text", {**settings, **own}), watch)
 
 
 def _pictures_to_learn_from(world: Path, style: str, seed: int) -> list[Path]:

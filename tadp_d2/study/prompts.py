@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data.samplers import InferenceSampler
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
-from torch.utils.data import BatchSampler
 
 from tadp_d2.conditioning.conditioner import get_conditioner_class
 from tadp_d2.config.load import load_config
 from tadp_d2.config.shipped import config_folder
 from tadp_d2.data.batches import BatchLoader
 from tadp_d2.data.images import decode
+from tadp_d2.data.loader import build_test_loader
 from tadp_d2.engine.trainer import Trainer
 from tadp_d2.records.result_files import read_results
 from tadp_d2.study.caption_kinds import OWN, write_texts
@@ -307,11 +306,7 @@ class _InBatches(Trainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> BatchLoader:
-        images = Trainer.build_test_loader(cfg, dataset_name).dataset
-        batches = BatchSampler(
-            InferenceSampler(len(images)), batch_size=cfg.SOLVER.IMS_PER_BATCH, drop_last=False
-        )
-        return BatchLoader(images, batches, cfg.DATALOADER.NUM_WORKERS)
+        return build_test_loader(cfg, dataset_name, cfg.SOLVER.IMS_PER_BATCH)
 
 
 def run_folder(folder: Path, training: Training, seed: int) -> Path:

@@ -15,7 +15,7 @@ from tadp_d2.study.verdicts import answer, read
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 # Study -> the questions of it that were asked.
 STUDIES = {
-    "adaptation": [*QUESTIONS.values()],
+    "first_weights/adaptation": [q for name, q in QUESTIONS.items() if name != "tagging"],
     "prompts": [PROMPT_QUESTIONS[name] for name in ("table-1", "tagging-table-5")],
 }
 
