@@ -146,6 +146,8 @@ TARGETS = {
 }
 _NULL = Reading()
 _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
+# In so few iterations the tagging adapter learns little at the learning rate of the heads.
+_ADAPTER_LR_FACTOR = 5.0
 
 
 def _arm(
@@ -331,8 +333,7 @@ def _tagging(target: Target) -> list[Arm]:
             own=(
                 ("MODEL.CONDITIONER.TAGGING.TAGS", tags),
                 *(erring if tags == "oracle" else ()),
-                # What looks at images needs them decoded.
-                ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", ""),
+                ("SOLVER.CONDITIONER_LR_FACTOR", _ADAPTER_LR_FACTOR),
             ),
             test=test,
         )
