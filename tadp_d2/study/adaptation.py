@@ -225,7 +225,7 @@ def train_and_test(
     """
     run = _Run(world, folder, schedule, training, seed)
     shutil.rmtree(run.folder, ignore_errors=True)
-    checkpoint = run.train()
+    checkpoint = run.train(next(iter(tested)))
     results = {
         dataset: run.test(checkpoint, dataset, readings) for dataset, readings in tested.items()
     }
@@ -258,9 +258,12 @@ class _Run:
         self.folder = study / "runs" / f"{training.name}_{seed}"
         self.random_unet = self.folder / "unet"
 
-    def train(self) -> Path:
-        """Trains, without a test on the source; returns the checkpoint."""
-        cfg = self._config(self.folder, (), self._training.reading)
+    def train(self, dataset: str) -> Path:
+        """Trains, for tests on a data set among others, which are not run; returns the checkpoint."""
+        cfg = self._config(self.folder, dataset, self._training.reading)
+        cfg.defrost()
+        cfg.DATASETS.TEST = ()
+        cfg.freeze()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(cfg.dump())
         if self._training.unet == RANDOM:
@@ -277,7 +280,7 @@ class _Run:
         cfgs = {}
         for number, reading in enumerate(readings):
             output = self.folder / f"{dataset}_{number}"
-            cfgs[reading.name] = self._config(output, (dataset,), reading, checkpoint)
+            cfgs[reading.name] = self._config(output, dataset, reading, checkpoint)
         contestants = load_contestants(cfgs)
         found = evaluate_together(contestants, _TEST_BATCH)
         return {name: _means(results[dataset]) for name, results in found.items()}
@@ -288,9 +291,9 @@ class _Run:
             UNet2DConditionModel.from_config(options).save_pretrained(self.random_unet)
 
     def _config(
-        self, output: Path, tested: tuple[str, ...], reading: Reading, weights: Path | str = ""
+        self, output: Path, dataset: str, reading: Reading, weights: Path | str = ""
     ) -> CfgNode:
-        """The config of a test on data sets, in an output folder with the captions."""
+        """The config of a test on a data set, in an output folder with the captions."""
         schedule, training = self._schedule, self._training
         overrides = {
             **schedule.overrides,
@@ -302,7 +305,7 @@ class _Run:
             "MODEL.DIFFUSION.UNET": self._unet(),
             "TEXT.CAPTION_DIR": str(output / "captions"),
             "MODEL.WEIGHTS": str(weights),
-            "DATASETS.TEST": tested,
+            "DATASETS.TEST": (dataset,),
             "OUTPUT_DIR": str(output),
             "SEED": self._seed,
         }
@@ -313,7 +316,7 @@ class _Run:
             cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER = str(self._study / "latents")
             cfg.freeze()
         kinds = dict.fromkeys(cfg.DATASETS.TRAIN, training.reading.captions)
-        for name, kind in {**kinds, **dict.fromkeys(tested, reading.captions)}.items():
+        for name, kind in {**kinds, dataset: reading.captions}.items():
             if kind in caption_kinds.KINDS:
                 file = output / "captions" / f"{name}.jsonl"
                 caption_kinds.write_texts(file, name, kind, self._seed)

@@ -17,6 +17,11 @@ def test_every_input_carries_the_caption_of_its_image(make_config, world):
     loader = build_test_loader(make_config(), "watercolor_test")
     inputs = [image for batch in loader for image in batch]
     assert {image["image_id"]: image["caption"] for image in inputs} == captions
+    # In batches they are the same, in the same order.
+    batches = list(build_test_loader(make_config(), "watercolor_test", 4))
+    assert {len(batch) for batch in batches[:-1]} == {4} and 1 <= len(batches[-1]) <= 4
+    together = [image["image_id"] for batch in batches for image in batch]
+    assert together == [image["image_id"] for image in inputs]
 
 
 def test_raw_or_cleaned_captions(make_config, tmp_path):

@@ -281,10 +281,10 @@ def test_results_of_a_data_set_outlive_a_failure_on_the_next(make_config, weight
     cfg = make_config(*SMALL, "MODEL.WEIGHTS", weights[0], "DATASETS.TEST", sets)
     build = shared_evaluation.build_test_loader
 
-    def build_test_loader(cfg, dataset):
+    def build_test_loader(cfg, dataset, batch):
         if dataset == "comic_test":
             raise UserError("damaged.jpg: cannot be read")
-        return build(cfg, dataset)
+        return build(cfg, dataset, batch)
 
     monkeypatch.setattr(shared_evaluation, "build_test_loader", build_test_loader)
     with pytest.raises(UserError, match="damaged.jpg"):

@@ -7,10 +7,14 @@ from dataclasses import replace
 import pytest
 
 from tadp_d2.cli import main
+from tadp_d2.conditioning.caption_prompt import get_modifiers
+from tadp_d2.conditioning.conditioner import get_conditioner_class
+from tadp_d2.conditioning.domains import SLOT
 from tadp_d2.records.result_files import read_metrics
 from tadp_d2.reports.comparison import compare
 from tadp_d2.reports.runs import find_runs
 from tadp_d2.study import adaptation, questions
+from tadp_d2.study.questions import TARGETS
 
 TINY = {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2}
 SIMPLE = "a watercolor style painting of {caption}"
@@ -20,7 +24,7 @@ SIMPLE = "a watercolor style painting of {caption}"
 def tiny_study(monkeypatch):
     """The question about cleaning, on watercolours alone, after two iterations."""
     schedule = adaptation.SCHEDULES["detection"]
-    tiny = adaptation.Schedule(schedule.config, {**schedule.overrides, **TINY}, schedule.source)
+    tiny = replace(schedule, overrides={**schedule.overrides, **TINY})
     monkeypatch.setitem(adaptation.SCHEDULES, "detection", tiny)
     whole = questions.QUESTIONS["cleaning"]
     part = questions.Question(whole.title, ("watercolor",), whole.make_arms)
@@ -52,8 +56,6 @@ def test_a_question_is_answered_and_goes_on_where_it_stopped(world, tmp_path, ca
     tested = result["tests"]["watercolor_test"]
     assert list(tested) == [f"captions in '{SIMPLE}'", f"uncleaned watercolor in '{SIMPLE}'"]
     # The report reads them.
-    (source,) = find_runs([run])
-    assert source.results["voc_2007_test"].metrics["voc07"]["AP"] == result["source"]["AP"]
     cleaned, uncleaned = find_runs([run / "watercolor_test_0", run / "watercolor_test_1"])
     for found, metrics in zip((cleaned, uncleaned), tested.values(), strict=True):
         own = found.results["watercolor_test"]
@@ -78,6 +80,55 @@ def test_a_question_is_answered_and_goes_on_where_it_stopped(world, tmp_path, ca
     assert table in printed
     # Two seeds decide nothing, whoever wins after two iterations.
     assert re.search(r"\| [012] of 2 \| worse \(TADP 4.3, argued\) \| undecided \|", table)
+
+
+TAGGING = [
+    pytest.param(TARGETS[domain], arm, id=f"{domain}-{arm.name}")
+    for domain, arms in questions.QUESTIONS["tagging"].arms().items()
+    for arm in arms
+]
+
+
+@pytest.mark.parametrize("target, arm", TAGGING)
+def test_arms_of_tagging_are_configs_that_their_conditioners_accept(target, arm, world, tmp_path):
+    run = adaptation._Run(world, tmp_path, adaptation.SCHEDULES[target.task], arm.training, 0)
+    cfg = run._config(tmp_path / "test", target.dataset, arm.test)
+    get_conditioner_class(cfg).check_config(cfg)
+    options = cfg.MODEL.CONDITIONER
+    # Latents are kept where images need not be decoded.
+    looks = options.NAME == "TaggingAdapter"
+    assert ("adapter" in arm.name) == looks == (not cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER)
+    assert (options.TAGGING.TAGS == "own") == ("own" in arm.name)
+    erring = (options.ORACLE.PRECISION, options.ORACLE.RECALL) == (0.75, 0.75)
+    assert erring == ("tags" in arm.name and "own" not in arm.name)
+    # All models are trained under the same words, and differ in the text and in what reads it.
+    train, test = get_modifiers(cfg)
+    assert train.template == SLOT
+    style = {"watercolor": "watercolor style", "comic": "comic style", "night": "dark night"}
+    assert (style[target.domain] in test.template) == ("style" in arm.name)
+    assert cfg.MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS == ()
+
+
+@pytest.mark.exhaustive
+def test_an_adapter_is_trained_once_and_tested_with_and_without_the_style(
+    world, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
+    schedule = adaptation.SCHEDULES["detection"]
+    tiny = replace(schedule, overrides={**schedule.overrides, **TINY})
+    arms = questions.QUESTIONS["tagging"].arms()["watercolor"]
+    own = [arm for arm in arms if "own" in arm.name]
+    (training,) = {arm.training for arm in own}
+    tested = {"watercolor_test": [arm.test for arm in own]}
+    result = adaptation.train_and_test(world, tmp_path, tiny, training, tested, seed=0)
+    found = result["tests"]["watercolor_test"]
+    assert list(found) == ["captions in '{caption}'", f"captions in '{SIMPLE}'"]
+    for metrics in found.values():
+        assert metrics.keys() == {"AP", "AP50", "mAP of tags"}
+        assert 0 < metrics["mAP of tags"] <= 100
+    # The first look reads the names in the style, too.
+    plain, simple = (metrics["mAP of tags"] for metrics in found.values())
+    assert plain != simple
 
 
 @pytest.mark.exhaustive
