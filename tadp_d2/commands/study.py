@@ -59,7 +59,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="NAME",
         help="for adaptation: pretraining, text, attention-maps, latent-scaling, modifiers, "
-        "modifiers-in-testing, source-style, cleaning, caption-quality, referring; for prompts: "
+        "modifiers-in-testing, source-style, cleaning, caption-quality, tagging, referring; for "
+        "prompts: "
         "table-1, table-2, table-S2, figure-3, VPD-table-5, tagging-table-5, demo; default: all",
     )
     study.add_argument(
