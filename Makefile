@@ -52,13 +52,16 @@ $(TOKEN): | $(DETECTION)
 	@echo "== The token <watercolor>"
 	@$(VENV)/bin/tadp-d2 invert $(DATA)/watercolor/JPEGImages/[1-5].jpg --resume \
 		--token "<watercolor>" --init watercolor --weights $(DATA)/stable-diffusion-tiny \
-		--size 192 --steps 60 --rate 1e-2 --batch 4 --accumulation 1 --evaluate-every 20 \
-		--sample-every 60 --output $(@D)
+		--size 192 --steps 60 --rate 1e-2 --batch 4 --accumulation 1 --evaluate-every 60 \
+		--sample-every 60 --sample-steps 10 --output $(@D)
 
 # Draws synthetic data sets, learns a token, trains, evaluates on source and target. `make demo
 # ITERATIONS=0` does the same without training. A demo that was stopped continues.
 demo: ITERATIONS = 450
 demo: OUTPUT = demo/detection_$(ITERATIONS)
+# Two processes use two cores better than two threads do; a GPU needs no second one.
+demo: PROCESSES = $(shell nvidia-smi >/dev/null 2>&1 || [ `getconf _NPROCESSORS_ONLN` -lt 2 ] \
+	&& echo 1 || echo 2)
 demo: setup | $(TOKEN)
 	@$(call train,voc2watercolor_ti,TEXT.TOKENS "('$(TOKEN)',)")
 	@echo "Detections on the target: $(OUTPUT)/gallery/watercolor_test.png"
@@ -107,7 +110,7 @@ demo-prompts: setup | $(DETECTION)
 
 # One thread: two of so small a model wait for each other longer than they compute.
 train = DETECTRON2_DATASETS=$(DATA) OMP_NUM_THREADS=1 $(RUN) train_net.py --resume \
-	--config-file configs/quick_schedules/$(1).yaml \
+	--num-gpus $(or $(PROCESSES),1) --config-file configs/quick_schedules/$(1).yaml \
 	MODEL.DIFFUSION.WEIGHTS $(DATA)/stable-diffusion-tiny \
 	SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT) $(2)
 

@@ -65,10 +65,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from tadp_d2.engine.launch import launch
+
+    launch(_train_or_evaluate, args)
+
+
+def _train_or_evaluate(args: argparse.Namespace) -> None:
+    # Here, because a process that only starts others needs none of it.
     from tadp_d2.start_up import importing
 
     with importing():
-        from tadp_d2.engine.launch import launch
         from tadp_d2.engine.run import train_or_evaluate
 
-    launch(train_or_evaluate, args)
+    train_or_evaluate(args)

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import torch
-from detectron2.engine import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -79,6 +78,9 @@ def _run_as_one_of_many(main: Main, args: argparse.Namespace) -> None:
 
 def _join() -> None:
     """Makes this process one of the run's, and its GPU the current one."""
+    # Here, because the process that starts the others should not wait for it.
+    from detectron2.engine import DEFAULT_TIMEOUT
+
     global _failures
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing:
