@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import yaml
-from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -96,6 +95,9 @@ def convert_file(file: Path) -> Path:
 
 
 def _convert(file: Path, folder: Path, tokenizer: Path | None, told: str) -> None:
+    # Here, because the pipeline's many parts are imported with it.
+    from diffusers import StableDiffusionPipeline
+
     shapes, halves, stated = _read_shapes(file)
     family, configs = _configs(file, shapes)
     if importlib.util.find_spec("accelerate") is None:

@@ -1,6 +1,7 @@
 """Pre-trained image encoders of transformers: pixels -> maps. Detectron2 is not known here.
 
-Networks of stages (Swin, ConvNeXt) have maps of several strides, Vision Transformers one.
+Networks of stages (Swin, ConvNeXt) have maps of several strides, Vision Transformers one. Their
+classes are imported where they are needed, because every command imports this module.
 """
 
 import json
@@ -15,15 +16,7 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    MODEL_FOR_BACKBONE_MAPPING,
-    AutoConfig,
-    BlipVisionModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    SamVisionModel,
-    ViTModel,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from tadp_d2.diffusion.model_folder import (
     WEIGHTS,
@@ -112,6 +105,8 @@ class ImageNetwork(nn.Module):
 
     def _backbone_class(self) -> type[PreTrainedModel]:
         """What `AutoBackbone` makes of the config; unlike it, without asking the network."""
+        from transformers import MODEL_FOR_BACKBONE_MAPPING
+
         return MODEL_FOR_BACKBONE_MAPPING[type(self.config)]
 
     def _take(self, kind: Any, **options: Any) -> None:
@@ -172,6 +167,8 @@ class TokenTransformer(ImageNetwork):
     """Vision Transformers of which the last hidden state is taken: ViT, BLIP's image encoder."""
 
     def load(self, strides: Collection[int]) -> None:
+        from transformers import BlipVisionModel, ViTModel
+
         if self.config.model_type == "vit":
             self._take(ViTModel, add_pooling_layer=False)
         else:
@@ -197,6 +194,8 @@ class SamEncoder(ImageNetwork):
         return {self.strides[0]: self.config.output_channels}
 
     def load(self, strides: Collection[int]) -> None:
+        from transformers import SamVisionModel
+
         self._take(SamVisionModel)
 
     def encode(self, pixels: Tensor) -> Tensor:
