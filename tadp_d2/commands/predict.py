@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
 
     with importing():
         from tadp_d2.data.images import find_image_files
-        from tadp_d2.engine.checkpoint import check_checkpoint
+        from tadp_d2.engine.checkpoint import check_checkpoint, check_is_there
         from tadp_d2.errors import UserError
         from tadp_d2.inference.predictions import PredictionFolder, check_names, predict_pictures
         from tadp_d2.inference.predictor import Predictor
@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> None:
 
     hide_library_bars()
     cfg = read_config(args)
-    check_checkpoint(cfg.MODEL.WEIGHTS)
+    # A damaged one is found when it is loaded, which is at once unless captions are made before.
+    check = check_checkpoint if args.captioner else check_is_there
+    check(cfg.MODEL.WEIGHTS)
     images = find_image_files(args.image, args.output)
     check_names(images.items())
     _check_texts(args, cfg)

@@ -183,4 +183,11 @@ def test_wrong_input_is_one_message_and_leaves_no_folder(predict, pictures, tmp_
     assert "no checkpoint at" in predict(
         first, "--caption", "a dog", weights=detector / "model_9.pth"
     )
+    (tmp_path / "damaged").mkdir()
+    shutil.copy(detector / "config.yaml", tmp_path / "damaged")
+    damaged = tmp_path / "damaged" / "model_final.pth"
+    damaged.write_bytes((detector / "model_final.pth").read_bytes()[:-1000])
+    assert f"{damaged}: cannot be read as a checkpoint" in predict(
+        first, "--caption", "a dog", weights=damaged
+    )
     assert not (tmp_path / "out").exists()
