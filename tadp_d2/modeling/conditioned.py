@@ -125,7 +125,7 @@ class ConditionedDetector(Conditioned):
             return super().inference(batched_inputs, *args, **kwargs)
 
 
-class ConditionedDense(InViews, InWindows, Conditioned):
+class ConditionedDense(InViews, Conditioned):
     """`Conditioned` for what derives from `SemanticSegmentor`; it tests in views and windows."""
 
 

@@ -5,16 +5,17 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from tadp_d2.modeling.windows import find_scores, join_scores
+from tadp_d2.modeling.windows import InWindows, find_scores, join_scores
 
 
-class InViews:
+class InViews(InWindows):
     """Mixed into a meta-architecture that predicts class maps: it can test on several views.
 
     In testing, an input with "views", images of several scales, is predicted at each of them, in
     windows where there are some, and the mean of their probabilities at the size of the output is
     returned as "sem_seg" (VPD, section 4.1, as released). A view and its mirror image are one
-    batch. One map of probabilities is kept, however many views there are.
+    batch, and windows of whichever view share batches. One map of probabilities is kept, however
+    many views there are.
     """
 
     def __init__(self, *args: Any, mirrored_views: bool = False, **kwargs: Any):
@@ -36,17 +37,21 @@ class InViews:
     def _forward_in_views(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """Probabilities K x H x W, of the input's "height" and "width"; scores as of windows."""
         shared = {key: value for key, value in inputs.items() if key != "views"}
-        total, number, scores = None, 0, []
-        for image in inputs["views"]:
-            # Both of one size, and so in one batch, or in windows that share batches.
-            images = [image, image.flip(-1)] if self.mirrored_views else [image]
-            outputs = super().forward([{**shared, "image": own} for own in images])
-            scores += [find_scores(output) for output in outputs]
-            for output, mirrored in zip(outputs, (False, True), strict=False):
-                probabilities = output["sem_seg"].float().softmax(dim=0)
-                probabilities = probabilities.flip(-1) if mirrored else probabilities
-                total = probabilities if total is None else total.add_(probabilities)
-                number += 1
+        sides = (False, True) if self.mirrored_views else (False,)
+        views = [(image, mirrored) for image in inputs["views"] for mirrored in sides]
+        outputs = self.predict_each(
+            [
+                {**shared, "image": image.flip(-1) if mirrored else image}
+                for image, mirrored in views
+            ]
+        )
+        total, scores = None, []
+        for _, mirrored in views:
+            output = next(outputs)
+            scores.append(find_scores(output))
+            probabilities = output["sem_seg"].float().softmax(dim=0)
+            probabilities = probabilities.flip(-1) if mirrored else probabilities
+            total = probabilities if total is None else total.add_(probabilities)
             # While the next view is computed, the sum alone is kept.
-            del outputs, output, probabilities
-        return {"sem_seg": total.div_(number), **join_scores(scores)}
+            del output, probabilities
+        return {"sem_seg": total.div_(len(views)), **join_scores(scores)}

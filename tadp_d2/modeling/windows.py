@@ -1,7 +1,8 @@
 """Sliding windows around any dense model: a large image is predicted in overlapping windows."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,18 +70,26 @@ class InWindows:
         """As the architecture's."""
         if self.training or not self.window_size:
             return super().forward(batched_inputs)
-        alike = itertools.groupby(batched_inputs, key=lambda inputs: inputs["image"].shape)
-        return [output for _, group in alike for output in self._forward_in_windows([*group])]
+        return [*self._predict_windows(batched_inputs)]
 
-    def _forward_in_windows(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-        """Of images of one size, whose windows share batches."""
-        images = [inputs["image"] for inputs in batched_inputs]
+    def predict_each(self, batched_inputs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:
+        """The outputs of images of any sizes, in their order, each as soon as it is known.
+
+        What fits shares a batch: windows of one size, and whole images of one size in a row.
+        """
+        if self.window_size:
+            yield from self._predict_windows(batched_inputs)
+            return
+        for _, alike in itertools.groupby(batched_inputs, key=lambda own: own["image"].shape):
+            yield from super().forward([*alike])
+
+    def _predict_windows(self, batched_inputs: Sequence[dict[str, Any]]) -> Iterator[dict]:
         # A window is an image of its own, to be predicted at its own size.
         shared = [
             {key: value for key, value in inputs.items() if key not in ("image", "sem_seg")}
             for inputs in batched_inputs
         ]
-        scores: list[list[dict[str, Tensor]]] = [[] for _ in images]
+        scores: list[list[dict[str, Tensor]]] = [[] for _ in batched_inputs]
 
         def predict(crops: list[tuple[int, Tensor]]) -> list[Mapping[str, Tensor]]:
             outputs = super(InWindows, self).forward(
@@ -97,15 +106,15 @@ class InWindows:
             ]
 
         found = predict_in_windows(
-            predict, images, self.window_size, self.window_stride, self.window_batch
+            predict,
+            [inputs["image"] for inputs in batched_inputs],
+            self.window_size,
+            self.window_stride,
+            self.window_batch,
         )
-        results = []
-        for inputs, maps, own in zip(batched_inputs, found, scores, strict=True):
-            size = tuple(inputs["image"].shape[1:])
-            output = (inputs.get("height", size[0]), inputs.get("width", size[1]))
-            resized = {name: _resize(values, size, output) for name, values in maps.items()}
-            results.append({**resized, **join_scores(own)})
-        return results
+        for inputs, own in zip(batched_inputs, scores, strict=True):
+            # No name for the maps: they would be kept while those of the next image are computed.
+            yield {**_resize_to_output(next(found), inputs), **join_scores(own)}
 
 
 def find_scores(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,11 +127,16 @@ def join_scores(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([part[name] for part in parts]).amax(dim=0) for name in parts[0]}
 
 
-def _resize(maps: Tensor, size: tuple[int, int], output: tuple[int, int]) -> Tensor:
-    """... x h x w -> ... x H x W."""
-    return sem_seg_postprocess(maps.reshape(-1, *size), size, *output).reshape(
-        *maps.shape[:-2], *output
-    )
+def _resize_to_output(maps: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Maps of an input's image, at the size that its output has."""
+    size = tuple(inputs["image"].shape[1:])
+    output = (inputs.get("height", size[0]), inputs.get("width", size[1]))
+    return {
+        name: sem_seg_postprocess(values.reshape(-1, *size), size, *output).reshape(
+            *values.shape[:-2], *output
+        )
+        for name, values in maps.items()
+    }
 
 
 def predict_in_windows(
@@ -131,35 +145,50 @@ def predict_in_windows(
     size: int,
     stride: int,
     batch: int,
-) -> list[dict[str, Tensor]]:
-    """The mean of the windows' maps at each pixel. One map is kept of an image, not one per window.
+) -> Iterator[dict[str, Tensor]]:
+    """The mean of the windows' maps at each pixel, of each image in order, as soon as it is known.
+
+    Of an image one map is kept, not one per window, and only of images that share a batch.
 
     Args:
-        predict: windows (the number of the image from 0, and C x h x w each; at most `batch`) ->
-            maps by name, each h x w or K x h x w.
-        images: C x H x W each, of one size.
+        predict: windows of one size (the number of the image from 0, and C x h x w each; at most
+            `batch`) -> maps by name, each h x w or K x h x w.
+        images: C x H x W each.
         size, stride: as `windows`.
         batch: windows that are predicted together, of whichever image.
 
-    Returns:
-        For each image name -> H x W or K x H x W, float32.
+    Yields:
+        name -> H x W or K x H x W, float32.
     """
-    height, width = images[0].shape[-2:]
-    totals: list[dict[str, Tensor]] = [{} for _ in images]
-    covering = windows(height, width, size, stride)
-    pieces = [(of, window) for window in covering for of in range(len(images))]
-    for start in range(0, len(pieces), batch):
-        chunk = pieces[start : start + batch]
+    covering = [windows(*image.shape[-2:], size, stride) for image in images]
+    pieces = [(of, window) for of, own in enumerate(covering) for window in own]
+    left = [len(own) for own in covering]
+    totals: dict[int, dict[str, Tensor]] = defaultdict(dict)
+
+    def add(chunk: Sequence[tuple[int, Window]]) -> None:
         outputs = predict([(of, images[of][:, *window]) for of, window in chunk])
         for (of, window), found in zip(chunk, outputs, strict=True):
+            left[of] -= 1
             for name, maps in found.items():
                 if name not in totals[of]:
-                    shape = (*maps.shape[:-2], height, width)
+                    shape = (*maps.shape[:-2], *images[of].shape[-2:])
                     totals[of][name] = maps.new_zeros(shape, dtype=torch.float32)
                 totals[of][name][..., *window] += maps
+
+    for _, group in itertools.groupby(pieces, key=lambda own: images[own[0]][:, *own[1]].shape):
+        alike = [*group]
+        for start in range(0, len(alike), batch):
+            chunk = alike[start : start + batch]
+            add(chunk)
+            for of in dict.fromkeys(of for of, _ in chunk):
+                if not left[of]:
+                    yield _mean(totals.pop(of), covering[of])
+
+
+def _mean(totals: Mapping[str, Tensor], covering: Sequence[Window]) -> dict[str, Tensor]:
+    """Sums of windows, divided in place by the number of windows at each pixel."""
+    height, width = next(iter(totals.values())).shape[-2:]
     count = torch.zeros(height, width)
     for window in covering:
         count[window] += 1
-    return [
-        {name: total.div_(count.to(total.device)) for name, total in own.items()} for own in totals
-    ]
+    return {name: total.div_(count.to(total.device)) for name, total in totals.items()}

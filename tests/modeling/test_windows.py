@@ -83,11 +83,30 @@ def test_never_more_windows_at_once_than_asked_for():
         made.extend(weakref.ref(logits) for logits in found)
         return [{"logits": logits} for logits in found]
 
-    predict_in_windows(predict, torch.rand(1, 3, 64, 64 * 13), 64, 64, 4)
+    [*predict_in_windows(predict, torch.rand(1, 3, 64, 64 * 13), 64, 64, 4)]
     assert asked == [4, 4, 4, 1]
     # Those of several images share a batch.
-    predict_in_windows(predict, torch.rand(2, 3, 64, 64 * 3), 64, 64, 4)
+    [*predict_in_windows(predict, torch.rand(2, 3, 64, 64 * 3), 64, 64, 4)]
     assert asked[4:] == [4, 2]
+
+
+def test_windows_of_images_of_several_sizes_share_batches():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(64, 129), (100, 200), (40, 50), (64, 64), (64, 90)]
+    images = [torch.rand(3, *size, generator=generator) for size in sizes]
+    asked, complete = [], []
+
+    def predict(crops):
+        asked.append([of for of, _ in crops])
+        return [{"logits": fake_logits(crop)} for _, crop in crops]
+
+    for own, image in zip(predict_in_windows(predict, images, 64, 64, 4), images, strict=True):
+        complete.append(len(asked))
+        np.testing.assert_allclose(own["logits"], plain_loop(image, 64, 64), rtol=1e-5)
+    # The smaller image's only window is of another size.
+    assert asked == [[0, 0, 0, 1], [1] * 4, [1] * 3, [2], [3, 4, 4]]
+    # Each is given away before those after it are computed.
+    assert complete == [1, 3, 4, 5, 5]
 
 
 def test_low_precision_logits_are_summed_in_float32():
