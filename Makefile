@@ -57,7 +57,7 @@ $(TOKEN): | $(DETECTION)
 
 # Draws synthetic data sets, learns a token, trains, evaluates on source and target. `make demo
 # ITERATIONS=0` does the same without training. A demo that was stopped continues.
-demo: ITERATIONS = 450
+demo: ITERATIONS = 500
 demo: OUTPUT = demo/detection_$(ITERATIONS)
 # Two processes use two cores better than two threads do; a GPU needs no second one.
 demo: PROCESSES = $(shell nvidia-smi >/dev/null 2>&1 || [ `getconf _NPROCESSORS_ONLN` -lt 2 ] \
@@ -115,7 +115,7 @@ train = DETECTRON2_DATASETS=$(DATA) OMP_NUM_THREADS=1 $(RUN) train_net.py --resu
 	SOLVER.MAX_ITER $(ITERATIONS) OUTPUT_DIR $(OUTPUT) $(2)
 
 # The page to play with words, on the model of `make demo`, which is trained if it is not there.
-app: ITERATIONS = 450
+app: ITERATIONS = 500
 app: MODEL = demo/detection_$(ITERATIONS)/model_final.pth
 app: setup
 	@test -f $(MODEL) || $(MAKE) --no-print-directory demo ITERATIONS=$(ITERATIONS)

@@ -3,7 +3,7 @@
 
 After `make demo`, with DETECTRON2_DATASETS=demo/data:
 
-    python tools/make_overview.py demo/detection_450 watercolor_test 5003 5012 5007
+    python tools/make_overview.py demo/detection_500 watercolor_test 5003 5012 5007
 """
 
 import argparse
