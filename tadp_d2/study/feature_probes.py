@@ -1,7 +1,7 @@
 """Which layer and which time step of the UNet know what is in an image, before any training?
 
-A linear classifier of pixels is fitted to each level's features of the synthetic photos in
-Pascal's layout, in closed form, and scored on held-out ones. The diffusion model stays as it came.
+A linear classifier of pixels is fitted to each level's features of synthetic images, in closed
+form, and scored on others. The diffusion model stays as it came.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,8 +27,6 @@ from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
-_CONFIG = "quick_schedules/pascal_prompts"
-_FITTED_ON, _SCORED_ON = "pascal_trainaug", "pascal_val"
 _IGNORED = 255
 # Share of the mean variance that is added to each, so that the covariance can be inverted.
 _SHRINKAGE = 1e-3
@@ -38,15 +35,59 @@ ALL = "all"
 _TIMESTEP, _NOISE, _TAPS = (
     f"MODEL.DIFFUSION.{key}" for key in ("TIMESTEP", "NOISE_TIMESTEP", "TAPS")
 )
-_EMPTY = {"MODEL.CONDITIONER.NAME": "EmptyText"}
-# What is passed to the UNet -> keys of the config.
-PASSES: Mapping[str, Mapping[str, Any]] = {
-    "empty text, t = 0": _EMPTY,
-    "caption, t = 0": {},
-    **{f"caption, t = {t}": {_TIMESTEP: t} for t in (50, 200, 500)},
-    **{f"caption, t = {t} and its noise": {_TIMESTEP: t, _NOISE: t} for t in (50, 200, 500)},
-    "caption, t = 0, first layers": {_TAPS: (0, 0, 0, 0)},
-    "caption, t = 0, last layers": {_TAPS: (2, 2, 2, 2)},
+
+
+class Images(NamedTuple):
+    """What a diffusion model is shown.
+
+    Attributes:
+        dataset: name of a data set with label maps.
+        keys: what differs from the config.
+        config: of a segmentor.
+        count: the first so many images; None for all.
+    """
+
+    dataset: str
+    keys: Mapping[str, Any] = {}
+    config: str = "quick_schedules/pascal_prompts"
+    count: int | None = None
+
+
+class Probing(NamedTuple):
+    """A classifier is fitted to the features of some images, and scored on others."""
+
+    fitted_on: Images
+    scored_on: Images
+
+
+def _pascal(keys: Mapping[str, Any]) -> Probing:
+    return Probing(Images("pascal_trainaug", keys), Images("pascal_val", keys))
+
+
+def _streets(dataset: str, modifier: str) -> Images:
+    """As many of each data set as there are at night."""
+    keys = {"TEXT.MODIFIER": modifier, "TEST.WINDOW_SIZE": 0}
+    return Images(dataset, keys, "quick_schedules/cityscapes2darkzurich_simple", 50)
+
+
+_DAY = _streets("cityscapes_train", "null")
+# What is passed to the UNet -> images.
+PASSES: Mapping[str, Probing] = {
+    "empty text, t = 0": _pascal({"MODEL.CONDITIONER.NAME": "EmptyText"}),
+    "caption, t = 0": _pascal({}),
+    **{f"caption, t = {t}": _pascal({_TIMESTEP: t}) for t in (50, 200, 500)},
+    **{
+        f"caption, t = {t} and its noise": _pascal({_TIMESTEP: t, _NOISE: t})
+        for t in (50, 200, 500)
+    },
+    "caption, t = 0, first layers": _pascal({_TAPS: (0, 0, 0, 0)}),
+    "caption, t = 0, last layers": _pascal({_TAPS: (2, 2, 2, 2)}),
+    "streets, from day to day": Probing(_DAY, _streets("cityscapes_val", "null")),
+    "streets, from day to night": Probing(_DAY, _streets("dark_zurich_val", "simple")),
+    "the same without the style": Probing(_DAY, _streets("dark_zurich_val", "null")),
+    "streets, from night to night": Probing(
+        _streets("nighttime_driving_test", "simple"), _streets("dark_zurich_val", "simple")
+    ),
 }
 
 
@@ -57,45 +98,45 @@ def jobs(world: Path, folder: Path) -> list[Job]:
         world: as `tadp-d2 synth` writes it, and as `DETECTRON2_DATASETS` names it.
         folder: of the results.
     """
-    of_world = identity(world, (_FITTED_ON, _SCORED_ON))
     return [
         Job(
             folder / "results" / f"{name.replace(' ', '_')}.json",
             probe,
             {"world": world, "name": name},
-            {**of_world, "pass": name, "keys": dict(options)},
+            {
+                **identity(world, (images.dataset for images in probing)),
+                "pass": name,
+                **{key: list(images) for key, images in probing._asdict().items()},
+            },
         )
-        for name, options in PASSES.items()
+        for name, probing in PASSES.items()
     ]
 
 
-def probe(world: Path, name: str, images: int | None = None) -> dict[str, Any]:
+def probe(world: Path, name: str, count: int | None = None) -> dict[str, Any]:
     """Fits and scores a classifier for each level and for all of them together.
 
     Args:
         name: of `PASSES`.
-        images: how many of each data set; None for all.
+        count: how many images of each data set; None for as many as the pass has.
 
     Returns:
         "pass", and "mIoU": level -> number, 0 to 100.
     """
-    overrides = {**PASSES[name], "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER)}
-    overrides |= {"MODEL.DEVICE": "cpu", "DATASETS.TEST": (_SCORED_ON,)}
-    cfg = load_config(_CONFIG, overrides=[x for pair in overrides.items() for x in pair])
-    model = Trainer.build_model(cfg).eval()
-    classes = MetadataCatalog.get(_SCORED_ON).stuff_classes
-    label_maps = {e["image_id"]: e["sem_seg_file_name"] for e in read_entries(_FITTED_ON)}
+    fitted_on, scored_on = (images._replace(count=count or images.count) for images in PASSES[name])
+    label_maps = {e["image_id"]: e["sem_seg_file_name"] for e in read_entries(fitted_on.dataset)}
+    classes = MetadataCatalog.get(fitted_on.dataset).stuff_classes
     moments: dict[str, Moments] = {}
-    for entry, features in islice(_look(cfg, model, _FITTED_ON), images):
+    for entry, features in _look(world, fitted_on):
         labels = torch.from_numpy(read_label_map(label_maps[entry["image_id"]]).astype("int64"))
         for level, values in features.items():
             own = moments.setdefault(level, Moments(values.shape[1], len(classes)))
             own.add(values, _at(labels, values))
     probes = {level: own.fit() for level, own in moments.items()}
-    evaluators = {level: NamedSemSegEvaluator(_SCORED_ON, classes) for level in probes}
+    evaluators = {level: NamedSemSegEvaluator(scored_on.dataset, classes) for level in probes}
     for evaluator in evaluators.values():
         evaluator.reset()
-    for entry, features in islice(_look(cfg, model, _SCORED_ON), images):
+    for entry, features in _look(world, scored_on):
         size = entry["height"], entry["width"]
         for level, values in features.items():
             scores = F.interpolate(probes[level](values).float(), size, mode="bilinear")
@@ -105,15 +146,21 @@ def probe(world: Path, name: str, images: int | None = None) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _look(
-    cfg: CfgNode, model: torch.nn.Module, dataset: str
-) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
-    """The inputs of a data set, each with the UNet's features by level, 1 x C x h x w."""
+def _look(world: Path, images: Images) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
+    """The inputs, each with the UNet's features by level, 1 x C x h x w."""
+    overrides = {
+        **images.keys,
+        "MODEL.DIFFUSION.WEIGHTS": str(world / MODEL_FOLDER),
+        "MODEL.DEVICE": "cpu",
+        "DATASETS.TEST": (images.dataset,),
+    }
+    cfg = load_config(images.config, overrides=[x for pair in overrides.items() for x in pair])
+    model = Trainer.build_model(cfg).eval()
     taken: list[dict[str, Tensor]] = []
     backbone = find_diffusion_backbone(model)
     hook = backbone.register_forward_hook(lambda module, inputs, output: taken.append(output))
     try:
-        for batch in build_test_loader(cfg, dataset):
+        for batch in islice(build_test_loader(cfg, images.dataset), images.count):
             model(batch)
             (entry,), features = batch, dict(taken.pop())
             finest = features[min(features, key=lambda level: backbone.unet.strides[level])]

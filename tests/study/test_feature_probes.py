@@ -37,8 +37,8 @@ def test_the_classifier_is_the_linear_discriminant():
 
 def test_a_probe_from_images_to_the_table(world, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(world))
-    found = probe(world, "caption, t = 200", images=6)
+    found = probe(world, "caption, t = 200", count=6)
     assert list(found["mIoU"]) == ["s3", "s4", "s5", "s6", ALL]
     assert all(0 <= value <= 100 for value in found["mIoU"].values())
-    assert found == probe(world, "caption, t = 200", images=6)
+    assert found == probe(world, "caption, t = 200", count=6)
     assert table([found]).splitlines()[0] == "| passed to the UNet | s3 | s4 | s5 | s6 | all |"
