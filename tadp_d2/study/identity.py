@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from tadp_d2.errors import UserError
 from tadp_d2.files import sha256
 from tadp_d2.synthetic.data_folder import MODEL_FOLDER
 
@@ -22,8 +23,16 @@ def identity(world: Path, datasets: Iterable[str] = _CAPTIONED) -> dict[str, str
 
     Args:
         datasets: those that count, by their names.
+
+    Raises:
+        UserError: the folder lacks one, as one that holds the data sets of a single task.
     """
     captions = [world / "captions" / f"{name}.jsonl" for name in datasets]
+    for file in captions:
+        if not file.is_file():
+            raise UserError(
+                f"no file {file}: tadp-d2 synth {world} draws the data sets that are missing there"
+            )
     model = [f for part in ("unet", "vae", "text_encoder") for f in _weights(world, part)]
     return {"captions": _sha256_of_all(captions), "model": _sha256_of_all(model)}
 

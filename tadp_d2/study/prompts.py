@@ -59,6 +59,8 @@ OVERRIDES: dict[str, Mapping[str, Any]] = {
         "DATASETS.TEST": ("ade20k_val",),
     },
 }
+# Task -> arguments of `identity`, where data sets of other tasks need not be there.
+_IMAGES = {"pascal demo": (("pascal_trainaug", "pascal_val"),)}
 
 
 def _arm(
@@ -234,22 +236,23 @@ def jobs(
         world: as `tadp-d2 synth` writes it, and as `DETECTRON2_DATASETS` names it.
         folder: of the results; `results/` holds all that `verdicts` reads.
     """
-    of_world = identity(world)
     arms = [arm for q in questions for own in q.arms().values() for arm in own]
+    trainings = dict.fromkeys(arm.training for arm in arms)
+    worlds = {task: identity(world, *_IMAGES.get(task, ())) for task in {t.task for t in trainings}}
     return [
         Job(
             folder / "results" / f"{training.name}_{seed}.json",
             train_and_test,
             {"world": world, "folder": folder, "training": training, "seed": seed},
             {
-                **of_world,
+                **worlds[training.task],
                 "schedule": SCHEDULE.read_text("utf-8"),
                 "overrides": OVERRIDES[training.task],
                 "training": training.name,
                 "seed": seed,
             },
         )
-        for training in dict.fromkeys(arm.training for arm in arms)
+        for training in trainings
         for seed in seeds
     ]
 
