@@ -16,7 +16,10 @@ FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 # Study -> the questions of it that were asked.
 STUDIES = {
     "first_weights/adaptation": [q for name, q in QUESTIONS.items() if name != "tagging"],
-    "prompts": [PROMPT_QUESTIONS[name] for name in ("table-1", "table-2", "figure-3", "VPD-table-5", "tagging-table-5")],
+    "prompts": [
+        PROMPT_QUESTIONS[name]
+        for name in ("table-1", "table-2", "figure-3", "VPD-table-5", "tagging-table-5")
+    ],
 }
 
 
