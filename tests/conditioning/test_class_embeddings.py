@@ -83,17 +83,20 @@ def test_padding_and_the_length_change_nothing(make_config):
         torch.testing.assert_close(together[index], hidden[len(ids) - 1], rtol=1e-5, atol=1e-5)
 
 
-def test_all_that_a_model_reads_is_one_embedding_for_each_class(make_config):
-    own = ("MODEL.CONDITIONER.CLASS_NAMES", NAMES, "MODEL.CONDITIONER.TEMPLATES", "own")
+@pytest.mark.parametrize("kind", ["own", "clip80"])
+def test_all_that_a_model_reads_is_one_embedding_for_each_class(make_config, kind):
+    if kind == "clip80":
+        pytest.importorskip("open_clip")
+    own = ("MODEL.CONDITIONER.CLASS_NAMES", NAMES, "MODEL.CONDITIONER.TEMPLATES", kind)
     cfg = make_config(*SETTINGS, *own)
     model = build_model(cfg).eval()
     text = open_model_of(cfg).load_text_encoder()
+    sentences = class_templates(kind)
+    assert len(sentences) == {"own": 15, "clip80": 80}[kind]
     # One class at a time, sentence by sentence.
     expected = torch.stack(
         [
-            torch.cat([text.embed_ends([s.replace("{}", n)]) for s in class_templates("own")]).mean(
-                0
-            )
+            torch.cat([text.embed_ends([s.replace("{}", n)]) for s in sentences]).mean(0)
             for n in NAMES
         ]
     )
