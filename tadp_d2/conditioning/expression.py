@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 
 from tadp_d2.conditioning.caption_prompt import (
     CaptionPrompt,
@@ -42,29 +42,37 @@ class Expression(CaptionPrompt):
         test_modifier: Modifier,
         length: int = 0,
         attend_padding: bool = True,
+        vector_width: int = 0,
     ):
         """
         Args:
             length: N, tokens of a context; 0 for all that the text encoder reads.
             attend_padding: whether what is behind the end of a prompt is attended to.
+            vector_width: D, of the contexts, if each token of the vocabulary has a trained vector
+                that is added where it occurs; 0 for none. They begin as 0.
 
         Raises:
             UserError: as `CaptionPrompt`, or the text encoder reads fewer tokens.
         """
         super().__init__(text, train_modifier, test_modifier)
-        if not text.one_token_each and (length or not attend_padding):
+        if not text.one_token_each and (length or not attend_padding or vector_width):
             raise UserError(
-                f"MODEL.CONDITIONER.LENGTH is {length} and ATTEND_PADDING {attend_padding}: the "
-                "context of several text encoders cannot be cut; expected 0 and True"
+                f"MODEL.CONDITIONER.LENGTH is {length}, ATTEND_PADDING {attend_padding} and "
+                f"WORD_VECTORS {bool(vector_width)}: the tokens of several text encoders are not "
+                "those of the expression; expected 0, True and False"
             )
         self.length = _length(length, text.length)
         self.attend_padding = attend_padding
+        self.vectors = nn.Embedding(len(text.tokenizer), vector_width) if vector_width else None
+        if self.vectors:
+            nn.init.zeros_(self.vectors.weight)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "Expression":
         options = cfg.MODEL.CONDITIONER
         text = load_text(cfg, model)
-        return cls(text, *get_modifiers(cfg), options.LENGTH, options.ATTEND_PADDING)
+        width = model.context_width if options.WORD_VECTORS else 0
+        return cls(text, *get_modifiers(cfg), options.LENGTH, options.ATTEND_PADDING, width)
 
     @classmethod
     def count_tokens(cls, cfg: CfgNode, model: DiffusionModel) -> int:
@@ -106,6 +114,11 @@ class Expression(CaptionPrompt):
         context = self.text(prompts)
         if self.length < self.text.length:
             context = context._replace(embeddings=context.embeddings[:, : self.length])
+        if self.vectors:
+            tokens = self.text.tokenizer(
+                prompts, padding="max_length", max_length=self.length, return_tensors="pt"
+            ).input_ids.to(context.embeddings.device)
+            context = context._replace(embeddings=context.embeddings + self.vectors(tokens))
         if self.attend_padding:
             return Condition(context)
         ends = torch.tensor([self._count(prompt) for prompt in prompts])

@@ -443,6 +443,13 @@ ADDED = (
         "code of VPD.",
     ),
     Key(
+        "MODEL.CONDITIONER.WORD_VECTORS",
+        False,
+        'Whether an "Expression" adds to the embedding of each token a vector of that token that '
+        "is trained: for words that the text encoder hardly distinguishes.",
+        "VPD, which has none",
+    ),
+    Key(
         "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS",
         (0.9, 1.1),
         'Weights of background and object in the loss of "ReferHead".',
@@ -451,6 +458,13 @@ ADDED = (
             "two numbers above 0",
             lambda value: len(value) == 2 and all(_is_number(v) and v > 0 for v in value),
         ),
+    ),
+    Key(
+        "MODEL.SEM_SEG_HEAD.COORDINATES",
+        False,
+        'Whether "ReferHead" also reads x and y of each place (Hu et al. 2016), which "left" and '
+        '"right" need.',
+        "LAVT and VPD, which give none",
     ),
     Key(
         "MODEL.SEM_SEG_HEAD.DROPOUT",

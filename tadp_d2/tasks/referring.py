@@ -36,7 +36,10 @@ class Referring(Task):
     needs = "referring"
     metric_sets = (REFERRING,)
     own_keys: ClassVar[frozenset[str]] = frozenset(
-        {"INPUT.POLYGON_OVERLAPS", "TEST.AT_INPUT_SIZE", "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS"}
+        {
+            *("INPUT.POLYGON_OVERLAPS", "TEST.AT_INPUT_SIZE"),
+            *("MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS", "MODEL.SEM_SEG_HEAD.COORDINATES"),
+        }
     )
 
     def check_config(self) -> None:

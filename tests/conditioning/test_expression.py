@@ -41,6 +41,23 @@ def test_padding_is_masked_behind_the_end_token(text):
     assert all(row[:end].all() for row, end in zip(found.mask, ends, strict=True))
 
 
+def test_vectors_of_words_are_added_where_the_words_are(text):
+    width = text([""]).embeddings.shape[-1]
+    conditioner = make(text, length=12, vector_width=width)
+    plain = text(["left dog", "dog on left"]).embeddings[:, :12]
+    assert torch.equal(context(conditioner, "left dog", "dog on left").embeddings, plain)
+    (left,) = text.tokenizer("left", add_special_tokens=False).input_ids
+    with torch.no_grad():
+        conditioner.vectors.weight[left] = torch.arange(width)
+    moved = context(conditioner, "left dog", "dog on left").embeddings - plain
+    assert moved.abs().sum(dim=-1).nonzero().tolist() == [[0, 1], [1, 3]]
+    torch.testing.assert_close(moved[0, 1], torch.arange(width).float(), atol=1e-4, rtol=0)
+    moved.sum().backward()
+    # The vectors of what was read learn, padding among it; no other does.
+    learned = set(conditioner.vectors.weight.grad.any(dim=1).nonzero().flatten().tolist())
+    assert learned == {*text.tokenizer("dog on left").input_ids, text.tokenizer.pad_token_id}
+
+
 def test_the_modifier_stands_around_the_expression(text):
     conditioner = make(text, "simple")
     prompt = conditioner.prompt({"expression": "the left dog"})

@@ -128,9 +128,24 @@ def test_pixels_without_truth_do_not_count():
     torch.testing.assert_close(loss, expected)
 
 
-def test_every_part_learns_and_an_uneven_level_fits():
+def test_coordinates_say_where_a_place_is():
+    """Of features that are alike everywhere, only they make a difference between places."""
+    shapes = {"s3": ShapeSpec(channels=3, stride=8), "s4": ShapeSpec(channels=4, stride=16)}
+    features = {"s3": torch.ones(1, 3, 5, 9), "s4": torch.ones(1, 4, 3, 5)}
+    head = ReferHead(shapes, norm="", coordinates=True).eval()
+    read = []
+    head.steps[0][0].register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    head.layers(features)
+    x, y = read[0][0, -2:]
+    assert read[0].shape[1] == 4 + 3 + 2
+    assert x[0].tolist() == x[4].tolist() == [-1 + step / 4 for step in range(9)]
+    assert y[:, 0].tolist() == y[:, 8].tolist() == [-1, -0.5, 0, 0.5, 1]
+
+
+@pytest.mark.parametrize("coordinates", [False, True])
+def test_every_part_learns_and_an_uneven_level_fits(coordinates):
     shapes = {f"s{n}": ShapeSpec(channels=c, stride=2**n) for n, c in ((3, 5), (4, 7), (5, 6))}
-    head = ReferHead(shapes).train()
+    head = ReferHead(shapes, coordinates=coordinates).train()
     # Levels of 5 x 7, 3 x 4 and 2 x 2: none is twice another.
     features = {
         f"s{n}": torch.randn(2, c, h, w)

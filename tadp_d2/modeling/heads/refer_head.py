@@ -17,6 +17,9 @@ class ReferHead(nn.Module):
 
     At each finer level the coarser map is enlarged, the level's features follow its channels, and
     two 3 x 3 convolutions reduce both to half the channels of the coarsest features.
+
+    With coordinates, x and y follow them, as in Hu et al. 2016 ("Segmentation from Natural Language
+    Expressions", section 3.1): convolutions alone hardly tell "left" from "right".
     """
 
     @configurable
@@ -26,6 +29,7 @@ class ReferHead(nn.Module):
         *,
         norm: str = "BN",
         class_weights: Sequence[float] = (0.9, 1.1),
+        coordinates: bool = False,
         loss_weight: float = 1.0,
         ignore_value: int = 255,
     ):
@@ -34,6 +38,7 @@ class ReferHead(nn.Module):
             input_shape: level -> channels and stride of its features.
             norm: of the convolutions, as Detectron2's `get_norm` names it.
             class_weights: of background and object in the loss (LAVT).
+            coordinates: whether each level also has x and y of its places, -1 to 1.
             loss_weight: of the loss.
             ignore_value: of a pixel without truth.
         """
@@ -44,11 +49,13 @@ class ReferHead(nn.Module):
         fused = input_shape[levels[0]].channels
         self.steps = nn.ModuleList()
         for level in levels[1:]:
-            first = _convolution(fused + input_shape[level].channels, width, norm)
+            channels = fused + input_shape[level].channels + (2 if coordinates else 0)
+            first = _convolution(channels, width, norm)
             self.steps.append(nn.Sequential(first, _convolution(width, width, norm)))
             fused = width
         self.predictor = nn.Conv2d(width, 2, kernel_size=1)
         self.stride = input_shape[levels[-1]].stride
+        self.coordinates = coordinates
         self.loss_weight = loss_weight
         self.ignore_value = ignore_value
         self.register_buffer("class_weights", torch.tensor(class_weights), persistent=False)
@@ -60,6 +67,7 @@ class ReferHead(nn.Module):
             "input_shape": {level: input_shape[level] for level in options.IN_FEATURES},
             "norm": options.NORM,
             "class_weights": options.CLASS_WEIGHTS,
+            "coordinates": options.COORDINATES,
             "loss_weight": options.LOSS_WEIGHT,
             "ignore_value": options.IGNORE_VALUE,
         }
@@ -91,8 +99,10 @@ class ReferHead(nn.Module):
         coarsest, *finer = self.in_features
         fused = features[coarsest]
         for level, step in zip(finer, self.steps, strict=True):
-            enlarged = _enlarge(fused, features[level].shape[-2:])
-            fused = step(torch.cat([enlarged, features[level]], dim=1))
+            parts = [_enlarge(fused, features[level].shape[-2:]), features[level]]
+            if self.coordinates:
+                parts.append(_coordinates(features[level]))
+            fused = step(torch.cat(parts, dim=1))
         return self.predictor(fused)
 
 
@@ -106,6 +116,12 @@ def _convolution(channels: int, width: int, norm: str) -> Conv2d:
         norm=get_norm(norm, width),
         activation=F.relu,
     )
+
+
+def _coordinates(maps: Tensor) -> Tensor:
+    """x and y of the places of B x C x h x w maps, B x 2 x h x w, from -1 to 1."""
+    y, x = (torch.linspace(-1, 1, side).to(maps) for side in maps.shape[-2:])
+    return torch.stack(torch.meshgrid(x, y, indexing="xy")).expand(len(maps), -1, -1, -1)
 
 
 def _enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
