@@ -30,11 +30,11 @@ _FIRST_PART = 200
 # COCO's ids.
 _CATEGORIES = {"person": 1, "bicycle": 2, "car": 3, "bird": 16, "cat": 17, "dog": 18}
 _COUNT_SHARES = {3: 0.6, 4: 0.4}
-# Share of the images in which two objects at least are of one class.
-_ALIKE = 0.4
+# Of one class, as RefCOCO's images were chosen: there are two such objects at least in each.
+_ALIKE_SHARES = {2: 0.5, 3: 0.5}
 # Size of an object, pixels: what is referred to fills more of its image than what is detected.
 _SMALLEST = 90
-_MOST_EXPRESSIONS = 2
+_MOST_EXPRESSIONS = 3
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ _TREES = (
 
 
 class _Referred(NamedTuple):
-    """An object of an image, with its mask's polygons and up to two expressions."""
+    """An object of an image, with its mask's polygons and up to three expressions."""
 
     name: str
     polygons: list[list[float]]
@@ -147,13 +147,15 @@ def _sample(rng: np.random.Generator, split: str) -> tuple[Scene, dict[int, list
     """
     others = [name for name in CLASSES if name != "person"]
     while True:
-        count = rng.choice(list(_COUNT_SHARES), p=list(_COUNT_SHARES.values()))
+        count, alike = (
+            rng.choice(list(shares), p=list(shares.values()))
+            for shares in (_COUNT_SHARES, _ALIKE_SHARES)
+        )
         choice = others if split == "testB" else list(CLASSES)
         names = [choice[i] for i in rng.integers(len(choice), size=count)]
         if split == "testA":
             names[0] = "person"
-        if rng.random() < _ALIKE:
-            names[1] = names[0]
+        names[:alike] = alike * names[:1]
         scene = sample_scene_of(rng, names)
         found = expressions(scene)
         if split == "testA":

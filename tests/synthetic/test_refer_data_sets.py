@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -160,9 +161,14 @@ def test_the_layout_is_that_of_the_published_sets(root):
         for split in ("testA", "testB")
     }
     assert kinds["testA"] == people and not kinds["testB"] & people
-    # Something to choose from in every image.
-    images = [a["image_id"] for a in content["annotations"]]
-    assert all(images.count(image["id"]) > 1 for image in content["images"])
+    # Something to choose from in every image: two objects of a class; in testA it is people.
+    shown = {image["id"]: Counter() for image in content["images"]}
+    for annotation in content["annotations"]:
+        shown[annotation["image_id"]][annotation["category_id"]] += 1
+    assert all(max(counts.values()) > 1 for counts in shown.values())
+    of_people = {ref["image_id"] for ref in refs if ref["split"] == "testA"}
+    assert all(shown[image][number] > 1 for image in of_people for number in people)
+    assert {len(ref["sentences"]) for ref in refs} <= {1, 2, 3}
 
 
 def test_it_is_read_as_the_published_sets_are(root):
