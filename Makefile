@@ -85,7 +85,7 @@ demo-depth: setup | $(ROOMS)
 	@echo "The same by day: $(OUTPUT)/gallery/nyu_depth_v2_test.png"
 	@echo "Metrics, checkpoints, logs: $(OUTPUT)   Data sets: $(DATA)"
 
-demo-referring: ITERATIONS = 600
+demo-referring: ITERATIONS = 1000
 demo-referring: OUTPUT = demo/referring_$(ITERATIONS)
 demo-referring: setup | $(EXPRESSIONS)
 	@$(call train,refcoco,MODEL.DIFFUSION.LATENT_CACHE.FOLDER $(DATA)/latents)
