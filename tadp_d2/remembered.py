@@ -57,7 +57,7 @@ class Remembered:
         self._found: dict[str, list[Any]] = {}
         self._start = time.time()
 
-    def get(self, path: Path, read: Callable[[Path], _Value]) -> _Value:
+    def get(self, path: str | Path, read: Callable[[Any], _Value]) -> _Value:
         """What `read` returns for a file, which is not called for one that is unchanged."""
         kept = self.find(path)
         if kept is not None:

@@ -40,7 +40,7 @@ def reads(monkeypatch):
         original = getattr(label_maps, name)
 
         def counted(path, original=original):
-            opened.append(path.name)
+            opened.append(os.path.basename(path))
             return original(path)
 
         monkeypatch.setattr(label_maps, name, counted)

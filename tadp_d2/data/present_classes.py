@@ -27,7 +27,7 @@ class PresentClasses:
 
     vocabulary: tuple[str, ...] = ()
     categories: frozenset[int] | None = None
-    label_map: Path | None = None
+    label_map: str | Path | None = None
     ignore_label: int = 255
 
     @classmethod
@@ -41,7 +41,7 @@ class PresentClasses:
         categories = (
             None if described is None else frozenset(row["category_id"] for row in described)
         )
-        return cls(vocabulary, categories, Path(label_map) if label_map else None, ignore_label)
+        return cls(vocabulary, categories, label_map or None, ignore_label)
 
     def read(self) -> "PresentClasses":
         """The same with its categories.

@@ -53,8 +53,8 @@ def test_pairs_by_name(tree):
         "night/a/y_2_rgb.png",
         "night/b/z_1_rgb.png",
     ]
-    assert pairs[1].image == tree / "rgb/night/a/y_2_rgb.png"
-    assert pairs[1].label == tree / "gt/night/a/y_2_gt_labelTrainIds.png"
+    assert pairs[1].image == str(tree / "rgb/night/a/y_2_rgb.png")
+    assert pairs[1].label == str(tree / "gt/night/a/y_2_gt_labelTrainIds.png")
     assert (pairs[1].width, pairs[1].height) == (6, 4)
 
 

@@ -136,13 +136,13 @@ def load_depth_folders(
     )
     return [
         {
-            "file_name": str(pair.image),
+            "file_name": pair.image,
             "image_id": pair.image_id,
             "height": pair.height,
             "width": pair.width,
-            "depth_file_name": str(pair.label),
+            "depth_file_name": pair.label,
             "depth_unit": unit,
-            **({"room": room_of(pair.image.parent.name)} if folders.room_folders else {}),
+            **({"room": room_of(Path(pair.image).parent.name)} if folders.room_folders else {}),
         }
         for pair in pairs
     ]

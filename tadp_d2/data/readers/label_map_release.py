@@ -1,5 +1,6 @@
 """Label maps as COCO-Stuff164k and ADE20K publish them, turned into maps of class indices."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -84,7 +85,7 @@ _ADE20K_ADVICE = "which no published map of the 150 classes has; is it mapped al
 
 
 def _write_mapped(
-    label_maps: Sequence[Path], folder: Path, indices: Mapping[int, int], advice: str
+    label_maps: Sequence[str], folder: Path, indices: Mapping[int, int], advice: str
 ) -> None:
     """Writes label maps with other values into a new folder.
 
@@ -96,11 +97,11 @@ def _write_mapped(
     table[list(indices)] = list(indices.values())
     with new_folder(folder) as temporary:
 
-        def write(path: Path) -> None:
+        def write(path: str) -> None:
             values = read_label_map(path)
             unknown = values[~np.isin(values, list(indices))]
             if unknown.size:
                 raise UserError(f"{path}: has the value {unknown[0]}, {advice}")
-            Image.fromarray(table[values]).save(temporary / path.name)
+            Image.fromarray(table[values]).save(temporary / os.path.basename(path))
 
         check_each(write, label_maps, f"label maps of {folder.name} mapped")

@@ -17,13 +17,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tadp_d2.data.images import (
     check_each,
     count_labels,
-    files_below,
+    names_below,
     read_pair_size,
     read_size,
     read_stored_size,
 )
 from tadp_d2.data.root import not_found
-from tadp_d2.errors import Report, UserError, reporting, stop
+from tadp_d2.errors import Report, UserError, stop
 from tadp_d2.remembered import Remembered
 
 
@@ -57,14 +57,14 @@ class Pair:
 
     Attributes:
         image_id: its path below the split's folder, such as `night/GOPR0356/..._rgb_anon.png`.
-        image: its file.
-        label: the file of its label map, if it has one.
+        image: the name of its file.
+        label: that of its label map, if it has one.
         width, height: of both, pixels.
     """
 
     image_id: str
-    image: Path
-    label: Path | None
+    image: str
+    label: str | None
     width: int
     height: int
 
@@ -80,24 +80,32 @@ def read_pairs(folders: Folders, dataset: str, report: Report = stop) -> list[Pa
             map is unreadable or without its counterpart, or the two differ in size.
     """
     images = _find_images(folders, dataset, report)
-    ids = [path.relative_to(folders.images).as_posix() for path in images]
-    labels: list[Path | None] = [None] * len(ids)
+    # Texts, not paths: to make those of 100 000 files takes seconds.
+    above = len(_start(folders.images))
+    ids = [name[above:] for name in images]
+    labels: list[str | None] = [None] * len(ids)
     if folders.labels is not None:
-        labels = [
-            folders.labels / (image_id.removesuffix(folders.image_suffix) + folders.label_suffix)
-            for image_id in ids
-        ]
+        start, suffix = _start(folders.labels), folders.image_suffix
+        labels = [f"{start}{name.removesuffix(suffix)}{folders.label_suffix}" for name in ids]
         absent = _check_counterparts(folders, images, labels, report)
     pairs = []
     with Remembered(folders.images, "sizes of images and their label maps") as sizes:
         for image_id, image, label in zip(ids, images, labels, strict=True):
             if label is None or label not in absent:
-                with reporting(report):
+                # As `reporting`, which would cost as much as what is done in it.
+                try:
                     pairs.append(_pair(image_id, image, label, sizes))
+                except UserError as error:
+                    report(error)
     return pairs
 
 
-def _find_images(folders: Folders, dataset: str, report: Report) -> list[Path]:
+def _start(folder: Path) -> str:
+    """What the names of a folder's files begin with."""
+    return "" if folder == Path() else os.path.join(folder, "")
+
+
+def _find_images(folders: Folders, dataset: str, report: Report) -> list[str]:
     pattern = f"{folders.nesting}/*{folders.image_suffix}"
     if not folders.images.is_dir():
         raise not_found(dataset, folders.images, f"{folders.images}/{pattern}")
@@ -114,7 +122,7 @@ def _find_images(folders: Folders, dataset: str, report: Report) -> list[Path]:
         )
     # Other parts of an archive, such as those of the day, lie beside the first folder.
     part = folders.images.joinpath(*itertools.takewhile(str.isalpha, _parts(folders.nesting)))
-    strays = [path for path in elsewhere if path.is_relative_to(part)]
+    strays = [name for name in elsewhere if Path(name).is_relative_to(part)]
     if strays:
         report(
             UserError(
@@ -125,20 +133,20 @@ def _find_images(folders: Folders, dataset: str, report: Report) -> list[Path]:
     return images
 
 
-def _find(folder: Path, nesting: str, suffix: str) -> tuple[list[Path], list[Path]]:
+def _find(folder: Path, nesting: str, suffix: str) -> tuple[list[str], list[str]]:
     """The files below a folder that end in `suffix`: those within `nesting`, and the others."""
-    found: tuple[list[Path], list[Path]] = ([], [])
+    found: tuple[list[str], list[str]] = ([], [])
     fitting: dict[str, bool] = {}
     depth = len(_parts(nesting))
-    for path in files_below(folder):
-        if path.name.endswith(suffix):
-            parent = os.path.dirname(path)
+    for name in names_below(folder):
+        if name.endswith(suffix):
+            parent = name.rpartition(os.sep)[0]
             if parent not in fitting:
                 within = Path(parent).relative_to(folder)
                 # Path(".") has no parts, and matches no pattern.
                 fits = len(within.parts) == depth and (nesting == "." or within.match(nesting))
                 fitting[parent] = nesting == "**" or fits
-            found[not fitting[parent]].append(path)
+            found[not fitting[parent]].append(name)
     return found
 
 
@@ -147,10 +155,10 @@ def _parts(nesting: str) -> tuple[str, ...]:
 
 
 def _check_counterparts(
-    folders: Folders, images: Sequence[Path], labels: Sequence[Path], report: Report
-) -> set[Path]:
+    folders: Folders, images: Sequence[str], labels: Sequence[str], report: Report
+) -> set[str]:
     """Reports images and label maps without the other; returns the label maps that are absent."""
-    present: set[Path] = set()
+    present: set[str] = set()
     if folders.labels.is_dir():
         present.update(_find(folders.labels, folders.nesting, folders.label_suffix)[0])
     unlabelled = [
@@ -174,7 +182,7 @@ def _check_counterparts(
     return set(labels) - present
 
 
-def _pair(image_id: str, image: Path, label: Path | None, sizes: Remembered) -> Pair:
+def _pair(image_id: str, image: str, label: str | None, sizes: Remembered) -> Pair:
     size = sizes.get(image, lambda path: list(read_size(path)))
     if label is not None and sizes.get(label, lambda path: list(read_stored_size(path))) != size:
         read_pair_size(image, label)  # raises
@@ -205,10 +213,12 @@ def check_values(
         for path in labels:
             values = known.find(path)
             if values is None:
-                new.append(Path(path))
+                new.append(path)
             else:
-                with reporting(report):
+                try:
                     _check(path, values, allowed, advice)
+                except UserError as error:
+                    report(error)
         check_each(
             lambda path: _check(path, known.get(path, _values), allowed, advice),
             new,
@@ -217,7 +227,7 @@ def check_values(
         )
 
 
-def _values(path: Path) -> list[int]:
+def _values(path: str | Path) -> list[int]:
     """The values that occur, in their order."""
     return count_labels(path).nonzero()[0].tolist()
 
@@ -240,12 +250,12 @@ def load_label_maps(folders: Folders, dataset: str, report: Report = stop) -> li
     """
     return [
         {
-            "file_name": str(pair.image),
+            "file_name": pair.image,
             "image_id": pair.image_id,
             "height": pair.height,
             "width": pair.width,
         }
-        | ({"sem_seg_file_name": str(pair.label)} if pair.label else {})
+        | ({"sem_seg_file_name": pair.label} if pair.label else {})
         for pair in read_pairs(folders, dataset, report)
     ]
 
@@ -259,7 +269,6 @@ def read_label_maps(dataset: str, report: Report = stop) -> list[dict[str, Any]]
     meta = MetadataCatalog.get(dataset)
     folders = meta.get("folders")
     entries = load_label_maps(folders, dataset, report) if folders else DatasetCatalog.get(dataset)
-    # Not as paths: to make those of 100 000 files takes seconds.
     labels = [entry["sem_seg_file_name"] for entry in entries if "sem_seg_file_name" in entry]
     allowed = {*range(len(meta.stuff_classes)), meta.get("ignore_label", 255)}
     check_values(labels, allowed, report, meta.get("if_other_values", ""))
