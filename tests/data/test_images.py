@@ -2,8 +2,8 @@
 
 import contextlib
 import io
+import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -362,14 +362,14 @@ def test_what_links_lead_to_is_found_under_every_name(tmp_path):
 def test_a_folder_that_cannot_be_searched_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.png").touch()
     (tmp_path / "locked").mkdir()
-    search = Path.iterdir
+    search = os.scandir
 
     def refuse(path):
-        if path.name == "locked":
+        if os.path.basename(path) == "locked":
             raise PermissionError(13, "Permission denied")
         return search(path)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match="locked: cannot be searched .*Permission denied"):
         find_image_files([tmp_path])
 
