@@ -184,7 +184,10 @@ def read_class_embeddings(path: Path, number: int, width: int) -> Tensor:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     # torch raises many kinds for a damaged or foreign file.
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (
+        *(OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError),
+        pickle.UnpicklingError,
+    ) as error:
         raise UserError(f"{path}: cannot be read as class embeddings ({reason(error)})") from None
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim != 2:
         raise UserError(f"{path}: expected a tensor of numbers, classes x width")

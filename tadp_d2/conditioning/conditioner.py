@@ -6,6 +6,7 @@ add losses.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,7 +186,7 @@ def get_class_names(cfg: CfgNode) -> list[str]:
     """Those of the config, or of the data that the model is trained on.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or one stands twice.
     """
     # Detectron2's catalog is asked here, so that conditioners work without it.
     from tadp_d2.tasks.task import get_task
@@ -193,6 +194,9 @@ def get_class_names(cfg: CfgNode) -> list[str]:
     names = list(cfg.MODEL.CONDITIONER.CLASS_NAMES) or get_task(cfg).classes()
     if not names:
         raise UserError("there are no class names: MODEL.CONDITIONER.CLASS_NAMES must list them")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice and cfg.MODEL.CONDITIONER.CLASS_NAMES:
+        raise UserError(f"MODEL.CONDITIONER.CLASS_NAMES names {twice[0]!r} twice")
     return names
 
 

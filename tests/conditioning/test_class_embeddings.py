@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tadp_d2.conditioning.class_embeddings import embed_classes, read_class_embeddings
-from tadp_d2.conditioning.conditioner import open_model_of
+from tadp_d2.conditioning.conditioner import get_class_names, open_model_of
 from tadp_d2.conditioning.templates import class_templates
 from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.engine.checks import check_config
@@ -152,11 +152,12 @@ def test_published_embeddings_are_taken_as_they_are(make_config, tmp_path):
         ({"embeddings": torch.zeros(20, 48)}, "expected a tensor of numbers"),
         (torch.full((20, 48), float("nan")), "finite"),
         (Path("x"), "cannot be read as class embeddings"),
+        (b"abc", "cannot be read as class embeddings"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(content, message, tmp_path):
     path = tmp_path / "class_embeddings.pth"
-    torch.save(content, path)
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(UserError, match=f"class_embeddings.pth.*{message}"):
         read_class_embeddings(path, 20, 48)
 
@@ -174,3 +175,6 @@ def test_wrong_names_files_and_templates_are_refused(make_config, monkeypatch):
     cfg = make_config(*SETTINGS, "MODEL.CONDITIONER.CLASS_NAMES", ("dog", " _ "))
     with pytest.raises(UserError, match="class name '   ' holds no word"):
         build_model(cfg)
+    cfg = make_config(*SETTINGS, "MODEL.CONDITIONER.CLASS_NAMES", ("dog", "cat", "dog"))
+    with pytest.raises(UserError, match="CLASS_NAMES names 'dog' twice"):
+        get_class_names(cfg)
