@@ -15,6 +15,7 @@ from tadp_d2.study.verdicts import answer, read
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 # Study -> the questions of it that were asked.
 STUDIES = {
+    "adaptation": [QUESTIONS["tagging"]],
     "first_weights/adaptation": [q for name, q in QUESTIONS.items() if name != "tagging"],
     "prompts": [
         PROMPT_QUESTIONS[name]
