@@ -7,7 +7,7 @@ import pytest
 
 from tadp_d2.study import depth_texts, prompts
 from tadp_d2.study.differences_figure import figure
-from tadp_d2.study.prompts import PROMPT_QUESTIONS
+from tadp_d2.study.prompts import DEMO, PROMPT_QUESTIONS
 from tadp_d2.study.questions import QUESTIONS
 from tadp_d2.study.verdict_tables import tables
 from tadp_d2.study.verdicts import answer, read
@@ -17,10 +17,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 STUDIES = {
     "adaptation": [QUESTIONS["tagging"]],
     "first_weights/adaptation": [q for name, q in QUESTIONS.items() if name != "tagging"],
-    "prompts": [
-        PROMPT_QUESTIONS[name]
-        for name in ("table-1", "table-2", "figure-3", "VPD-table-5", "tagging-table-5")
-    ],
+    "prompts": [q for name, q in PROMPT_QUESTIONS.items() if name != DEMO],
 }
 
 
