@@ -117,7 +117,7 @@ SCHEDULES = {
         _QUICK / "refcoco.yaml",
         {
             **_SHARED,
-            # After 500 iterations it tells objects of a class apart.
+            # Most models tell objects of a class apart after 500 iterations.
             "SOLVER.MAX_ITER": 600,  # 3.8 ep = 600 iters * 8 images/iter / 1256 references/ep
         },
         tuple(
