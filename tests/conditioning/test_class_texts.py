@@ -40,7 +40,8 @@ def test_class_names_are_one_prompt_under_the_modifier(make_config):
 
 
 def test_class_names_that_do_not_fit_are_not_cut(make_config):
-    many = tuple(f"class {letter}" for letter in "abcdefghijklmnopqrstuvwxyz") * 3
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    many = tuple(f"class {first}{second}" for first in "abc" for second in letters)
     with pytest.raises(UserError, match="78 classes do not fit into the 77 tokens.*ClassWords"):
         conditioner(make_config, "ClassNames", "MODEL.CONDITIONER.CLASS_NAMES", many)
 

@@ -105,7 +105,8 @@ def test_each_window_is_read_with_the_images_caption(build, monkeypatch):
     with torch.no_grad():
         model.eval()([image("a car"), image("a bus", width=64)])
     car, bus = "a dark night photo of a car", "a dark night photo of a bus"
-    assert seen == [["a photo of a car"], [car, car], [car], [bus]]
+    # Three windows of the first image and one of the second, two at a time.
+    assert seen == [["a photo of a car"], [car, car], [car, bus]]
 
 
 def test_segmentation_depends_on_the_caption(model):
