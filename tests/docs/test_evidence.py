@@ -15,7 +15,7 @@ from tadp_d2.study.verdicts import answer, read
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 # Study -> the questions of it that were asked.
 STUDIES = {
-    "adaptation": [QUESTIONS[name] for name in ("tagging", "referring")],
+    "adaptation": [QUESTIONS[name] for name in ("pretraining", "tagging", "referring")],
     "first_weights/adaptation": [q for name, q in QUESTIONS.items() if name != "tagging"],
     "prompts": [q for name, q in PROMPT_QUESTIONS.items() if name != DEMO],
 }
