@@ -114,10 +114,18 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     with writing(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} exists already: choose another folder or remove it first")
+        check_is_free(path)
     with growing_folder(path) as temporary:
         yield temporary
+
+
+def check_is_free(path: Path) -> None:
+    """
+    Raises:
+        UserError: something is there that is not an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists already: choose another folder or remove it first")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tadp_d2.errors import UserError
-from tadp_d2.files import growing_folder
+from tadp_d2.files import check_is_free, growing_folder
 from tadp_d2.synthetic.refer_data_sets import ReferSizes, write_refer_data_sets
 from tadp_d2.synthetic.room_data_sets import RoomSizes, write_room_data_sets
 from tadp_d2.synthetic.scene_layouts import write_scene_layouts
@@ -88,8 +88,8 @@ def _held_parts(folder: Path, seed: int) -> set[str]:
         UserError: the folder holds something else than parts of this seed.
     """
     held = {path.stem: path for path in (folder / _RECORDS).glob("*.json")}
-    if not held and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already: choose another folder or remove it first")
+    if not held:
+        check_is_free(folder)
     for path in held.values():
         other = json.loads(path.read_text("utf-8"))["seed"]
         if other != seed:
