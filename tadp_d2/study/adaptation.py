@@ -17,7 +17,6 @@ from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from diffusers import UNet2DConditionModel
 
-from tadp_d2.conditioning.conditioner import get_conditioner_class
 from tadp_d2.conditioning.domains import SLOT
 from tadp_d2.config.load import load_config
 from tadp_d2.config.shipped import config_folder
@@ -31,6 +30,7 @@ from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.study.personalized import SETTINGS, learn
 from tadp_d2.study.questions import PRETRAINED, RANDOM, Question, Reading, Training, plan
+from tadp_d2.study.shared_latents import share_latents
 from tadp_d2.synthetic.data_folder import CLIP_FOLDER, MODEL_FOLDER
 from tadp_d2.tasks.metrics import SEM_SEG_STRETCHED, TAGS
 
@@ -316,10 +316,7 @@ class _Run:
         }
         pairs = [item for pair in overrides.items() for item in pair]
         cfg = load_config(str(schedule.config), overrides=pairs)
-        if not get_conditioner_class(cfg).looks_at_images(cfg):
-            cfg.defrost()
-            cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER = str(self._study / "latents")
-            cfg.freeze()
+        share_latents(cfg, self._study)
         kinds = dict.fromkeys(cfg.DATASETS.TRAIN, training.reading.captions)
         for name, kind in {**kinds, dataset: reading.captions}.items():
             if kind in caption_kinds.KINDS:

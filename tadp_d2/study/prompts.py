@@ -14,7 +14,6 @@ from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from tadp_d2.conditioning.conditioner import get_conditioner_class
 from tadp_d2.config.load import load_config
 from tadp_d2.config.shipped import config_folder
 from tadp_d2.data.batches import BatchLoader
@@ -26,6 +25,7 @@ from tadp_d2.study.caption_kinds import OWN, write_texts
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.study.questions import Arm, Claim, Question, Reading, Target, Training
+from tadp_d2.study.shared_latents import share_latents
 from tadp_d2.synthetic.data_folder import CLIP_FOLDER, MODEL_FOLDER
 from tadp_d2.tasks.metrics import SEM_SEG_STRETCHED
 from tadp_d2.visualization.sheet import contact_sheet
@@ -36,7 +36,7 @@ _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
 _NO_MAPS = (f"{_MAPS}.LEVELS", ())
 _VPD = (_NAME, "TextAdapter")
 SCHEDULE = config_folder() / "quick_schedules" / "pascal_prompts.yaml"
-# 175 trainings have to end on one core within two hours: images are a quarter as large.
+# 185 trainings have to end on one core within two hours: images are a quarter as large.
 _SMALL: dict[str, Any] = {
     "INPUT.FIXED_SIZE_TRAIN": (64, 64),
     "INPUT.FIXED_SIZE_TEST": (64, 64),
@@ -297,10 +297,7 @@ def make_config(world: Path, folder: Path, training: Training, seed: int) -> Cfg
     if training.reading.captions != OWN:
         overrides["TEXT.CAPTION_DIR"] = str(run / "captions")
     cfg = load_config(str(SCHEDULE), overrides=[x for pair in overrides.items() for x in pair])
-    if not get_conditioner_class(cfg).looks_at_images(cfg):
-        cfg.defrost()
-        cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER = str(folder / "latents")
-        cfg.freeze()
+    share_latents(cfg, folder)
     return cfg
 
 
