@@ -68,7 +68,7 @@ _SHARED = {
 }
 # The tagging adapter in the proportions of the tiny UNet.
 _ADAPTER = {"MODEL.CONDITIONER.TAGGING.WIDTH": 64, "MODEL.CONDITIONER.TAGGING.HEADS": 4}
-# 240 trainings with their tests have to end on one core within four hours.
+# 250 trainings with their tests have to end on one core within four hours.
 SCHEDULES = {
     "detection": Schedule(
         _QUICK / "voc2watercolor_simple.yaml",

@@ -232,6 +232,16 @@ def _latent_scaling(target: Target) -> list[Arm]:
     ]
 
 
+def _low_rank(target: Target) -> list[Arm]:
+    rank = ("MODEL.DIFFUSION.LORA_RANK", 8)
+    faster = ("SOLVER.UNET_LR_FACTOR", 5.0)
+    return [
+        _arm(target, "all weights"),
+        _arm(target, "rank 8", Claim("all weights"), options=(rank,)),
+        _arm(target, "rank 8, faster", Claim("all weights"), options=(rank, faster)),
+    ]
+
+
 def _modifiers(target: Target) -> list[Arm]:
     return [
         _arm(
@@ -406,6 +416,9 @@ QUESTIONS = {
     "text": Question("Does text help, and which?", _ALL, _text),
     "attention-maps": Question("Do the attention maps help?", _ART, _attention_maps),
     "latent-scaling": Question("Does latent scaling help?", _ART, _latent_scaling),
+    "low-rank": Question(
+        "What does it cost to train updates of low rank only (LORA_RANK)?", _ART, _low_rank
+    ),
     "modifiers": Question("Which modifier helps, in training and testing?", _ALL, _modifiers),
     "modifiers-in-testing": Question(
         "Which modifier helps in testing only, as released?", _ART, _modifiers_in_testing

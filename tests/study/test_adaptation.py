@@ -97,8 +97,12 @@ def test_arms_of_tagging_are_configs_that_their_conditioners_accept(target, arm,
     get_conditioner_class(cfg).check_config(cfg)
     options = cfg.MODEL.CONDITIONER
     # Latents are kept where images need not be decoded.
-    looks = options.NAME == "TaggingAdapter"
-    assert ("adapter" in arm.name) == looks == (not cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER)
+    looks = options.NAME in ("TaggingAdapter", "ImplicitCaptioner")
+    assert looks == (not cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER)
+    assert (options.NAME == "TaggingAdapter") == arm.name.startswith("adapter")
+    assert (options.TAGGING.LOSS_WEIGHT == 0) == ("without its loss" in arm.name)
+    # What starts from random weights learns faster than the heads.
+    assert (cfg.SOLVER.CONDITIONER_LR_FACTOR == 5) == looks
     assert (options.TAGGING.TAGS == "own") == ("own" in arm.name)
     erring = (options.ORACLE.PRECISION, options.ORACLE.RECALL) == (0.75, 0.75)
     assert erring == ("tags" in arm.name and "own" not in arm.name)
