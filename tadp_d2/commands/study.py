@@ -60,7 +60,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="for adaptation: pretraining, text, attention-maps, latent-scaling, low-rank, "
         "modifiers, modifiers-in-testing, source-style, cleaning, caption-quality, tagging, "
-        "referring; for prompts: table-1, table-2, table-S2, figure-3, VPD-table-5, tagging-table-5, demo; default: all",
+        "referring; for prompts: table-1, table-2, table-S2, figure-3, VPD-table-5, "
+        "tagging-table-5, demo; default: all",
     )
     study.add_argument(
         "--results",
