@@ -162,7 +162,8 @@ def test_expressions_are_asked_with_and_without_the_style(world, tmp_path, monke
     assert "refcoco_watercolor_test, oIoU" in table and "in the target's style" in table
 
 
-def test_help_names_all_questions(capsys):
+def test_help_names_all_questions(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # no name is divided at a hyphen
     with pytest.raises(SystemExit):
         main(["study", "--help"])
     words = capsys.readouterr().out.replace(",", " ").replace(";", " ").split()
