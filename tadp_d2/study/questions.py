@@ -146,8 +146,7 @@ TARGETS = {
 }
 _NULL = Reading()
 _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
-# In so few iterations a conditioner that starts from random weights learns little at the rate of
-# the heads.
+# A conditioner that starts from random weights has few iterations to learn.
 _FASTER = ("SOLVER.CONDITIONER_LR_FACTOR", 5.0)
 
 
