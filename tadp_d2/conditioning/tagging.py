@@ -34,6 +34,9 @@ from tadp_d2.diffusion.tokens import expand_tokens
 from tadp_d2.errors import Report, UserError, reporting
 from tadp_d2.precision import autocast
 
+# Words of a line that is no name of a class or a thing.
+_SENTENCE = 5
+
 
 @CONDITIONER_REGISTRY.register()
 class TaggingAdapter(Conditioner):
@@ -170,6 +173,7 @@ class TaggingAdapter(Conditioner):
                 )
             )
             return []
+        _check_for_captions([entry["caption"] for entry in tagged], report)
         without = sum(not split_tags(entry["caption"]) for entry in tagged)
         return [f"{without} of {len(tagged)} images have no tag"] if without else []
 
@@ -283,6 +287,19 @@ class TaggingAdapter(Conditioner):
             return "the classes that it finds in the image"
         tags = self.tags(inputs)
         return ", ".join(_prompt(tag, self._modifier, self.text) for tag in tags) or "no tags"
+
+
+def _check_for_captions(lines: Sequence[str], report: Report) -> None:
+    """That these are tags: of captions each would be taken as one tag."""
+    sentences = [line for line in lines if len(line.split()) >= _SENTENCE]
+    if 2 * len(sentences) > len(lines) and not any(SEPARATOR in line for line in lines):
+        report(
+            UserError(
+                f"{len(sentences)} of {len(lines)} images have five words or more in a single tag, "
+                f"and none has a {SEPARATOR} between tags: these seem to be captions, such as "
+                f"{sentences[0][:100]!r}; TEXT.CAPTION_DIR must name the folder of the tags' files"
+            )
+        )
 
 
 def _prompt(tag: str, modifier: Modifier, text: TextEncoder) -> str:

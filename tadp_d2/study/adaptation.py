@@ -29,7 +29,15 @@ from tadp_d2.study import caption_kinds
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
 from tadp_d2.study.personalized import SETTINGS, learn
-from tadp_d2.study.questions import PRETRAINED, RANDOM, Question, Reading, Training, plan
+from tadp_d2.study.questions import (
+    PRETRAINED,
+    RANDOM,
+    TINY_ADAPTER,
+    Question,
+    Reading,
+    Training,
+    plan,
+)
 from tadp_d2.study.shared_latents import share_latents
 from tadp_d2.synthetic.data_folder import CLIP_FOLDER, MODEL_FOLDER
 from tadp_d2.tasks.metrics import SEM_SEG_STRETCHED, TAGS
@@ -66,15 +74,13 @@ _SHARED = {
     "SOLVER.CHECKPOINT_PERIOD": 10_000,  # one, at the end
     "TEST.GALLERY_IMAGES": 0,
 }
-# The tagging adapter in the proportions of the tiny UNet.
-_ADAPTER = {"MODEL.CONDITIONER.TAGGING.WIDTH": 64, "MODEL.CONDITIONER.TAGGING.HEADS": 4}
 # 250 trainings with their tests have to end on one core within four hours.
 SCHEDULES = {
     "detection": Schedule(
         _QUICK / "voc2watercolor_simple.yaml",
         {
             **_SHARED,
-            **_ADAPTER,
+            **TINY_ADAPTER,
             "MODEL.CONDITIONER.CLASS_NAMES": SHARED_CLASSES,
             "DATASETS.TRAIN": ("voc_2007_trainval", "voc_2012_train"),
             "SOLVER.IMS_PER_BATCH": 4,
@@ -99,7 +105,7 @@ SCHEDULES = {
         _QUICK / "cityscapes2darkzurich_simple.yaml",
         {
             **_SHARED,
-            **_ADAPTER,
+            **TINY_ADAPTER,
             "SOLVER.IMS_PER_BATCH": 4,
             "SOLVER.MAX_ITER": 200,  # 2 ep = 200 iters * 4 images/iter / 400 images/ep
             "SOLVER.WARMUP_ITERS": 10,

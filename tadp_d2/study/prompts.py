@@ -24,7 +24,7 @@ from tadp_d2.records.result_files import read_results
 from tadp_d2.study.caption_kinds import OWN, write_texts
 from tadp_d2.study.identity import identity
 from tadp_d2.study.jobs import Job
-from tadp_d2.study.questions import Arm, Claim, Question, Reading, Target, Training
+from tadp_d2.study.questions import TINY_ADAPTER, Arm, Claim, Question, Reading, Target, Training
 from tadp_d2.study.shared_latents import share_latents
 from tadp_d2.synthetic.data_folder import CLIP_FOLDER, MODEL_FOLDER
 from tadp_d2.tasks.metrics import SEM_SEG_STRETCHED
@@ -52,9 +52,7 @@ OVERRIDES: dict[str, Mapping[str, Any]] = {
         **_SMALL,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 150,
         "MODEL.CONDITIONER.CLASS_NAMES": (),
-        # The tagging adapter in the proportions of the tiny UNet.
-        "MODEL.CONDITIONER.TAGGING.WIDTH": 64,
-        "MODEL.CONDITIONER.TAGGING.HEADS": 4,
+        **TINY_ADAPTER,
         "DATASETS.TRAIN": ("ade20k_train",),
         "DATASETS.TEST": ("ade20k_val",),
     },

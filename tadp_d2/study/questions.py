@@ -144,6 +144,8 @@ TARGETS = {
     **{layout: Target("", f"{layout}_val", layout, "mIoU") for layout in ("pascal", "ade20k")},
     "pascal demo": Target("", "pascal_val", "pascal demo", "mIoU"),
 }
+# The tagging adapter in the proportions of the tiny UNet.
+TINY_ADAPTER = {"MODEL.CONDITIONER.TAGGING.WIDTH": 64, "MODEL.CONDITIONER.TAGGING.HEADS": 4}
 _NULL = Reading()
 _MAPS = "MODEL.DIFFUSION.ATTENTION_MAPS"
 # A conditioner that starts from random weights has few iterations to learn.

@@ -274,6 +274,15 @@ def test_what_is_wrong_with_tags_is_found_before_a_run(make, image_encoder_folde
     assert "the tag of image 7 'dog, dog" in message and "text encoder reads 77" in message
     (message,) = messages([{**entry, "caption": " | "}], *of_file)
     assert message.startswith("no image has a tag: TEXT.CAPTION_DIR")
+    # Captions in the place of tags: each would be one tag, and a worse number.
+    sentences = [
+        {**entry, "caption": text} for text in ("a dog on a beach", "dog", "two dogs play in it")
+    ]
+    (message,) = messages(sentences, *of_file)
+    assert message.startswith("2 of 3 images have five words or more in a single tag, and none has")
+    assert "'a dog on a beach'" in message and "TEXT.CAPTION_DIR" in message
+    assert not messages([{**entry, "caption": "traffic light"}], *of_file)
+    assert not messages([*sentences, {**entry, "caption": "dog | cat"}], *of_file)
     with pytest.raises(UserError, match="the tag 'dog, dog.*text encoder reads 77"):
         build_conditioner(make("TaggingAdapter", *of_file))([{**inputs_of()[0], **long}], 0, 0)
 
