@@ -188,7 +188,9 @@ def compare_sides(
             for run in (forward, forward_backward):
                 calls = {n: functools.partial(run, side, *inputs) for n, side in sides.items()}
                 found = in_turns(calls, args.repeats, device)
-                share = f"{work / found['tadp_d2'].median / rate:.0%}" if run is forward else ""
+                # A backward pass is two products for each one forward.
+                passes = 1 if run is forward else 3
+                share = f"{passes * work / found['tadp_d2'].median / rate:.0%}"
                 lines.append(row(run.__name__, name, found, share))
             sides["tadp_d2"].unet.enable_gradient_checkpointing()
             found = in_turns(calls, args.repeats, device)

@@ -124,7 +124,11 @@ class Run:
 class TaskModel:
     """The model of a config with inputs as its training loader makes them."""
 
-    def __init__(self, run: Run, task: str):
+    def __init__(self, run: Run, task: str, *keys: Any):
+        """
+        Args:
+            keys: what differs from the config, keys and values in turns.
+        """
         quick = "" if run.full else "quick_schedules/"
         self.run, self.task = run, task
         self._file = str(ROOT / "configs" / f"{quick}{CONFIGS[task]}.yaml")
@@ -137,6 +141,7 @@ class TaskModel:
             *("SOLVER.BASE_LR", 1e-8),
             *("TEST.GALLERY_IMAGES", 0),
             *("OUTPUT_DIR", str(run.folder / task)),
+            *keys,
         ]
         self.cfg = self.config("DATALOADER.NUM_WORKERS", 0)
         self.model = Trainer.build_model(self.cfg).train()
@@ -366,25 +371,48 @@ def _busy(model: TaskModel, precision: str, batch: int) -> dict:
     }
 
 
-def largest(run: Run, clock: Clock, task: str) -> None:
-    """The largest batch that fits in bf16, by the memory of two smaller ones."""
-    if run.device != "cuda":
-        return
-    with run.model(task) as model:
-        peaks = {
-            batch: model.time_step("bf16", batch, seconds=0.1, warm=1)["peak_mib"]
-            for batch in (2, 8)
-        }
-        each = max((peaks[8] - peaks[2]) / 6, 1)
-        room = torch.cuda.mem_get_info()[1] / 2**20 * 0.93 - peaks[2]
-        batch = min(2 + int(room / each), 256)
-        for share in (1.0, 0.85, 0.7):
-            count = int(batch * share)
-            names = {"section": "steps", "task": task, "side": "tadp_d2", "what": "largest"}
-            names |= {"precision": "bf16", "batch": count}
-            measure = functools.partial(model.time_step, "bf16", count, seconds=0.1, warm=1)
-            if run.record.cell(clock, names, measure):
-                return
+# What trains in less memory: name in the tables -> key and value.
+LESS_MEMORY = {
+    "LORA_RANK 16": ("MODEL.DIFFUSION.LORA_RANK", 16),
+    "ADAM_8BIT": ("SOLVER.ADAM_8BIT", True),
+}
+
+
+def memory(run: Run, clock: Clock) -> None:
+    """Training steps in less memory, and the largest batch that fits without, all in bf16."""
+    for task, (option, keys) in itertools.product(CONFIGS, LESS_MEMORY.items()):
+        names = {"section": "memory", "task": task, "option": option, "precision": "bf16"}
+        if option == "ADAM_8BIT" and find_spec("bitsandbytes") is None:
+            run.record.add({**names, "skipped": "bitsandbytes is not installed"})
+            continue
+        for other in run.models.values():
+            other.model.cpu()
+        model = TaskModel(run, task, *keys)
+        for batch in (1, 8) if run.full else run.batches:
+            measure = functools.partial(model.time_step, "bf16", batch)
+            run.record.cell(clock, {**names, "batch": batch}, measure, run.cap(20))
+        del model, measure
+        free()
+    for task in CONFIGS if run.device == "cuda" else ():
+        with run.model(task) as model:
+            _largest(run, clock, model)
+
+
+def _largest(run: Run, clock: Clock, model: TaskModel) -> None:
+    """The largest batch that fits, by the memory of two smaller ones."""
+    peaks = {
+        batch: model.time_step("bf16", batch, seconds=0.1, warm=1)["peak_mib"] for batch in (2, 8)
+    }
+    each = max((peaks[8] - peaks[2]) / 6, 1)
+    room = torch.cuda.mem_get_info()[1] / 2**20 * 0.93 - peaks[2]
+    batch = min(2 + int(room / each), 256)
+    for share in (1.0, 0.85, 0.7):
+        count = int(batch * share)
+        names = {"section": "steps", "task": model.task, "side": "tadp_d2", "what": "largest"}
+        names |= {"precision": "bf16", "batch": count}
+        measure = functools.partial(model.time_step, "bf16", count, seconds=0.1, warm=1)
+        if run.record.cell(clock, names, measure):
+            return
 
 
 # The values of `MODEL.DIFFUSION.COMPILE` with a batch, the most valuable first; "" is eager.

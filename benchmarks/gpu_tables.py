@@ -56,6 +56,7 @@ def tables(cells: Sequence[Cell]) -> list[str]:
         *_steps(cells),
         *_busy(cells),
         *_compiled(cells),
+        *_less_memory(cells),
         *_rates(cells),
         *_tests(cells),
     ]
@@ -199,6 +200,22 @@ def _compiled(cells: Sequence[Cell]) -> list[str]:
     columns += ["as the reference in bf16", "in fp32", "device busy", "kernels"]
     columns += ["features move by", "gradients", "seconds until ready", "MiB"]
     return _table("Against waiting for Python", columns, rows)
+
+
+def _less_memory(cells: Sequence[Cell]) -> list[str]:
+    rows = []
+    for task in ("detection", "segmentation"):
+        own = [c for c in cells if c["section"] == "memory" and c["task"] == task]
+        steps = [c for c in cells if c["section"] == "steps" and c["task"] == task]
+        for option in ("all weights", "ADAM_8BIT", "LORA_RANK 16"):
+            for batch in (1, 8):
+                names = {"precision": "bf16", "batch": batch}
+                of_all = _find(steps, side="tadp_d2", **names)
+                cell = of_all if option == "all weights" else _find(own, option=option, **names)
+                peak = _number(cell.get("peak_mib"), ".0f")
+                rows.append([task, option, str(batch), _milliseconds(cell), peak])
+    columns = ["step in bf16", "trained", "batch", "ms", "MiB"]
+    return _table("Training in less memory", columns, rows)
 
 
 def _rates(cells: Sequence[Cell]) -> list[str]:
