@@ -4,6 +4,7 @@ A source gives every image its text. Writing texts down is not done here.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,31 +102,60 @@ def tag_file(
     """The tags of a file as RAM's and Tag2Text's batch_inference.py write it.
 
     A line has an image, as its path below the folder of images without the suffix, and its tags,
-    with commas between them: `2007_000032,airplane,sky`. Tag2Text writes numbers of tags.
+    with commas between them: `2007_000032,airplane,sky`. Tag2Text writes numbers of tags. Of
+    images of one name in several folders, the line counts whose folders are the image's.
 
     Args:
         names: of the tags of those numbers, from 0 on; None where the file has the tags themselves.
 
     Raises:
-        UserError: the file is malformed, or lacks one of the images.
+        UserError: the file is malformed, lacks one of the images, or has a line that may be that
+            of several.
     """
     rows = _read_tag_file(path, names)
+    by_end: dict[str, list[str]] = {}
+    for name in rows:
+        by_end.setdefault(name.rsplit("/", 1)[-1], []).append(name)
     found: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for image in images:
         keys = (image.image_id, image.path.stem, image.path.name)
-        row = next((rows[key] for key in keys if key in rows), None)
-        if row is None:
+        named = next((by_end[key] for key in keys if key in by_end), [])
+        fits = [image.image_id] if image.image_id in rows else _nearest(named, image.path)
+        if not fits:
             raise UserError(
                 f"{path}: no line for image {image.image_id!r}; expected "
                 f"'{image.path.stem},tag,tag,...' among its {len(rows)} lines"
             )
-        found[image.image_id] = join_tags(row)
+        if len(fits) > 1:
+            raise UserError(
+                f"{path}: the lines of {' and '.join(fits)} may both be that of {image.path}; "
+                "expected one that names its folder"
+            )
+        other = taken.setdefault(fits[0], image.image_id)
+        if other != image.image_id:
+            raise UserError(
+                f"{path}: the line of {fits[0]} may be that of image {other!r} or of "
+                f"{image.image_id!r}; expected a line for each that names its folder"
+            )
+        found[image.image_id] = join_tags(rows[fits[0]])
     made_by = provenance(
         "tag-file",
         **{"from": path.name, "from_sha256": sha256(path)},
         **({"names_sha256": names_fingerprint(names)} if names else {}),
     )
     return Source(made_by, _each(lambda image: found[image.image_id]))
+
+
+def _nearest(names: Sequence[str], image: Path) -> list[str]:
+    """Those of the names that share most folders with an image, seen from the end."""
+
+    def shared(name: str) -> int:
+        pairs = zip(reversed(name.split("/")[:-1]), reversed(image.parts[:-1]), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    most = max(map(shared, names), default=0)
+    return [name for name in names if shared(name) == most]
 
 
 def _read_tag_file(path: Path, names: Sequence[str] | None) -> dict[str, list[str]]:
@@ -137,9 +167,8 @@ def _read_tag_file(path: Path, names: Sequence[str] | None) -> dict[str, list[st
     rows: dict[str, list[str]] = {}
     for number, line in enumerate(lines, start=1):
         image, *tags = (part.strip() for part in line.split(","))
-        name = image.rsplit("/", 1)[-1]
-        if not image or name in rows:
-            why = "names no image" if not image else f"has image {name!r} again"
+        if not image or image in rows:
+            why = "names no image" if not image else f"has image {image!r} again"
             raise UserError(f"{path}:{number}: {why}; expected 'image,tag,tag,...'")
         numbers = [tag for tag in tags if tag.isdecimal()]
         if numbers and names is None:
@@ -153,7 +182,7 @@ def _read_tag_file(path: Path, names: Sequence[str] | None) -> dict[str, list[st
                 f"{path}:{number}: there is no tag {unknown[0]} among the {len(names)} of --names"
             )
         known = (names[int(tag)] if tag.isdecimal() else tag for tag in tags)
-        rows[name] = list(dict.fromkeys(tag for tag in known if tag))
+        rows[image] = list(dict.fromkeys(tag for tag in known if tag))
     return rows
 
 

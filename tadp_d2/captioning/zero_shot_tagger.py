@@ -57,11 +57,17 @@ class ZeroShotTagger:
             sentences: one for each of the K names.
 
         Raises:
-            UserError: a sentence is longer than the model reads.
+            UserError: a sentence is longer than the model reads, or it has no size for images.
         """
+        size = getattr(model.config.vision_config, "image_size", None)
+        if size is None:
+            raise UserError(
+                f"{type(model).__name__} takes images of any size, which is not supported: use a "
+                "CLIP or SigLIP of a fixed size"
+            )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.processor = tokenizer, processor
-        self.size = model.config.vision_config.image_size
+        self.size = size
         self._first = self._tokens(sentences[:1])
         chunks = [sentences[i : i + _CHUNK] for i in range(0, len(sentences), _CHUNK)]
         blank = self._pixels([Image.new("RGB", (self.size, self.size))])

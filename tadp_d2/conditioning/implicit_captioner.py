@@ -56,7 +56,7 @@ class ImplicitCaptioner(Conditioner):
     def provenance(self) -> dict[str, Any]:
         return {
             "text_encoder": self.text_fingerprint,
-            "image_encoder": self.image_encoder.base_fingerprint,
+            **self.image_encoder.provenance,
         }
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:

@@ -276,10 +276,13 @@ class TaggingAdapter(Conditioner):
         return {
             "text_encoder": self.text.base_fingerprint,
             "tokens": self.text.token_fingerprints,
-            "image_encoder": self.image_encoder.base_fingerprint,
+            **self.image_encoder.provenance,
             "class_names": self.names,
             **self._provenance,
+            # Which the shapes of the weights do not tell.
+            "conditioner_options": {"heads": self.options.HEADS},
             "tags": self.options.TAGS,
+            "tag_loss": self.options.LOSS_WEIGHT > 0,
         }
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:

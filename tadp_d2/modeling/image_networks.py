@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from tadp_d2.data.normalization import PREPROCESSORS, read_normalization
 from tadp_d2.diffusion.model_folder import (
     WEIGHTS,
     Format,
@@ -27,14 +28,13 @@ from tadp_d2.diffusion.model_folder import (
     or_shards,
 )
 from tadp_d2.diffusion.model_part import check_complete
-from tadp_d2.errors import UserError, reason
+from tadp_d2.errors import UserError
 from tadp_d2.frozen import fingerprint
 
-_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 IMAGE_NETWORK = Format(
     "pre-trained image encoder",
-    (("config.json",), _PREPROCESSORS, or_shards(*WEIGHTS)),
-    ("config.json", *_PREPROCESSORS, "model*.safetensors", "model.safetensors.index.json"),
+    (("config.json",), PREPROCESSORS, or_shards(*WEIGHTS)),
+    ("config.json", *PREPROCESSORS, "model*.safetensors", "model.safetensors.index.json"),
     "MODEL.PRETRAINED.WEIGHTS must name a folder in transformers' format, with the config of its "
     "image processor, or a hub id",
 )
@@ -255,29 +255,3 @@ def network_must_be_fetched(name: str) -> bool:
         return False
     folder = find_here(name)
     return folder is None or bool(IMAGE_NETWORK.missing(folder))
-
-
-def read_normalization(folder: Path) -> tuple[list[float], list[float]]:
-    """Mean and deviation of red, green and blue of pixels from 0 to 255, by the image processor.
-
-    Raises:
-        UserError: its config does not tell.
-    """
-    path = next(folder / name for name in _PREPROCESSORS if (folder / name).is_file())
-    try:
-        config = json.loads(path.read_text("utf-8"))
-        config = config.get("image_processor", config)
-        if not (config.get("do_normalize", True) and config.get("do_rescale", True)):
-            raise ValueError("do_normalize and do_rescale must be true")
-        factor = float(config.get("rescale_factor", 1 / 255))
-        values = [[float(v) / factor for v in config[key]] for key in ("image_mean", "image_std")]
-        if not all(len(own) == 3 and all(map(math.isfinite, own)) for own in values):
-            raise ValueError("image_mean and image_std must be three numbers each")
-        if min(values[1]) <= 0:
-            raise ValueError("image_std must be above 0")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(
-            f"{path}: does not tell by image_mean, image_std and rescale_factor how images are "
-            f"normalized ({reason(error)}); take the file that comes with the weights"
-        ) from None
-    return values[0], values[1]

@@ -51,7 +51,19 @@ _ESSENTIAL_SINCE = {
     "vae_options": "other options of the VAE",
     "unet_options": "other options of the UNet",
     "backbone_options": "another kind of backbone (MODEL.PRETRAINED)",
+    "image_encoder_options": "other options of the image encoder",
+    "conditioner_options": "other options of the conditioner (MODEL.CONDITIONER)",
 }
+
+# What may differ in a test, which is then of something else than what was trained: what it is.
+_TOLD = {
+    "normalization": "captions whose text was normalized by {} (TEXT.NORMALIZATION)",
+    "tags": "the tags {} (MODEL.CONDITIONER.TAGGING.TAGS)",
+    "tag_loss": "a loss of tags: {} (MODEL.CONDITIONER.TAGGING.LOSS_WEIGHT)",
+}
+
+# Where a record says nothing.
+_UNTOLD = {"normalization": "none"}
 
 # Computed values -> what they are made of. One of the two must be equal: the values' last bits
 # depend on the number of threads, the machine and the version of PyTorch.
@@ -145,12 +157,12 @@ class Provenance:
             if key == "unet" and self._unet_is_frozen:
                 raise UserError(f"{difference}, which its updates belong to; name the one it had")
             _logger.warning(f"{difference}; the checkpoint's own is the one in use")
-        normalization = trained.get("normalization", "none")
-        if normalization != self.record.get("normalization", "none"):
-            _logger.warning(
-                f"{checkpoint} was trained with captions whose text was normalized by "
-                f"{normalization!r} (TEXT.NORMALIZATION), and not as now"
-            )
+        for key, meaning in _TOLD.items():
+            own, theirs = (one.get(key, _UNTOLD.get(key)) for one in (self.record, trained))
+            if None not in (own, theirs) and own != theirs:
+                _logger.warning(
+                    f"{checkpoint} was trained with {meaning.format(repr(theirs))}, and not as now"
+                )
         for name, value in trained["tokens"].items():
             if self.record["tokens"].get(name) != value:
                 _say(f"{checkpoint} was trained with another or a further token {name}", continued)

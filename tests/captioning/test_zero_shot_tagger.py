@@ -13,6 +13,8 @@ from transformers import (
     CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Siglip2Config,
+    Siglip2Model,
     SiglipConfig,
     SiglipModel,
 )
@@ -195,6 +197,18 @@ def test_rams_and_tag2texts_files_are_read(world, tmp_path):
             tag_file(file, images, names)
         assert message in str(error.value)
 
+    # Images of one name in several folders.
+    both = [CaptionImage(f"{f}/1.jpg", tmp_path / f / "1.jpg") for f in ("kitchen", "office")]
+    file.write_text("/their/office/1,desk\n/their/kitchen/1,oven\n")
+    assert tag_file(file, both).texts(both, []) == ["oven", "desk"]
+    for content, message in (
+        ("1,desk\n", "the line of 1 may be that of image 'kitchen/1.jpg' or of 'office/1.jpg'"),
+        ("a/1,desk\nb/1,oven\n", "the lines of a/1 and b/1 may both be that of"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UserError, match=message):
+            tag_file(file, both)
+
     folder = tmp_path / "images"
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(folder / "dog.png")
@@ -202,3 +216,11 @@ def test_rams_and_tag2texts_files_are_read(world, tmp_path):
     main(["caption", str(folder), "--source", "tag-file", "--from", str(file)])
     rows = [json.loads(line) for line in (tmp_path / "images.jsonl").read_text().splitlines()]
     assert rows[1]["raw"] == "dog | grass"
+
+
+def test_a_model_without_a_fixed_size_is_refused(tmp_path):
+    tiny = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    config = Siglip2Config(text_config={**tiny, "vocab_size": 50}, vision_config=tiny)
+    model = Siglip2Model(config)
+    with pytest.raises(UserError, match="images of any size"):
+        ZeroShotTagger(model, None, None, ["a dog"])
