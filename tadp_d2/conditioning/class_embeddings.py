@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
+from torch.nn import functional as F
 
 from tadp_d2.conditioning.conditioner import (
     CONDITIONER_REGISTRY,
@@ -22,6 +24,8 @@ from tadp_d2.diffusion.clip_text import TextEncoder
 from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
 from tadp_d2.errors import UserError, reason
 from tadp_d2.frozen import fingerprint
+
+_logger = logging.getLogger(__name__)
 
 
 @CONDITIONER_REGISTRY.register()
@@ -101,6 +105,7 @@ def load_class_embeddings(
     if options.CLASS_EMBEDDINGS:
         path = Path(options.CLASS_EMBEDDINGS)
         embeddings = read_class_embeddings(path, len(names), model.context_width)
+        _warn_of_others(path, embeddings, names, text)
         return embeddings, {"class_embeddings": fingerprint(embeddings)}
     templates = class_templates(options.TEMPLATES)
     embeddings = embed_classes(names, templates, text)
@@ -108,6 +113,28 @@ def load_class_embeddings(
         "class_embeddings": fingerprint(embeddings),
         "class_sentences": sentences_fingerprint(names, templates, text),
     }
+
+
+def _warn_of_others(
+    path: Path, embeddings: Tensor, names: Sequence[str], text: TextEncoder
+) -> None:
+    """Says so if most embeddings of a file are not nearest to what their class's name gives.
+
+    Without their mean, which all sentences share. A wrong file of the right shape is no error: it
+    may be of sentences that have little to do with the names.
+    """
+    try:
+        own = embed_classes(names, (f"a photo of {SLOT}",), text).cpu()
+    except UserError:
+        return  # a name that the text encoder cannot read
+    own, theirs = (F.normalize(e - e.mean(dim=0), dim=1) for e in (own, embeddings))
+    right = int((theirs @ own.T).argmax(dim=1).eq(torch.arange(len(names))).sum())
+    if 2 * right < len(names):
+        _logger.warning(
+            f"{path}: only {right} of {len(names)} embeddings are nearest to what the text encoder "
+            "makes of the name of their class: it may be of another base model, or its classes be "
+            "in another order"
+        )
 
 
 def sentences_fingerprint(names: Sequence[str], templates: Sequence[str], text: TextEncoder) -> str:

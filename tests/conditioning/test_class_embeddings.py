@@ -143,6 +143,20 @@ def test_published_embeddings_are_taken_as_they_are(make_config, tmp_path):
     assert record != build_model(make_config(*SETTINGS)).conditioner.provenance()
 
 
+def test_embeddings_of_another_model_or_order_are_told(make_config, tmp_path, caplog):
+    own = build_model(make_config(*SETTINGS)).conditioner.embeddings
+    path = tmp_path / "class_embeddings.pth"
+    file = ("MODEL.CONDITIONER.CLASS_EMBEDDINGS", str(path))
+    torch.save(own.clone(), path)
+    build_model(make_config(*SETTINGS, *file))
+    assert "another base model" not in caplog.text
+    for wrong in (own.roll(1, dims=0), torch.randn_like(own)):
+        caplog.clear()
+        torch.save(wrong.clone(), path)
+        build_model(make_config(*SETTINGS, *file))
+        assert "of 20 embeddings are nearest to what the text encoder makes" in caplog.text
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

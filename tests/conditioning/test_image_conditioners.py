@@ -21,6 +21,7 @@ from tadp_d2.data.present_classes import PresentClasses
 from tadp_d2.engine.optimizer import build_optimizer
 from tadp_d2.errors import UserError
 from tadp_d2.modeling.backbone import find_diffusion_backbone
+from tadp_d2.records.provenance import Provenance
 
 from ..tiny_model import TEXT_WIDTH
 
@@ -169,6 +170,62 @@ def test_the_loss_is_that_of_the_classes_that_are_there(make):
     assert not own(inputs, None, None).losses
     with pytest.raises(UserError, match="its classes are not known"):
         own.train()(inputs_of(), None, None)
+
+
+def test_products_may_stay_as_they_are_and_the_loss_be_shaped(make):
+    tagging = "MODEL.CONDITIONER.TAGGING."
+    cfg = make(
+        "TaggingAdapter",
+        *("MODEL.CONDITIONER.CLASS_NAMES", ("dog", "cat")),
+        *(f"{tagging}NORMALIZE", False, f"{tagging}TEMPERATURE", 4.0),
+        *(f"{tagging}GAMMA_NEGATIVE", 2.0, f"{tagging}GAMMA_POSITIVE", 3.0, f"{tagging}CLIP", 0.1),
+    )
+    own = build_conditioner(cfg)
+    condition = own(
+        inputs_of(1, present=PresentClasses(("dog", "cat"), frozenset({1}))), None, None
+    )
+    mean = condition.context.embeddings.detach()[0].mean(0)
+    absent, there = (1 / (1 + math.exp(-(mean @ row).item() / 4)) for row in own.class_embeddings)
+    shifted = max(absent - 0.1, 0)
+    expected = -((1 - there) ** 3) * math.log(there) - shifted**2 * math.log(1 - shifted)
+    assert condition.losses["loss_tags"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_trained_adapter_is_tested_with_its_heads_and_encoder_only(
+    make, image_encoder_folder, tmp_path, caplog
+):
+    def record(*options):
+        cfg = make("TaggingAdapter", *options)
+        return Provenance(cfg, build_model(cfg))
+
+    trained = record().record
+    with pytest.raises(UserError, match=r"other options of the conditioner.*heads 2 and not 4"):
+        record("MODEL.CONDITIONER.TAGGING.HEADS", 4).check(trained, "model.pth")
+    folder = tmp_path / "encoder"
+    shutil.copytree(image_encoder_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    other = ("MODEL.CONDITIONER.IMAGE_ENCODER", str(folder))
+    with pytest.raises(UserError, match="other options of the image encoder .*hidden_act"):
+        record(*other).check(trained, "model.pth")
+    (folder / "config.json").write_text(json.dumps(config))
+    mean = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(mean))
+    with pytest.raises(UserError, match="other options of the image encoder .*normalization"):
+        record(*other).check(trained, "model.pth")
+    # Its pixels are those of its own processor.
+    black = [{"image": torch.zeros(3, 32, 32)}]
+    encoder = ImageEncoder.from_config(make("ImplicitCaptioner", *other))
+    with torch.no_grad():
+        expected = encoder.model(torch.full((1, 3, 32, 32), -2.0)).image_embeds
+    torch.testing.assert_close(encoder(black).embedding, expected)
+    # What may differ in a test is told.
+    record("MODEL.CONDITIONER.TAGGING.TAGS", "own").check(trained, "model.pth")
+    assert (
+        "trained with the tags 'classes' (MODEL.CONDITIONER.TAGGING.TAGS), and not" in caplog.text
+    )
+    record("MODEL.CONDITIONER.TAGGING.LOSS_WEIGHT", 0.0).check(trained, "model.pth")
+    assert "trained with a loss of tags: True" in caplog.text
 
 
 def test_scores_of_tags_are_outputs_of_the_whole_image(
