@@ -1,6 +1,8 @@
 """The recipes of the single-domain tables: they load, say what the papers say, and train."""
 
+import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from detectron2.utils.events import EventStorage
 from tadp_d2.conditioning.caption_prompt import get_modifiers
 from tadp_d2.config.load import load_config
 from tadp_d2.data.loader import build_train_loader
+from tadp_d2.data.root import datasets_root
+from tadp_d2.data.texts import find_caption_file, read_captions, write_captions
 from tadp_d2.engine.optimizer import build_optimizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -24,7 +28,7 @@ TRAINED = (
     *("pascal_segmentation/vpd_ls", "pascal_segmentation/class_embs", "pascal_segmentation/oracle"),
     *("pascal_segmentation/class_names", "ade20k/vpd_a64", "ade20k/vpd_table5_maps_mid"),
     *("ade20k/vpd_table5_empty", "ade20k/tagging_implicit", "ade20k/tagging_loss"),
-    *("ade20k/tagging_tags_upernet", "coco_stuff/vpd", "cityscapes/oracle"),
+    *("ade20k/tagging_tags_upernet", "ade20k/tagging_own", "coco_stuff/vpd", "cityscapes/oracle"),
     "tagging_across/voc2watercolor",
 )
 REST = [
@@ -112,10 +116,13 @@ def test_presets_of_schedules_views_and_the_released_code():
 def test_rows_train_two_steps(row, model_folder, image_encoder_folder, tmp_path):
     pytest.importorskip("textblob") if "nouns" in row else None
     upernet = "upernet" in row
+    shipped = load_config(str(CONFIGS / f"{row}.yaml"), overrides=list(PLAIN))
+    of_file = shipped.MODEL.CONDITIONER.TAGGING.TAGS == "captions"
+    tags = _write_tags(tmp_path / "tags", shipped.DATASETS.TRAIN) if of_file else ""
     cfg = load_config(
         str(CONFIGS / f"{row}.yaml"),
         overrides=[
-            *("MODEL.DIFFUSION.WEIGHTS", str(model_folder), "TEXT.CAPTION_DIR", ""),
+            *("MODEL.DIFFUSION.WEIGHTS", str(model_folder), "TEXT.CAPTION_DIR", str(tags)),
             *("MODEL.SEM_SEG_HEAD.AUXILIARY_CHANNELS", 8 if upernet else 256),
             *("MODEL.CONDITIONER.IMAGE_ENCODER", str(image_encoder_folder)),
             *("MODEL.CONDITIONER.TAGGING.WIDTH", 16, "MODEL.CONDITIONER.TAGGING.HEADS", 2),
@@ -150,3 +157,13 @@ def test_rows_train_two_steps(row, model_folder, image_encoder_folder, tmp_path)
         own = [n for n in before if n.split(".")[0] == part]
         assert any(not torch.equal(before[n], after[n]) for n in own), part
     assert [n for n in before if after[n].grad is None] == []
+
+
+def _write_tags(folder: Path, datasets: Iterable[str]) -> Path:
+    """Files of tags: one, several and none, in turns."""
+    for name in datasets:
+        ids = read_captions(find_caption_file(datasets_root() / "captions", name)).records
+        tags = itertools.cycle(("dog", "car | traffic light | sky", ""))
+        texts = {image_id: next(tags) for image_id in ids}
+        write_captions(folder / f"{name}.jsonl", name, texts, {"tool": "test"})
+    return folder
