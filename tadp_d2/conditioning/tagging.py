@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tadp_d2.conditioning.asymmetric_loss import asymmetric_loss
-from tadp_d2.conditioning.caption_prompt import check_modifier, get_modifiers
+from tadp_d2.conditioning.caption_prompt import check_modifier, get_modifiers, load_text
 from tadp_d2.conditioning.class_embeddings import check_class_embeddings, load_class_embeddings
 from tadp_d2.conditioning.conditioner import (
     CONDITIONER_REGISTRY,
@@ -29,6 +29,7 @@ from tadp_d2.conditioning.oracle import read_present
 from tadp_d2.data.present_classes import BACKGROUND, name_classes
 from tadp_d2.data.tags import SEPARATOR, split_tags
 from tadp_d2.diffusion.clip_text import TextEncoder
+from tadp_d2.diffusion.clip_tokenizer import find_normalization
 from tadp_d2.diffusion.diffusion_model import Context, DiffusionModel
 from tadp_d2.diffusion.tokens import expand_tokens
 from tadp_d2.errors import Report, UserError, reporting
@@ -89,7 +90,7 @@ class TaggingAdapter(Conditioner):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: DiffusionModel) -> "TaggingAdapter":
-        text = model.load_text_encoder(cfg.TEXT.TOKENS).to(cfg.MODEL.DEVICE)
+        text = load_text(cfg, model).to(cfg.MODEL.DEVICE)
         oracle = cfg.MODEL.CONDITIONER.ORACLE
         return cls(
             text,
@@ -134,6 +135,7 @@ class TaggingAdapter(Conditioner):
             )
         check_class_embeddings(cfg)
         get_modifiers(cfg)
+        find_normalization(cfg.TEXT.NORMALIZATION)
 
     @classmethod
     def check_entries(
@@ -154,7 +156,7 @@ class TaggingAdapter(Conditioner):
                 )
         if options.TAGS != "captions":
             return []
-        text = open_model_of(cfg).load_text_encoder(cfg.TEXT.TOKENS)
+        text = load_text(cfg, open_model_of(cfg))
         modifier = get_modifiers(cfg)[0 if training else 1]
         # Tag -> the first image that has it.
         found: dict[str, Mapping[str, Any]] = {}
@@ -274,7 +276,7 @@ class TaggingAdapter(Conditioner):
 
     def provenance(self) -> dict[str, Any]:
         return {
-            "text_encoder": self.text.base_fingerprint,
+            **self.text.provenance,
             "tokens": self.text.token_fingerprints,
             **self.image_encoder.provenance,
             "class_names": self.names,
@@ -308,7 +310,7 @@ def _check_for_captions(lines: Sequence[str], report: Report) -> None:
 def _prompt(tag: str, modifier: Modifier, text: TextEncoder) -> str:
     """A tag in the words of a modifier."""
     template = expand_tokens(modifier.template, text.tokenizer)
-    return template.replace(SLOT, tag.replace("_", " ")).strip()
+    return template.replace(SLOT, text.normalize(tag.replace("_", " "))).strip()
 
 
 def _check_length(
