@@ -95,6 +95,35 @@ def test_each_model_says_what_it_says_alone_and_pictures_are_encoded_once(cfgs, 
     assert not torch.equal(boxes[0], boxes[1]) and not torch.equal(boxes[0], boxes[2])
 
 
+def test_a_trained_conditioner_says_what_it_says_alone(make_config, image_encoder_folder, tmp_path):
+    tagging = "MODEL.CONDITIONER.TAGGING."
+    options = (
+        *("MODEL.CONDITIONER.NAME", "TaggingAdapter", *SMALL),
+        *("MODEL.CONDITIONER.IMAGE_ENCODER", str(image_encoder_folder)),
+        *(f"{tagging}WIDTH", 16, f"{tagging}HEADS", 2, f"{tagging}QUERIES", 5),
+    )
+    cfg = make_config(*options, "OUTPUT_DIR", str(tmp_path))
+    model = Trainer.build_model(cfg)
+    RunCheckpointer(model, str(tmp_path), Provenance(cfg, model)).save("trained")
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "trained.pth"))
+    cfgs = {
+        modifier: make_config(*options, *weights, "TEXT.MODIFIER", modifier)
+        for modifier in ("null", "a painting of {caption}")
+    }
+    contestants = load_contestants(cfgs)
+    contest = _Contest(_Failures(contestants), "watercolor_test").eval()
+    batch = next(iter(build_test_loader(cfgs["null"], "watercolor_test")))
+    with torch.no_grad():
+        together = {name: output[0] for name, (_, output) in contest(batch).items()}
+        for name, own in cfgs.items():
+            alone = load_model(own)(batch)[0]
+            assert torch.equal(alone["tag_scores"], together[name]["tag_scores"])
+            scores = alone["instances"].scores
+            assert len(scores) and torch.equal(scores, together[name]["instances"].scores)
+    plain, styled = together.values()
+    assert not torch.equal(plain["tag_scores"], styled["tag_scores"])
+
+
 def test_the_command_gives_the_metrics_of_single_evaluations(cfgs, tmp_path, weights):
     expected = {name: Trainer.test(cfg, load_model(cfg)) for name, cfg in cfgs.items()}
     models = []
