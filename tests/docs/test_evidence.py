@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tadp_d2.study import depth_texts, prompts
+from tadp_d2.study import adaptation, depth_texts, prompts
 from tadp_d2.study.differences_figure import figure
 from tadp_d2.study.prompts import DEMO, PROMPT_QUESTIONS
 from tadp_d2.study.questions import QUESTIONS
@@ -15,8 +15,10 @@ from tadp_d2.study.verdicts import answer, read
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 # Study -> the questions of it that were asked.
 STUDIES = {
-    "adaptation": [QUESTIONS[name] for name in ("pretraining", "tagging", "referring")],
-    "first_weights/adaptation": [q for name, q in QUESTIONS.items() if name != "tagging"],
+    "adaptation": list(QUESTIONS.values()),
+    "first_weights/adaptation": [
+        q for name, q in QUESTIONS.items() if name not in ("tagging", "low-rank")
+    ],
     "prompts": [q for name, q in PROMPT_QUESTIONS.items() if name != DEMO],
 }
 
@@ -53,3 +55,16 @@ def test_a_study_that_goes_on_in_a_copy_of_the_results_knows_them(tmp_path, monk
         made_of = json.loads(file.read_text())["made_of"]
         assert known.pop(file.name) == (made_of["training"], made_of["seed"])
     assert not known
+
+
+def test_the_study_across_domains_goes_on_from_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptation, "identity", lambda world: {})
+    monkeypatch.setattr(adaptation, "sha256", lambda file: "")
+    questions = STUDIES["adaptation"]
+    _, trainings = adaptation.jobs(tmp_path, tmp_path, questions, range(5))
+    known = {job.file.name: json.loads(json.dumps(job.made_of)) for job in trainings}
+    for file in (FOLDER / "adaptation").glob("*.json"):
+        made_of = json.loads(file.read_text())["made_of"]
+        # Of this schedule, and tested under all that is asked of it.
+        for key in ("schedule", "training", "tested", "learned", "seed"):
+            assert made_of[key] == known[file.name][key], (file.name, key)
