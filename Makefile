@@ -36,9 +36,7 @@ test: setup
 test-all: setup
 	@$(call pytest)
 
-# One worker more than cores: tests wait for the programs that they start.
-WORKERS = $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
-pytest = $(RUN) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+pytest = $(RUN) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
 	--durations 10 $(1)
 
 # The data sets of a task are drawn when a demo of it asks for them, in one folder.
