@@ -83,6 +83,14 @@ REFER_SIZES = ReferSizes(
 QUICK = Path(__file__).parents[1] / "configs" / "quick_schedules"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _remove_folders(request, tmp_path_factory):
+    """Of a run that passed: they are gigabytes. Set up first, it comes last."""
+    yield
+    if not request.session.testsfailed:
+        shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
+
+
 @pytest.fixture
 def full_disk() -> Callable[[int], AbstractContextManager]:
     """`with full_disk(size)`: the kernel refuses what makes a file larger, as on a full disk."""
