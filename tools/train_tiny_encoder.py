@@ -22,6 +22,7 @@ from train_tiny_vae import random_crops
 
 from tadp_d2.data.images import decode
 from tadp_d2.diffusion.model_part import VAE
+from tadp_d2.diffusion.stable_diffusion import LatentEncoder
 from tadp_d2.files import new_folder
 from tadp_d2.progress import hide_library_bars, progress_line
 
@@ -39,15 +40,9 @@ def make_encoder(latent_channels: int, stride: int) -> AutoencoderTiny:
 
 
 @torch.no_grad()
-def latents(vae: torch.nn.Module, images: Tensor) -> Tensor:
-    """Mean latents in the UNet's scale."""
-    return vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
-
-
-@torch.no_grad()
-def error(encoder: AutoencoderTiny, vae: torch.nn.Module, images: list[Tensor]) -> float:
+def error(encoder: AutoencoderTiny, vae: LatentEncoder, images: list[Tensor]) -> float:
     """Root of the mean square of the difference, divided by that of the right latents."""
-    right = [latents(vae, image[None]) for image in images]
+    right = [vae(image[None]) for image in images]
     found = [encoder.encode(image[None]).latents for image in images]
     wrong = sum((a - b).square().mean() for a, b in zip(found, right, strict=True))
     return float((wrong / sum(b.square().mean() for b in right)).sqrt())
@@ -55,7 +50,7 @@ def error(encoder: AutoencoderTiny, vae: torch.nn.Module, images: list[Tensor]) 
 
 def train(
     encoder: AutoencoderTiny,
-    vae: torch.nn.Module,
+    vae: LatentEncoder,
     images: list[Tensor],
     steps: int,
     batch: int,
@@ -66,7 +61,7 @@ def train(
     show = progress_line("steps")
     for step in range(steps):
         crops = random_crops(images, batch)
-        loss = F.mse_loss(encoder.encode(crops).latents, latents(vae, crops))
+        loss = F.mse_loss(encoder.encode(crops).latents, vae(crops))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.encoder.parameters(), 1.0)
@@ -89,9 +84,9 @@ def main() -> None:
     hide_library_bars()
     torch.manual_seed(args.seed)
     images = [to_input(decode(path)) for path in sorted(args.images.glob("*.jpg"))]
-    vae = VAE.load(args.model / "vae").eval()
-    stride = 2 ** (len(vae.config.block_out_channels) - 1)
-    encoder = make_encoder(vae.config.latent_channels, stride)
+    module = VAE.load(args.model / "vae").eval().requires_grad_(False)
+    vae = LatentEncoder(module)
+    encoder = make_encoder(module.config.latent_channels, vae.stride)
     train(encoder, vae, images[: -args.held_out], args.steps, args.batch, args.rate)
     wrong = error(encoder, vae, images[-args.held_out :])
     print(f"relative error of the latents of other images: {wrong:.3f}")
