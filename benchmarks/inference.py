@@ -7,7 +7,7 @@ apart.
     tadp-d2 synth data
     python benchmarks/inference.py --data data
     python benchmarks/full_size.py /tmp/sd15-random
-    python benchmarks/inference.py --data data --weights /tmp/sd15-random --images 2
+    python benchmarks/inference.py --data data --weights /tmp/sd15-random --images 2 --openvino
 """
 
 import argparse
@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,19 @@ TARGETS = {"detection": "watercolor_test", "segmentation": "dark_zurich_val"}
 NO_PROMPTS = ("TEXT.CACHE_SIZE", 0)
 WHOLE = ("TEST.WINDOW_SIZE", 0)
 BF16 = ("TEST.PRECISION", "bf16")
+OPENVINO = ("MODEL.DIFFUSION.COMPILE", "openvino")
 
 
-def sides(task: str, cache: str) -> dict[str, tuple]:
+def sides(task: str, cache: str, openvino: bool) -> dict[str, tuple]:
     """Side -> the overrides that make it; sides of one first word are compared with its first."""
+    base = {"detection": "prompts cached", "segmentation": "windows together"}[task]
+    found = _sides(task, cache)
+    if openvino:
+        found |= {f"{base}, OpenVINO": OPENVINO, f"{base}, OpenVINO, bf16": (*OPENVINO, *BF16)}
+    return found
+
+
+def _sides(task: str, cache: str) -> dict[str, tuple]:
     latents = ("MODEL.DIFFUSION.LATENT_CACHE.FOLDER", cache)
     if task == "detection":
         return {
@@ -42,6 +52,7 @@ def sides(task: str, cache: str) -> dict[str, tuple]:
         }
     return {
         "whole image": WHOLE,
+        "whole image, bf16": (*WHOLE, *BF16),
         "whole image, latents cached": (*WHOLE, *latents),
         "windows one by one": ("TEST.WINDOW_BATCH", 1),
         "windows together": (),
@@ -51,8 +62,11 @@ def sides(task: str, cache: str) -> dict[str, tuple]:
 
 def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str, dict]:
     """The device, and side -> a function that evaluates and returns the metrics."""
+    import torch
+
     from tadp_d2.conditioning.conditioner import Conditioner, build_conditioner
     from tadp_d2.config.load import load_config
+    from tadp_d2.diffusion.compiling import compile_passes
     from tadp_d2.engine.trainer import Trainer
     from tadp_d2.modeling.backbone import find_diffusion_backbone
 
@@ -67,17 +81,27 @@ def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str,
         *("OUTPUT_DIR", str(folder)),
     )
     read = functools.partial(load_config, f"configs/{quick}{CONFIGS[task]}.yaml")
+    torch.manual_seed(0)  # of the heads
     model = Trainer.build_model(read(overrides=[*base])).eval()
+    backbone = find_diffusion_backbone(model)
+    networks = backbone.latent_encoder.module, backbone.unet
+    if args.openvino:
+        compile_passes("openvino", *networks)
+    by_openvino = [vars(network).pop("forward", None) for network in networks]
 
     def evaluate(cfg: Any, conditioner: Conditioner) -> dict:
         model.conditioner = conditioner
-        find_diffusion_backbone(model).test_precision = cfg.TEST.PRECISION
+        backbone.test_precision = cfg.TEST.PRECISION
+        for network, forward in zip(networks, by_openvino, strict=True):
+            vars(network).pop("forward", None)
+            if cfg.MODEL.DIFFUSION.COMPILE:
+                network.forward = forward
         if task == "segmentation":
             model.window_size, model.window_batch = cfg.TEST.WINDOW_SIZE, cfg.TEST.WINDOW_BATCH
         return Trainer.test(cfg, model)
 
-    calls = {}
-    for name, overrides in sides(task, str(folder / f"latents_{task}")).items():
+    calls, cache = {}, str(folder / f"latents_{task}")
+    for name, overrides in sides(task, cache, args.openvino).items():
         cfg = read(overrides=[*base, *overrides])
         conditioner = build_conditioner(cfg).to(model.device).eval()
         calls[name] = functools.partial(evaluate, cfg, conditioner)
@@ -114,6 +138,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--images", type=int, default=20, help="of each test set")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--openvino", action="store_true", help="also by OpenVINO, on a CPU")
     add_write(parser)
     args = parser.parse_args()
     lines = [
@@ -127,8 +152,13 @@ def main() -> None:
         os.environ["DETECTRON2_DATASETS"] = str(folder / "data")
         for task in args.tasks:
             device, calls = evaluations(args, task, folder)
-            metrics = {name: call() for name, call in calls.items()}
-            found = in_turns(calls, args.repeats, device)
+            metrics: dict[str, Any] = {}
+
+            def keep(name: str, call: Callable, metrics: dict = metrics) -> None:
+                metrics[name] = call()
+
+            kept = {name: functools.partial(keep, name, call) for name, call in calls.items()}
+            found = in_turns(kept, args.repeats, device)
             lines += rows(task, found, metrics, args.images)
     weights = Path(args.weights).name if args.weights else "tiny model"
     command = shlex.join(["python", "benchmarks/inference.py", *sys.argv[1:]])
