@@ -8,8 +8,8 @@ from tadp_d2.reports.tables import DASH
 from tadp_d2.study.questions import TARGETS
 from tadp_d2.study.verdicts import Answer, ArmFinding
 
-# Of the drawing, in pixels.
-_LABELS, _PANEL, _GAP, _ROW, _HEAD, _FOOT = 320, 200, 36, 20, 46, 34
+# Of the drawing, in pixels; a character's width is that of a wide one of the font.
+_CHARACTER, _PANEL, _GAP, _ROW, _HEAD, _FOOT = 7, 200, 36, 20, 46, 34
 _COLORS = {
     "agrees": "#1a7f37",
     "disagrees": "#cf222e",
@@ -32,13 +32,15 @@ def figure(answers: Iterable[Answer]) -> str:
     """
     answers = list(answers)
     panels = max(len(answer.findings) for answer in answers)
-    width = _LABELS + panels * (_PANEL + _GAP)
+    labels = [_label(*line) for answer in answers for line in _lines(answer)]
+    labels_width = 12 + _CHARACTER * max(map(len, labels), default=0)
+    width = labels_width + panels * (_PANEL + _GAP)
     y, parts = 0, []
     for line in _LEGEND:
         y += _ROW
         parts.append(_text(0, y, line))
     for answer in answers:
-        drawn, height = _block(answer)
+        drawn, height = _block(answer, labels_width)
         parts.append(f'<g transform="translate(0 {y})">{drawn}</g>')
         y += height
     return (
@@ -49,22 +51,34 @@ def figure(answers: Iterable[Answer]) -> str:
     )
 
 
-def _block(answer: Answer) -> tuple[str, int]:
-    """A question, and its height."""
-    found = {
+def _claimed(answer: Answer) -> dict[str, dict[tuple[str, str], ArmFinding]]:
+    """Domain -> arm and what it is compared with -> what was found."""
+    return {
         domain: {(f.arm, f.claim.against): f for f in findings if f.claim}
         for domain, findings in answer.findings.items()
     }
-    lines = list(dict.fromkeys(line for own in found.values() for line in own))
+
+
+def _lines(answer: Answer) -> list[tuple[str, str]]:
+    return list(dict.fromkeys(line for own in _claimed(answer).values() for line in own))
+
+
+def _label(arm: str, against: str) -> str:
+    return f"{arm} − {against}"
+
+
+def _block(answer: Answer, labels_width: int) -> tuple[str, int]:
+    """A question, and its height."""
+    found, lines = _claimed(answer), _lines(answer)
     scale = _scale([f for own in found.values() for f in own.values()])
     parts = [f'<g font-weight="bold">{_text(0, _HEAD - 18, answer.question.title)}</g>']
     parts += [
-        _text(_LABELS - 12, _middle(row) + 4, f"{arm} − {against}", "end")
-        for row, (arm, against) in enumerate(lines)
+        _text(labels_width - 12, _middle(row) + 4, _label(*line), "end")
+        for row, line in enumerate(lines)
     ]
     for number, (domain, own) in enumerate(found.items()):
         panel = _panel(domain, [own.get(line) for line in lines], scale)
-        left = _LABELS + number * (_PANEL + _GAP)
+        left = labels_width + number * (_PANEL + _GAP)
         parts.append(f'<g transform="translate({left} 0)">{panel}</g>')
     return "".join(parts), _HEAD + len(lines) * _ROW + _FOOT
 

@@ -75,3 +75,14 @@ def test_verdicts_differ_in_colour_and_what_was_not_run_is_a_dash():
     empty = panel(finding(None))
     assert empty.find(f".//{SVG}circle") is None
     assert "-" in [text.text for text in empty.findall(f"{SVG}text")]
+
+
+def test_the_longest_name_is_not_cut():
+    name = "an arm with a long name " * 4
+    arm = ArmFinding(name, Spread(1.0, None, 5), Claim("none", 1), Difference(1.0, None, 5))
+    root = ElementTree.fromstring(figure([Answer(QUESTIONS["latent-scaling"], {"comic": [arm]})]))
+    (label,) = (text for text in root.iter(f"{SVG}text") if name in text.text)
+    left = float(root.get("viewBox").split()[0])
+    assert label.get("text-anchor") == "end"
+    # Letters are about half as wide as the font is high.
+    assert float(label.get("x")) - 13 / 2 * len(label.text) > left
