@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from full_size import make_unet, make_vae
 from measure import add_write, report
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from transformers import (
 
 from tadp_d2.diffusion.diffusion_model import Context
 from tadp_d2.diffusion.stable_diffusion import LatentEncoder
+from tadp_d2.diffusion.stable_diffusion_3 import T5_LENGTH, TransformerFeatures
 from tadp_d2.diffusion.stable_diffusion_xl import XLFeatures
 from tadp_d2.diffusion.unet_features import UNetFeatures
 
@@ -77,6 +78,37 @@ def stable_diffusion_xl() -> nn.Module:
     return Diffusion(unet, XLFeatures)
 
 
+class TransformerDiffusion(nn.Module):
+    """VAE encoder and transformer, under a text that CLIP and T5 read."""
+
+    def __init__(self, transformer: SD3Transformer2DModel):
+        super().__init__()
+        channels = transformer.config.in_channels
+        self.encoder = LatentEncoder(make_vae(latent_channels=channels))
+        self.features = TransformerFeatures(transformer)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        config = self.features.transformer.config
+        text = torch.zeros(1, TOKENS + T5_LENGTH, config.joint_attention_dim)
+        context = Context(text, None, torch.zeros(1, config.pooled_projection_dim))
+        return list(self.features(self.encoder(images), context, 0.0).values())
+
+
+def stable_diffusion_3() -> nn.Module:
+    """The medium one."""
+    return TransformerDiffusion(
+        SD3Transformer2DModel(
+            sample_size=128,
+            in_channels=16,
+            num_layers=24,
+            num_attention_heads=24,
+            caption_projection_dim=1536,
+            out_channels=16,
+            pos_embed_max_size=192,
+        )
+    )
+
+
 def dinov2_l() -> nn.Module:
     sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
     return Dinov2Backbone(Dinov2Config(**sizes, image_size=518, patch_size=14))
@@ -99,6 +131,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "Stable Diffusion 1.5": (lambda: Diffusion(make_unet()), SIDE),
     "Stable Diffusion 2.1": (stable_diffusion_2, SIDE),
     "Stable Diffusion XL": (stable_diffusion_xl, SIDE),
+    "Stable Diffusion 3 medium": (stable_diffusion_3, SIDE),
     "DINOv2-L": (dinov2_l, 504),
     "Swin-L": (swin_l, SIDE),
     "ConvNeXt-L": (convnext_l, SIDE),

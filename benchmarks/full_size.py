@@ -22,13 +22,15 @@ from tadp_d2.files import new_folder
 TOKENIZER = Path(tadp_d2.synthetic.__file__).parent / "stable_diffusion" / "tokenizer"
 
 
-def make_vae(widths: Sequence[int] = (128, 256, 512, 512)) -> AutoencoderKL:
+def make_vae(
+    widths: Sequence[int] = (128, 256, 512, 512), latent_channels: int = 4
+) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=widths,
         layers_per_block=2,
-        latent_channels=4,
+        latent_channels=latent_channels,
         sample_size=512,
     )
 

@@ -227,7 +227,8 @@ class TransformerFeatures(nn.Module):
             )
         taps = list(taps) or [(number - 1) // 2]
         chosen = taps * _NUMBER_OF_LEVELS if len(taps) == 1 else taps
-        self.base_fingerprint = fingerprint(transformer)
+        on_meta = transformer.device.type == "meta"
+        self.base_fingerprint = "" if on_meta else fingerprint(transformer)
         self.options = {**TRANSFORMER_3.options(transformer.config), "blocks": chosen}
         self.gradient_checkpointing = gradient_checkpointing
         last = max(chosen)
