@@ -35,6 +35,8 @@ TOLERANCE = 1e-4
 OPTIONS = {
     "channels_last": lambda side: copy.deepcopy(side).to(memory_format=torch.channels_last),
     "compiled": lambda side: torch.compile(side, fullgraph=True),
+    # Of another unet: the recorders of maps are part of it.
+    "no_maps": lambda side: UNetFeatures(copy.deepcopy(side.unet), maps=MapOptions(levels=())),
     "openvino": lambda side: by_openvino(side),
 }
 # Widths of the VAE's levels, which is measured with the options that compute no gradients.
