@@ -16,7 +16,6 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +99,13 @@ def evaluations(args: argparse.Namespace, task: str, folder: Path) -> tuple[str,
             model.window_size, model.window_batch = cfg.TEST.WINDOW_SIZE, cfg.TEST.WINDOW_BATCH
         return Trainer.test(cfg, model)
 
-    calls, cache = {}, str(folder / f"latents_{task}")
+    calls, conditioners, cache = {}, {}, str(folder / f"latents_{task}")
     for name, overrides in sides(task, cache, args.openvino).items():
         cfg = read(overrides=[*base, *overrides])
-        conditioner = build_conditioner(cfg).to(model.device).eval()
-        calls[name] = functools.partial(evaluate, cfg, conditioner)
+        size = cfg.TEXT.CACHE_SIZE
+        if size not in conditioners:
+            conditioners[size] = build_conditioner(cfg).to(model.device).eval()
+        calls[name] = functools.partial(evaluate, cfg, conditioners[size])
     return model.device.type, calls
 
 
@@ -125,6 +126,18 @@ def rows(task: str, found: dict[str, Measurement], metrics: dict[str, Any], coun
         rate = count / measurement.median
         lines.append(f"| {task} | {name} | {measurement} | {rate:.3g} | {apart:.2g} |")
     return lines
+
+
+def measured(args: argparse.Namespace, task: str, folder: Path) -> tuple[str, list[str]]:
+    """The device and a task's rows; its model is gone when they are there."""
+    device, calls = evaluations(args, task, folder)
+    metrics: dict[str, Any] = {}
+
+    def keep(name: str) -> None:
+        metrics[name] = calls[name]()
+
+    found = in_turns({n: functools.partial(keep, n) for n in calls}, args.repeats, device)
+    return device, rows(task, found, metrics, args.images)
 
 
 def main() -> None:
@@ -151,15 +164,9 @@ def main() -> None:
         # Detectron2 reads it when it registers data sets.
         os.environ["DETECTRON2_DATASETS"] = str(folder / "data")
         for task in args.tasks:
-            device, calls = evaluations(args, task, folder)
-            metrics: dict[str, Any] = {}
-
-            def keep(name: str, call: Callable, metrics: dict = metrics) -> None:
-                metrics[name] = call()
-
-            kept = {name: functools.partial(keep, name, call) for name, call in calls.items()}
-            found = in_turns(kept, args.repeats, device)
-            lines += rows(task, found, metrics, args.images)
+            device, own = measured(args, task, folder)
+            print(*own, sep="\n", file=sys.stderr, flush=True)
+            lines += own
     weights = Path(args.weights).name if args.weights else "tiny model"
     command = shlex.join(["python", "benchmarks/inference.py", *sys.argv[1:]])
     report(f"Inference, {device}, {weights}", command, device, lines, args.write)
