@@ -154,6 +154,8 @@ def main() -> None:
     parser.add_argument("--openvino", action="store_true", help="also by OpenVINO, on a CPU")
     add_write(parser)
     args = parser.parse_args()
+    if args.images < 2:
+        parser.error("--images: at least 2, because the backbone keeps the last image's latents")
     lines = [
         "| | | an evaluation: median (range) | images a second | metrics: largest difference |",
         "| --- | --- | --- | --- | --- |",
