@@ -227,10 +227,8 @@ def load_backbone(cfg: CfgNode) -> DiffusionBackbone:
         latent_encoder, maps, options.GRADIENT_CHECKPOINTING, options.TAPS
     )
     if options.LORA_RANK:
-        train_low_rank(features, options.LORA_RANK)
-        for part in features.modules():
-            if isinstance(part, Pyramid):  # which is new
-                part.requires_grad_(True)
+        new = [part for part in features.modules() if isinstance(part, Pyramid)]
+        train_low_rank(features, options.LORA_RANK, whole=new)
     compile_passes(options.COMPILE, latent_encoder, features)
     kept = kept_variance(model.folder, options.NOISE_TIMESTEP) if options.NOISE_TIMESTEP else 1
     noise = LatentNoise(kept, cfg.SEED)

@@ -5,9 +5,10 @@ Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
 
 import math
 import re
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -35,15 +36,17 @@ class LowRankUpdate(nn.Module):
         return weight + self.up @ self.down
 
 
-def train_low_rank(network: nn.Module, rank: int) -> None:
+def train_low_rank(network: nn.Module, rank: int, whole: Sequence[nn.Module] = ()) -> None:
     """Freezes a network and adds updates of low rank to the projections of its attention layers.
 
-    The updates are all that is trained and all that a checkpoint of the network holds. A pass
-    computes with the sum of both, in training as in testing, so there is nothing to merge.
+    The updates, and what is trained as a whole, are all that is trained and all that a checkpoint
+    of the network holds. A pass computes with the sum of weights and updates, in training as in
+    testing, so there is nothing to merge.
 
     Args:
         network: whose weights a checkpoint need not hold, since they come with the base model.
         rank: of the updates, 1 or more.
+        whole: parts of the network that are no part of the base model.
 
     Raises:
         UserError: the network has no such layers.
@@ -61,20 +64,25 @@ def train_low_rank(network: nn.Module, rank: int) -> None:
         )
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", LowRankUpdate(layer.weight, rank))
-    network.register_state_dict_post_hook(_drop_frozen)
-    network.register_load_state_dict_pre_hook(_keep_frozen)
+    for part in whole:
+        part.requires_grad_(True)
+    updates = [part for part in network.modules() if isinstance(part, LowRankUpdate)]
+    trained = {id(tensor) for part in (*updates, *whole) for tensor in _tensors(part).values()}
+    # By name: whoever freezes the updates later, for a test, still has them in checkpoints.
+    base = [name for name, tensor in _tensors(network).items() if id(tensor) not in trained]
+    network.register_state_dict_post_hook(partial(_drop, base))
+    network.register_load_state_dict_pre_hook(partial(_keep, base))
 
 
-def _frozen(network: nn.Module, prefix: str) -> dict[str, Tensor]:
-    tensors = (*network.named_parameters(), *network.named_buffers())
-    return {prefix + name: tensor for name, tensor in tensors if not tensor.requires_grad}
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _drop_frozen(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for name in _frozen(network, prefix):
-        state.pop(name, None)
+def _drop(base: Collection[str], _: nn.Module, state: dict, prefix: str, *__: Any) -> None:
+    for name in base:
+        state.pop(prefix + name, None)
 
 
-@torch.no_grad()
-def _keep_frozen(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    state.update(_frozen(network, prefix))
+def _keep(base: Collection[str], network: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+    own = _tensors(network)
+    state.update({prefix + name: own[name].detach() for name in base})

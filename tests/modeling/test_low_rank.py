@@ -113,3 +113,21 @@ def test_a_checkpoint_of_another_rank_is_refused(make_config, tmp_path):
     )
     with pytest.raises(UserError, match="another architecture.*differs in shape"):
         Trainer(cfg).resume_or_load(resume=False)
+
+
+def test_updates_are_in_checkpoints_of_a_frozen_network_too():
+    torch.manual_seed(0)
+    trained, frozen = Attention(), Attention()
+    frozen.load_state_dict(trained.state_dict())
+    for network in (trained, frozen):
+        train_low_rank(network, RANK, whole=[network.other])
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter)
+    frozen.requires_grad_(False)
+    state = trained.state_dict()
+    assert state.keys() == frozen.state_dict().keys()
+    assert {"other.weight", "other.bias"} <= state.keys() and len(state) == 2 + 2 * 3
+    frozen.load_state_dict(state)
+    x = torch.rand(2, 6)
+    assert torch.equal(frozen(x), trained(x))
