@@ -140,7 +140,10 @@ class OpenVINOPass:
                 repr({option: v for option, v in config.items() if not option.startswith("_")})
                 for config in configs
             ],
-            "weights": fingerprint(self._module),
+            # Not of its state: a module may keep frozen weights out of checkpoints.
+            "weights": fingerprint(
+                {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+            ),
             "pass": flat.kind,
         }
         digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

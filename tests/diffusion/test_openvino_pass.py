@@ -99,6 +99,10 @@ def inputs(size=8, timestep=2.0):
     return latents, Context(torch.randn(2, 5, 6, generator=generator)), timestep
 
 
+def drop(module, state, prefix, metadata):
+    state.clear()
+
+
 def opened(seed=0):
     module = Features(seed).requires_grad_(False).eval()
     compile_passes("openvino", module)
@@ -153,6 +157,15 @@ def test_is_exported_once_for_equal_weights(openvino, cache):
     assert_right(module, *inputs())
     assert openvino.exports == 5
     assert len(list(cache.iterdir())) == 4
+
+
+def test_frozen_weights_that_no_checkpoint_holds_make_it_another_export(openvino, cache):
+    for seed in (0, 1):
+        module = Features(seed).requires_grad_(False).eval()
+        module.register_state_dict_post_hook(drop)  # as a network with LORA_RANK
+        compile_passes("openvino", module)
+        assert_right(module, *inputs())
+    assert openvino.exports == len(list(cache.iterdir())) == 2
 
 
 def test_other_numbers_are_refused(openvino, cache):
