@@ -84,19 +84,20 @@ def load_contestants(cfgs: Mapping[str, CfgNode]) -> list[Contestant]:
                 f"TEST.AUG.ENABLED is True in {name}: models are evaluated in one pass without "
                 "augmentation; --opts TEST.AUG.ENABLED False"
             )
-    built: dict[tuple[str, str], nn.Module] = {}
+    built: dict[tuple, nn.Module] = {}
     encoders: dict[tuple, EncodeOnce] = {}
     contestants = []
     for name, cfg in cfgs.items():
-        # MODEL holds the path of the weights too; of TEST, too, a model keeps keys for itself.
-        key = (cfg.MODEL.dump(), cfg.TEST.dump())
+        # MODEL holds the path of the weights too. A model keeps keys of TEST for itself, and SEED
+        # for the noise of NOISE_TIMESTEP.
+        key = (cfg.MODEL.dump(), cfg.TEST.dump(), cfg.SEED)
         if key in built:
             model = _with_other_prompts(built[key], cfg)
             weights = cfg.MODEL.WEIGHTS
             Provenance(cfg, model).check(read_provenance(weights), weights)
         else:
             model = built[key] = load_model(cfg)
-            _share_encoder(model, encoders)
+            _share_encoder(model, encoders, cfg.MODEL.DIFFUSION.COMPILE)
         contestants.append(Contestant(name, cfg, model))
     return contestants
 
@@ -122,12 +123,12 @@ def _with_other_prompts(model: nn.Module, cfg: CfgNode) -> nn.Module:
     return twin
 
 
-def _share_encoder(model: nn.Module, encoders: dict[tuple, EncodeOnce]) -> None:
+def _share_encoder(model: nn.Module, encoders: dict[tuple, EncodeOnce], how: str) -> None:
     if not model.conditioner.conditions:
         return  # a backbone without a VAE
     backbone = find_diffusion_backbone(model)
     encoder = backbone.latent_encoder.module
-    key = (fingerprint(encoder), encoder.factor, backbone.test_precision)
+    key = (fingerprint(encoder), encoder.factor, backbone.test_precision, how)
     backbone.latent_encoder = encoders.setdefault(key, EncodeOnce(encoder))
 
 
