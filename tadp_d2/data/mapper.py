@@ -120,9 +120,7 @@ class ConditionedMapper(DatasetMapper):
             # Of the whole label map, not of a crop; here, where there are several workers.
             entry = {**entry, "present": entry["present"].read()}
         known_size = {"width", "height"} <= entry.keys()
-        # The task draws into them.
-        changed = self.is_train and "depth_file_name" in entry
-        if self.cache is not None and known_size and not changed:
+        if self.cache is not None and known_size:
             inputs = self._map_with_cache(entry)
         else:
             inputs = self._map_decoded(entry)
@@ -195,4 +193,6 @@ def is_cacheable(cfg: CfgNode, is_train: bool) -> bool:
         several = cfg.TEST.AUG.ENABLED or cfg.TEST.VIEWS.SCALES or cfg.TEST.MIRROR
         return not (cfg.TEST.WINDOW_SIZE or several)
     mirroring = cfg.INPUT.RANDOM_FLIP in ("none", "horizontal")
-    return mirroring and not (cfg.INPUT.CROP.ENABLED or cfg.INPUT.COLOR_AUG_SSD)
+    recolored = cfg.INPUT.COLOR_AUG_SSD or cfg.INPUT.COLOR_AUG_DEPTH
+    cropped = cfg.INPUT.CROP.ENABLED
+    return mirroring and not (cropped or recolored or get_task(cfg).changes_images)

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from tadp_d2.diffusion.families import open_diffusion_model
 from tadp_d2.errors import UserError
-from tadp_d2.files import replacing, sha256
+from tadp_d2.files import replacing, sha256, writing
 
 # Also of how a file becomes pixels.
-_FORMAT = "tadp_d2 latents, version 3"
+_FORMAT = "tadp_d2 latents, version 4"
 # Files are spread over as many folders, by the first byte of their names.
 _FOLDERS = 256
-# Bytes of a file besides its numbers.
-_HEADER = 128
+# Bytes of a file before its numbers: their SHA-256, by which a damaged file is known.
+_HEADER = 32
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,18 @@ class CachedLatents:
 
         Args:
             value: C x h x w, float16.
+
+        Raises:
+            UserError: the folder cannot be written to.
         """
-        folder = self.file.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        if (len(os.listdir(folder)) + 1) * (value.nbytes + _HEADER) <= self.limit:
-            with replacing(self.file) as temporary, open(temporary, "wb") as file:
-                np.save(file, value.cpu().numpy())
+        numbers = value.cpu().contiguous().numpy().tobytes()
+        with writing(self.file):
+            folder = self.file.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            taken = sum(entry.stat().st_size for entry in os.scandir(folder))
+        if taken + _HEADER + len(numbers) <= self.limit:
+            with replacing(self.file) as temporary:
+                temporary.write_bytes(hashlib.sha256(numbers).digest() + numbers)
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ class LatentCache:
         key.update(json.dumps([*size, mirrored]).encode())
         key.update(hashlib.sha256(picture).digest())
         name = key.hexdigest()
-        file = self.folder / name[:2] / f"{name[2:]}.npy"
+        file = self.folder / name[:2] / f"{name[2:]}.fp16"
         return CachedLatents(file, _read(file, self._shape(size)), self.limit * 2**30 / _FOLDERS)
 
 
@@ -163,8 +169,11 @@ def _fingerprint(image: Tensor) -> str:
 def _read(file: Path, shape: tuple[int, int, int]) -> Tensor | None:
     """None for a file that is absent, damaged or of another shape: it will be written anew."""
     try:
-        value = np.load(file)
-    except (OSError, ValueError, EOFError):
+        content = file.read_bytes()
+    except OSError:
         return None
-    fits = value.dtype == np.float16 and value.shape == shape
-    return torch.from_numpy(value) if fits else None
+    digest, numbers = content[:_HEADER], content[_HEADER:]
+    size = math.prod(shape) * np.float16().nbytes
+    if len(numbers) != size or hashlib.sha256(numbers).digest() != digest:
+        return None
+    return torch.frombuffer(bytearray(numbers), dtype=torch.float16).view(shape)

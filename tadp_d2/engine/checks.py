@@ -5,10 +5,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils import comm
 
-from tadp_d2.conditioning.conditioner import get_conditioner_class, open_model_of
+from tadp_d2.conditioning.conditioner import Conditioner, get_conditioner_class, open_model_of
 from tadp_d2.config.keys import KEYS
 from tadp_d2.data.catalog import check_registered, read_known
 from tadp_d2.data.loader import add_texts, check_texts
+from tadp_d2.data.mapper import is_cacheable
 from tadp_d2.device import find_device
 from tadp_d2.diffusion.latent_noise import kept_variance
 from tadp_d2.engine.checkpoint import check_checkpoint
@@ -116,11 +117,22 @@ def check_config(cfg: CfgNode) -> None:
         )
     conditioner = get_conditioner_class(cfg)
     conditioner.check_config(cfg)
-    if cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER and conditioner.looks_at_images(cfg):
+    if cfg.MODEL.DIFFUSION.LATENT_CACHE.FOLDER:
+        _check_latent_cache(cfg, conditioner)
+
+
+def _check_latent_cache(cfg: CfgNode, conditioner: type[Conditioner]) -> None:
+    if conditioner.looks_at_images(cfg):
         raise UserError(
             f"MODEL.DIFFUSION.LATENT_CACHE.FOLDER is set, and the conditioner "
             f"{cfg.MODEL.CONDITIONER.NAME} looks at images, which are not decoded then: leave it "
             "empty"
+        )
+    if not (is_cacheable(cfg, is_train=True) or is_cacheable(cfg, is_train=False)):
+        raise UserError(
+            "MODEL.DIFFUSION.LATENT_CACHE.FOLDER is set, and no latents of this config can be "
+            "kept: in training images are changed at random by more than mirroring, in testing "
+            "they come in windows, in views or mirrored, or at no fixed size; leave it empty"
         )
 
 
@@ -166,6 +178,8 @@ def _check_text(cfg: CfgNode) -> None:
     for key, value in (
         ("MODEL.DIFFUSION.UNET", diffusion.UNET),
         ("MODEL.DIFFUSION.COMPILE", diffusion.COMPILE),
+        ("MODEL.DIFFUSION.GRADIENT_CHECKPOINTING", diffusion.GRADIENT_CHECKPOINTING),
+        ("MODEL.DIFFUSION.TAPS", diffusion.TAPS),
         ("MODEL.DIFFUSION.TINY_ENCODER", diffusion.TINY_ENCODER),
         ("MODEL.DIFFUSION.LORA_RANK", diffusion.LORA_RANK),
         ("MODEL.DIFFUSION.LORA_FILE", diffusion.LORA_FILE),

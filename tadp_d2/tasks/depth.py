@@ -38,6 +38,11 @@ class Depth(Task):
     own_keys: ClassVar[frozenset[str]] = frozenset({"INPUT.CUT_DEPTH", "TEST.MIRROR"})
 
     @property
+    def changes_images(self) -> bool:
+        """By CutDepth."""
+        return self.cfg.INPUT.CUT_DEPTH > 0
+
+    @property
     def max_depth(self) -> float:
         """Meters, the largest that the model can return."""
         return self.cfg.MODEL.DEPTH_HEAD.MAX_DEPTH

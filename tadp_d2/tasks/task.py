@@ -41,6 +41,7 @@ class Task(ABC):
         titles: of the images on the sheet: "image", "truth", "prediction", "error".
         own_keys: of the config, which other tasks do not act on.
         at_input_size: whether outputs have the size of the model's input, and not the image's.
+        changes_images: whether `augment` does.
     """
 
     name: ClassVar[str]
@@ -51,6 +52,7 @@ class Task(ABC):
     titles: tuple[str, ...] = ("image", "truth", "prediction")
     own_keys: ClassVar[frozenset[str]] = frozenset()
     at_input_size: bool = False
+    changes_images: bool = False
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tadp_d2.data.catalog import offers, read_known
 from tadp_d2.data.datasets.nyu_categories import ROOMS
+from tadp_d2.data.loader import load_dataset
 from tadp_d2.data.mapper import ConditionedMapper, is_cacheable
 from tadp_d2.data.readers.depth_maps import (
     SceneFolders,
@@ -272,6 +273,21 @@ def test_latents_of_mirrored_tests_are_not_cached(make_depth_config):
     whole = ("TEST.WINDOW_SIZE", 0)
     assert not is_cacheable(make_depth_config(*whole), is_train=False)
     assert is_cacheable(make_depth_config(*whole, "TEST.MIRROR", False), is_train=False)
+
+
+def test_latents_are_cached_in_training_where_no_depth_is_drawn_into_images(
+    make_depth_config, tmp_path
+):
+    whole = ("INPUT.CROP.ENABLED", False, "INPUT.COLOR_AUG_DEPTH", False)
+    cached = (*whole, "INPUT.CUT_DEPTH", 0.0, "MODEL.DIFFUSION.LATENT_CACHE.FOLDER", str(tmp_path))
+    assert not is_cacheable(make_depth_config(*whole, "INPUT.CUT_DEPTH", 0.5), is_train=True)
+    plain, cfg = make_depth_config(*whole, "INPUT.CUT_DEPTH", 0.0), make_depth_config(*cached)
+    (entry, *_) = load_dataset(cfg, cfg.DATASETS.TRAIN[0], training=True)
+    inputs = []
+    for own in (plain, cfg):
+        with seeded("test"):
+            inputs.append(ConditionedMapper(own, is_train=True)(entry))
+    assert "latents" in inputs[1] and torch.equal(*(one["depth"] for one in inputs))
 
 
 def test_color_changes_leave_depth_alone_and_reach_their_ranges(mapper, ramp):

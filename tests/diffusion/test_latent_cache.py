@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import itertools
 import shutil
 
@@ -52,7 +53,7 @@ def features(model, inputs):
 
 
 def files(folder):
-    return sorted(folder.rglob("*.npy"))
+    return sorted(folder.rglob("*.fp16"))
 
 
 def test_the_second_look_gives_the_same_bits_and_decodes_no_image(
@@ -152,15 +153,17 @@ def test_damaged_latents_are_made_anew(cfg, entries, folder):
     before = features(model, map_all(cfg, entries))
     healthy = [file.read_bytes() for file in files(folder)]
     files(folder)[0].write_bytes(healthy[0][:100])
-    files(folder)[1].write_bytes(b"no array" + healthy[1][8:])
-    files(folder)[2].write_bytes(b"")
+    files(folder)[1].write_bytes(healthy[1][:-1] + bytes([healthy[1][-1] ^ 1]))
+    # As after a crash before the numbers reached the disk.
+    files(folder)[2].write_bytes(healthy[2][:32] + bytes(len(healthy[2]) - 32))
+    files(folder)[3].write_bytes(b"")
     after = features(model, map_all(cfg, entries))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert [file.read_bytes() for file in files(folder)] == healthy
 
 
 def test_a_full_cache_takes_no_more_and_is_still_read(make_config, entries, folder):
-    each = 4 * 16 * 16 * 2 + 128
+    each = 4 * 16 * 16 * 2 + 32
     limit = 256 * each / 2**30  # one file in each of 256 folders
     cfg = make_config(
         FOLDER, str(folder), "MODEL.DIFFUSION.LATENT_CACHE.LIMIT", limit, "MODEL.DEVICE", "cpu"
@@ -171,9 +174,9 @@ def test_a_full_cache_takes_no_more_and_is_still_read(make_config, entries, fold
     for own in inputs[:3]:
         file = own["latents"].file
         file.parent.mkdir(parents=True)
-        (file.parent / "other.npy").touch()
+        (file.parent / "other.fp16").write_bytes(b"x")
     before = features(model, inputs)
-    kept = [file for file in files(folder) if file.name != "other.npy"]
+    kept = [file for file in files(folder) if file.name != "other.fp16"]
     assert kept == [inputs[3]["latents"].file]
     again = map_all(cfg, entries)
     assert [own["latents"].value is None for own in again] == [True, True, True, False]
@@ -208,7 +211,8 @@ def test_latents_of_another_shape_are_made_anew(cfg, entries, folder):
     model = Trainer.build_model(cfg)
     before = features(model, map_all(cfg, entries[:1]))
     (file,) = files(folder)
-    np.save(file, np.zeros((4, 8, 16), np.float16))
+    numbers = bytes(4 * 8 * 16 * 2)
+    file.write_bytes(hashlib.sha256(numbers).digest() + numbers)
     after = features(model, map_all(cfg, entries[:1]))
     assert all(torch.equal(before[level], after[level]) for level in before)
 
@@ -249,6 +253,7 @@ def test_another_vae_has_other_latents(make_config, folder, model_folder, tmp_pa
 def test_random_transforms_are_not_cached(make_config, make_segmentation_config):
     assert is_cacheable(make_config(), True) and is_cacheable(make_config(), False)
     assert not is_cacheable(make_config("INPUT.COLOR_AUG_SSD", True), True)
+    assert not is_cacheable(make_config("INPUT.COLOR_AUG_DEPTH", True), True)
     assert not is_cacheable(make_config("INPUT.CROP.ENABLED", True), True)
     assert not is_cacheable(make_config("INPUT.RANDOM_FLIP", "vertical"), True)
     assert not is_cacheable(make_config("INPUT.RESIZE", "shortest_edge"), False)
@@ -257,6 +262,18 @@ def test_random_transforms_are_not_cached(make_config, make_segmentation_config)
     assert not is_cacheable(make_segmentation_config(), False)
     assert is_cacheable(make_segmentation_config("TEST.WINDOW_SIZE", 0), False)
     assert not is_cacheable(make_config("TEST.AUG.ENABLED", True), False)
+
+
+def test_a_cache_that_no_image_could_use_is_refused(make_segmentation_config, folder):
+    with pytest.raises(UserError, match="LATENT_CACHE.FOLDER is set, and no latents"):
+        make_segmentation_config(FOLDER, str(folder))
+
+
+def test_a_folder_that_cannot_be_made_is_named(make_config, entries, tmp_path):
+    (tmp_path / "file").touch()
+    cfg = make_config(FOLDER, str(tmp_path / "file" / "latents"), "MODEL.DEVICE", "cpu")
+    with pytest.raises(UserError, match="file/latents.*cannot be written"):
+        features(Trainer.build_model(cfg), map_all(cfg, entries[:1]))
 
 
 def test_a_segmentor_tests_from_the_cache(make_segmentation_config, folder):

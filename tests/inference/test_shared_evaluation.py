@@ -201,7 +201,7 @@ def test_models_of_several_normalisations_share_no_latent_cache(make_config, wei
     evaluate_together(load_contestants({"a": cfg("a", **cached), "b": cfg("b", **cached, **other)}))
     assert not folder.exists()
     evaluate_together(load_contestants({"a": cfg("a", **cached), "c": cfg("c", **cached)}))
-    assert list(folder.rglob("*.npy"))
+    assert list(folder.rglob("*.fp16"))
 
 
 def test_what_a_model_takes_from_the_config_of_testing_makes_it_another(make_config, weights):
@@ -215,6 +215,15 @@ def test_what_a_model_takes_from_the_config_of_testing_makes_it_another(make_con
     with torch.no_grad():
         found = [len(contestant.model(batch)[0]["instances"]) for contestant in (many, few)]
     assert found[0] > found[1] == 3
+
+
+def test_the_seed_decides_on_the_noise_of_each_model(make_config, tmp_path):
+    noise = ("MODEL.DIFFUSION.NOISE_TIMESTEP", 200, "MODEL.WEIGHTS", str(tmp_path / "a.pth"))
+    cfgs = {seed: make_config(*SMALL, *noise, "SEED", int(seed)) for seed in ("1", "2")}
+    model = Trainer.build_model(cfgs["1"])
+    RunCheckpointer(model, str(tmp_path), Provenance(cfgs["1"], model)).save("a")
+    seeds = [find_diffusion_backbone(c.model).noise.seed for c in load_contestants(cfgs)]
+    assert seeds == [1, 2]
 
 
 def test_a_model_of_other_prompts_is_checked_as_any_other(make_config, weights, tmp_path):

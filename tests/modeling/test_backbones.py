@@ -178,6 +178,12 @@ def test_text_and_backbone_must_go_together(configure):
     for name, key, value, message in (
         ("baselines/vit_detection", "MODEL.CONDITIONER.NAME", "CaptionPrompt", "reads no text"),
         ("baselines/vit_detection", "MODEL.DIFFUSION.LORA_RANK", 4, "is for diffusion models"),
+        (
+            "baselines/vit_detection",
+            "MODEL.DIFFUSION.GRADIENT_CHECKPOINTING",
+            True,
+            "is for diffusion models",
+        ),
         ("backbones/sdxl_detection", "MODEL.CONDITIONER.NAME", "NoText", "EmptyText"),
         ("baselines/vit_detection", "MODEL.PRETRAINED.LEVELS", ["s3", "s5"], "consecutive"),
         ("baselines/vit_detection", "MODEL.META_ARCHITECTURE", "RetinaNet", "ConditionedRetina"),
