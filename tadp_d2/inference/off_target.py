@@ -31,7 +31,8 @@ ORACLE, ALL_NAMES = "oracle", "class names"
 def check_model(cfg: CfgNode) -> None:
     """
     Raises:
-        UserError: it is no semantic segmentor with an oracle, or one whose output is stretched.
+        UserError: it is no semantic segmentor with a true oracle, or one whose output is stretched
+            or averaged.
     """
     task = get_task(cfg).name
     if task != "semantic":
@@ -43,6 +44,15 @@ def check_model(cfg: CfgNode) -> None:
         )
     if cfg.TEST.AT_INPUT_SIZE:
         raise UserError("TEST.AT_INPUT_SIZE is True: scores are compared at the labels' size")
+    if cfg.TEST.VIEWS.SCALES:
+        raise UserError("TEST.VIEWS.SCALES is set: scores are those of a single pass; empty it")
+    oracle = cfg.MODEL.CONDITIONER.ORACLE
+    for name in ("PRECISION", "RECALL"):
+        if oracle[name] != 1:
+            raise UserError(
+                f"MODEL.CONDITIONER.ORACLE.{name} is {oracle[name]}: both prompts would err so; "
+                "expected 1.0"
+            )
 
 
 @torch.no_grad()

@@ -80,6 +80,15 @@ def test_only_a_segmentor_with_an_oracle_is_asked(detector, trained_config):
         check_model(load_config(CONFIG))
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [("TEST.VIEWS.SCALES", (1.0,)), ("MODEL.CONDITIONER.ORACLE.RECALL", 0.5)],
+)
+def test_neither_averaged_views_nor_an_erring_oracle_is_taken(key, value):
+    with pytest.raises(UserError, match=key):
+        check_model(load_config(CONFIG, overrides=[*ORACLE, key, value]))
+
+
 def test_the_command_evaluates_a_model_under_both_prompts(oracle_segmentor, tmp_path, capsys):
     sheet = tmp_path / "a.png"
     words = ["off-target", "--weights", str(oracle_segmentor / "model_final.pth")]
