@@ -28,5 +28,5 @@ def run(args: argparse.Namespace) -> None:
     size = max(1, math.floor(args.size / model.divisor + 0.5)) * model.divisor
     rows = draw_samples(model, args.prompt, args.seeds, size, args.steps, args.precision)
     titles = [f"seed {seed}" for seed in args.seeds]
-    write_rows(args.output, dict(zip(args.prompt, rows, strict=True)), titles)
+    write_rows(args.output, args.prompt, rows, titles)
     print(args.output)

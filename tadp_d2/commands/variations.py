@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     drawn = draw_variations(
         *(model, image, args.prompt, args.strengths, args.steps, args.precision, args.seed)
     )
-    rows = {prompt: [image, *row] for prompt, row in zip(args.prompt, drawn, strict=True)}
+    rows = [[image, *row] for row in drawn]
     titles = ["image", *(f"strength {strength:g}" for strength in args.strengths)]
-    write_rows(args.output, rows, titles)
+    write_rows(args.output, args.prompt, rows, titles)
     print(args.output)

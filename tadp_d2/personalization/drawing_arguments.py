@@ -63,6 +63,9 @@ def load_for_drawing(args: argparse.Namespace) -> "TrainableDiffusion":
             raise UserError(f"--{name} {getattr(args, name)}: expected at least 1")
     device = find_device(args.device)
     model = load_learned(args.weights or DEFAULT_WEIGHTS, args.tokens, args.unet, device)
+    most = model.scheduler.config.num_train_timesteps
+    if args.steps > most:
+        raise UserError(f"--steps {args.steps}: this model knows {most} steps of noise")
     for prompt in args.prompt:
         # One that is too long is an error, and not cut.
         model.context([prompt])

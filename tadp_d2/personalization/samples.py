@@ -1,7 +1,7 @@
 """What a model draws by prompts: on a sheet, and while it learns on one that grows by rows."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten, wrap
 
@@ -56,11 +56,11 @@ def draw_samples(
 
 
 def write_rows(
-    path: Path, rows: Mapping[str, Sequence[Image.Image]], titles: Sequence[str]
+    path: Path, labels: Sequence[str], rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]
 ) -> None:
     """Writes a sheet with a row of images under each label; `titles` are those of the columns."""
-    images = [image for row in rows.values() for image in row]
-    labels = tuple("\n".join(wrap(label, _LABEL)) for label in rows)
+    images = [image for row in rows for image in row]
+    labels = tuple("\n".join(wrap(label, _LABEL)) for label in labels)
     sheet = contact_sheet(images, len(titles), tuple(titles), rows=labels)
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")

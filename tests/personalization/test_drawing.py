@@ -101,6 +101,8 @@ def test_the_commands_draw_rows_of_prompts_with_a_learned_token(
         assert np.array_equal(cell(sheet, row, 0), drawn[1].resize((270, 270)))
     (tmp_path / "variations.png").unlink()
     assert "strength 0.2: expected more" in run("variations", image, "--strengths", "0.2")
+    shared += ("--steps", 1001)
+    assert "--steps 1001: this model knows 1000 steps" in run("variations", image)
     with pytest.raises(UserError, match="no diffusion model 'absent'"):
         load_learned("absent", [], None, torch.device("cpu"))
 
