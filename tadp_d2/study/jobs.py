@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ def run_jobs(
                 future.result()
                 if progress:
                     progress(done, len(missing))
+        except BrokenProcessPool:
+            raise UserError(
+                f"a process of the study was ended from outside, perhaps because the {processes} "
+                "had too little memory; the same command goes on, with fewer --processes"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

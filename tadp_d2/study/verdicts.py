@@ -67,19 +67,42 @@ def read(folder: Path, part: str = "adaptation") -> list[dict[str, Any]]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise UserError(f"{folder}: no results there; expected results/ of the study {part}")
-    return [_read(file, part) for file in files]
+    read_files = {file: _read(file, part) for file in files}
+    _check_comparable(read_files, part)
+    return [content["result"] for content in read_files.values()]
 
 
 def _read(file: Path, part: str) -> dict[str, Any]:
     try:
-        result = json.loads(file.read_text("utf-8-sig"))["result"]
+        content = json.loads(file.read_text("utf-8-sig"))
         # Those of the other parts lack some.
-        complete = {COMPARED[part], "seed", "tests"} <= result.keys()
+        complete = {COMPARED[part], "seed", "tests"} <= content["result"].keys()
+        complete = complete and isinstance(content["made_of"], dict)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         complete = False
     if not complete:
         raise UserError(f"{file}: is no result of the study {part}; move it away")
-    return result
+    return content
+
+
+def _check_comparable(contents: Mapping[Path, Mapping[str, Any]], part: str) -> None:
+    """
+    Raises:
+        UserError: two files are of one training and seed, or of different diffusion models.
+    """
+    first = next(iter(contents))
+    files: dict[tuple, Path] = {}
+    for file, content in contents.items():
+        result = content["result"]
+        other = files.setdefault((result[COMPARED[part]], result["seed"]), file)
+        if other != file:
+            raise UserError(f"{file} and {other} are results of one training; move one away")
+        model, expected = (c["made_of"].get("model") for c in (content, contents[first]))
+        if model != expected:
+            raise UserError(
+                f"{file} and {first} are of different diffusion models, whose numbers cannot be "
+                "compared: keep them in folders of their own"
+            )
 
 
 def answer(questions: Iterable[Question], results: Iterable[Mapping[str, Any]]) -> list[Answer]:

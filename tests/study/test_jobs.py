@@ -19,6 +19,10 @@ def square(number, log):
     return {"square": number**2}
 
 
+def die(**arguments):
+    os._exit(9)
+
+
 def make_jobs(folder, numbers, **made_of):
     arguments = [{"number": n, "log": str(folder / "log")} for n in numbers]
     return [
@@ -35,6 +39,12 @@ def test_results_come_in_order_and_are_made_once(tmp_path):
     assert seen == [(1, 2), (2, 2)]
     assert run_jobs(jobs) == [{"square": 9}, {"square": 1}, {"square": 4}]
     assert sorted((tmp_path / "log").read_text().split()) == ["1", "2", "3"]
+
+
+def test_a_process_that_is_ended_from_outside_is_told(tmp_path):
+    job = Job(tmp_path / "0.json", die, {}, {})
+    with pytest.raises(UserError, match="ended from outside.*fewer --processes"):
+        run_jobs([job], processes=1)
 
 
 def test_what_fails_leaves_the_others(tmp_path):

@@ -41,3 +41,18 @@ def test_results_are_read_from_a_folder_of_files(tmp_path):
             read(tmp_path)
     with pytest.raises(UserError, match="no results there"):
         read(tmp_path / "absent")
+
+
+def test_results_of_other_weights_or_one_training_twice_are_refused(tmp_path):
+    def write(name, seed, model):
+        result = {"training": "a", "seed": seed, "tests": {}}
+        content = {"made_of": {"model": model}, "result": result}
+        (tmp_path / name).write_text(json.dumps(content))
+
+    write("a_0.json", 0, "first")
+    write("a_1.json", 1, "second")
+    with pytest.raises(UserError, match="a_1.json and .*a_0.json are of different diffusion mod"):
+        read(tmp_path)
+    write("a_1.json", 0, "first")
+    with pytest.raises(UserError, match="a_1.json and .*a_0.json are results of one training"):
+        read(tmp_path)
