@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from tadp_d2.errors import exit_on_user_error
 from tadp_d2.files import new_folder, sha256
 from tadp_d2.progress import hide_library_bars
 from tadp_d2.synthetic.tiny_clip import QUESTIONS, WEIGHTS, measure, truths
@@ -256,4 +257,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

@@ -48,6 +48,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from tadp_d2.conditioning.domains import SLOT
 from tadp_d2.diffusion.attention import AttentionMaps, FusedAttention, RecordedAttention
 from tadp_d2.diffusion.stable_diffusion import noise_schedule
+from tadp_d2.errors import exit_on_user_error
 from tadp_d2.files import new_folder, replacing, sha256
 from tadp_d2.progress import hide_library_bars, progress_line
 from tadp_d2.synthetic.sentences import plural
@@ -105,7 +106,8 @@ def prepare(args: argparse.Namespace) -> list[dict]:
 
     Those are scaled latents of the image and of its mirror image: 2 x 4 x h x w, float16.
     """
-    path = args.work / f"latents_{args.seed}_{args.images}.pt"
+    of_vae = sha256(args.vae / "diffusion_pytorch_model.safetensors")[:12]
+    path = args.work / f"latents_{args.seed}_{args.images}_{of_vae}.pt"
     if not path.exists():
         samples = kept_samples(args.work, args.images, args.seed)
         vae = AutoencoderKL.from_pretrained(args.vae, dtype=torch.float32).eval().to(args.device)
@@ -485,4 +487,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

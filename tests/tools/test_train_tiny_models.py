@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tadp_d2.errors import UserError
 from tadp_d2.synthetic.tiny_clip import QUESTIONS
 from tadp_d2.synthetic.tiny_diffusion import SHIPPED
 from tadp_d2.synthetic.tiny_tokenizer import make_tokenizer, save_tokenizer
@@ -23,6 +24,7 @@ def tools():
     sys.path.insert(0, TOOLS)
     try:
         names = ("train_tiny_clip", "train_tiny_diffusion", "tiny_images", "tiny_batches")
+        names += ("tiny_training",)
         return [importlib.import_module(name) for name in names]
     finally:
         sys.path.remove(TOOLS)
@@ -82,6 +84,37 @@ def test_clip_goes_on_where_it_was(tools, images, tmp_path):
     with torch.no_grad():
         together, *alone = (learner.embed(own) for own in tokens)
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+def test_a_training_of_other_options_does_not_go_on_from_this_one(tools, tmp_path):
+    training = tools[4]
+
+    class Counter(training.Learner):
+        PARTS = ()
+
+        def update(self, batch):
+            self.losses.append(batch)
+
+    def train(steps, unet=None):
+        args = argparse.Namespace(
+            seed=0, steps=steps, workers=0, device="cpu", work=tmp_path, unet=unet
+        )
+        learner = Counter("cpu")
+        training.train(learner, lambda step: torch.zeros(1), tmp_path / "state.pt", 2, args)
+        return len(learner.losses)
+
+    assert train(4) == train(4) == 4
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "a.safetensors").write_text(folder.name)
+    for other in ({"steps": 2}, {"steps": 4, "unet": first}):
+        with pytest.raises(UserError, match="state.pt: a training of other options.*--work"):
+            train(**other)
+    (tmp_path / "state.pt").unlink()
+    train(4, first)
+    with pytest.raises(UserError, match="state.pt: a training of other options"):
+        train(4, second)
 
 
 def test_an_answer_is_as_good_as_any_other_that_is_true(tools):
