@@ -3,6 +3,7 @@
 The maps are those that the backbone hands to the head. Drawing them is not done here.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ from tadp_d2.modeling.backbone import (
     find_diffusion_backbone,
     load_backbone,
 )
+
+_logger = logging.getLogger(__name__)
 
 # The name of the average over the levels, among them.
 MEAN = "mean"
@@ -87,6 +90,8 @@ def make_prompts(
         words = find_words(prompt, text.tokenizer)
         if not words:
             raise UserError(f"the {name} is empty: there is no word to look for")
+        if " ".join(text.normalize(own).split()) not in prompt:
+            _logger.warning(f"The {name} is too long to be read: cut to {prompt!r}")
         # Neither reads the image.
         prompts[name] = Prompt(prompt, words, conditioner([inputs], None, None).context)
     if classes and isinstance(text, TextEncoder):

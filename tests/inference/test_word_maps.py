@@ -134,6 +134,14 @@ def test_a_class_is_the_mean_of_its_sentences_ends(detector, trained_config):
         )
 
 
+def test_words_that_are_not_read_are_told(detector, trained_config, caplog):
+    conditioning = load_captions_conditioner(trained_config(detector))
+    prompts = make_prompts(conditioning, "a dog " + "red " * 80 + "bird", ["dog"])
+    assert prompts["caption"].words[-1].text == "red"
+    (told,) = (record.message for record in caplog.records if "too long" in record.message)
+    assert told.startswith("The caption is too long to be read: cut to 'a watercolor")
+
+
 def test_a_model_without_maps_says_so(detector, trained_config):
     cfg = trained_config(detector, "MODEL.DIFFUSION.ATTENTION_MAPS.LEVELS", ())
     with pytest.raises(UserError, match="ATTENTION_MAPS.LEVELS is empty"):
