@@ -89,6 +89,12 @@ def run(args: argparse.Namespace) -> None:
         _questions(args)
     folder = args.output / args.part
     if args.results:
+        own = folder / "results"
+        if own.exists() and own.resolve() != args.results.resolve():
+            raise UserError(
+                f"{folder} holds a study of its own, whose table would be replaced: name another "
+                "folder in --output"
+            )
         _show(_of_results(args, folder), folder)
         return
     make = {

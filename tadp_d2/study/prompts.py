@@ -20,6 +20,7 @@ from tadp_d2.data.batches import BatchLoader
 from tadp_d2.data.images import decode
 from tadp_d2.data.loader import build_test_loader
 from tadp_d2.engine.trainer import Trainer
+from tadp_d2.errors import UserError
 from tadp_d2.records.result_files import read_results
 from tadp_d2.study.caption_kinds import OWN, write_texts
 from tadp_d2.study.identity import identity
@@ -313,14 +314,26 @@ def run_folder(folder: Path, training: Training, seed: int) -> Path:
 
 
 def sheet(folder: Path, question: Question, seed: int = 0) -> Image.Image:
-    """Image, truth, and the prediction of each arm: a row for each image of the gallery."""
+    """Image, truth, and the prediction of each arm: a row for each image of the gallery.
+
+    Raises:
+        UserError: a training's images are not there.
+    """
     (arms,) = question.arms().values()
-    galleries = [
-        next((run_folder(folder, arm.training, seed) / "gallery").glob("*/")) for arm in arms
-    ]
+    galleries = [_gallery(run_folder(folder, arm.training, seed)) for arm in arms]
     drawn = []
     for shown in sorted(path.name for path in galleries[0].iterdir()):
         drawn += [galleries[0] / shown / f"{kind}.jpg" for kind in ("image", "truth")]
         drawn += [gallery / shown / "prediction.jpg" for gallery in galleries]
     titles = ("image", "truth", *(arm.name for arm in arms))
     return contact_sheet([decode(path) for path in drawn], len(titles), titles)
+
+
+def _gallery(run: Path) -> Path:
+    found = next((run / "gallery").glob("*/"), None)
+    if found is None:
+        raise UserError(
+            f"{run}: has no gallery of predictions, though the training's result is there; remove "
+            f"results/{run.name}.json beside runs/, and the same command trains it again"
+        )
+    return found

@@ -184,6 +184,14 @@ def test_unknown_questions_are_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_table_of_a_study_is_not_replaced_by_that_of_other_results(tmp_path, capsys):
+    (tmp_path / "out" / "adaptation" / "results").mkdir(parents=True)
+    with pytest.raises(SystemExit) as exit_:
+        main(["study", "adaptation", "--results", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert exit_.value.code == 2
+    assert "holds a study of its own" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_world_is_refused_and_left_alone(world, tmp_path, capsys):
     (tmp_path / "captions").symlink_to(world / "captions")
     for folder in (world / "VOC2007", tmp_path):

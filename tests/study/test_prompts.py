@@ -7,6 +7,7 @@ from PIL import Image
 
 from tadp_d2.cli import main
 from tadp_d2.data.texts import read_captions
+from tadp_d2.errors import UserError
 from tadp_d2.study import prompts
 from tadp_d2.study.prompts import PROMPT_QUESTIONS
 
@@ -72,7 +73,12 @@ def test_shorter_captions_are_those_of_a_training(world, tmp_path, monkeypatch):
     assert any(shorter < longer for longer, shorter in lengths)
     assert str(run / "captions") in (run / "config.yaml").read_text()
     # Shared by all trainings of a study.
-    assert [*(tmp_path / "latents").rglob("*.npy")]
+    assert [*(tmp_path / "latents").rglob("*.fp16")]
+
+
+def test_a_training_without_its_images_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"has no gallery.*remove results/.*_0\.json"):
+        prompts.sheet(tmp_path, PROMPT_QUESTIONS["demo"])
 
 
 @pytest.mark.exhaustive
