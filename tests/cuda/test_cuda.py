@@ -184,7 +184,7 @@ def test_cached_latents_are_the_same_bits_and_near_to_none(config, tmp_path):
         images = model.preprocess_image(batch)
         with torch.no_grad(), model._condition_on(batch):
             found.append(model.backbone(images.tensor))
-    assert len(list(folder.rglob("*.npy"))) == 2
+    assert len(list(folder.rglob("*.fp16"))) == 2
     for name, first in found[0].items():
         assert torch.equal(first, found[1][name])
     assert 0 < difference(found[0], found[2]) < 5e-3
