@@ -26,6 +26,7 @@ from tadp_d2.diffusion.compiling import compile_passes
 from tadp_d2.diffusion.diffusion_model import Context, MapOptions
 from tadp_d2.diffusion.stable_diffusion import LatentEncoder
 from tadp_d2.diffusion.unet_features import UNetFeatures
+from tadp_d2.frozen import tensors_of
 
 SIZES = {
     "small": (dict(block_out_channels=(32, 64, 96, 96), cross_attention_dim=32), 32),
@@ -152,8 +153,7 @@ def products(run: Callable[..., object], part: nn.Module, inputs: tuple[Tensor, 
     """As `operations`, with those of fused attention, which torch counts on the meta device."""
     # What is around it asks for the device's precision, and this device has none.
     part = part.vae.encoder if isinstance(part, LatentEncoder) else part
-    held = {**dict(part.named_parameters()), **dict(part.named_buffers())}
-    empty = {name: tensor.detach().to("meta") for name, tensor in held.items()}
+    empty = {name: tensor.detach().to("meta") for name, tensor in tensors_of(part).items()}
     twin = lambda *own: functional_call(part, empty, own)  # noqa: E731
     return operations(lambda: run(twin, *(tensor.to("meta") for tensor in inputs)))
 

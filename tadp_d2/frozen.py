@@ -37,6 +37,11 @@ def _keep_own_weights(frozen: Frozen, state_dict: dict, prefix: str, *_: Any) ->
     state_dict.update(own)
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, also those that its state leaves out."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
 def fingerprint(weights: nn.Module | Mapping[str, Tensor] | Tensor) -> str:
     """SHA-256 of names, shapes and fp32 values, whatever file the weights came from."""
     tensors = {"": weights} if isinstance(weights, Tensor) else weights

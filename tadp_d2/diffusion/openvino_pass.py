@@ -26,7 +26,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 import tadp_d2
 from tadp_d2.errors import UserError, reason
 from tadp_d2.files import new_folder
-from tadp_d2.frozen import fingerprint
+from tadp_d2.frozen import fingerprint, tensors_of
 from tadp_d2.precision import autocast
 from tadp_d2.remembered import cache_folder
 
@@ -141,9 +141,7 @@ class OpenVINOPass:
                 for config in configs
             ],
             # Not of its state: a module may keep frozen weights out of checkpoints.
-            "weights": fingerprint(
-                {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
-            ),
+            "weights": fingerprint(tensors_of(self._module)),
             "pass": flat.kind,
         }
         digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tadp_d2.errors import UserError
+from tadp_d2.frozen import tensors_of
 
 # The projections of diffusers' attention layers, as LoRA files of Stable Diffusion have them.
 _PROJECTIONS = re.compile(r"\bto_(q|k|v|out\.0)$")
@@ -67,15 +68,11 @@ def train_low_rank(network: nn.Module, rank: int, whole: Sequence[nn.Module] = (
     for part in whole:
         part.requires_grad_(True)
     updates = [part for part in network.modules() if isinstance(part, LowRankUpdate)]
-    trained = {id(tensor) for part in (*updates, *whole) for tensor in _tensors(part).values()}
+    trained = {id(tensor) for part in (*updates, *whole) for tensor in tensors_of(part).values()}
     # By name: whoever freezes the updates later, for a test, still has them in checkpoints.
-    base = [name for name, tensor in _tensors(network).items() if id(tensor) not in trained]
+    base = [name for name, tensor in tensors_of(network).items() if id(tensor) not in trained]
     network.register_state_dict_post_hook(partial(_drop, base))
     network.register_load_state_dict_pre_hook(partial(_keep, base))
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _drop(base: Collection[str], _: nn.Module, state: dict, prefix: str, *__: Any) -> None:
@@ -84,5 +81,5 @@ def _drop(base: Collection[str], _: nn.Module, state: dict, prefix: str, *__: An
 
 
 def _keep(base: Collection[str], network: nn.Module, state: dict, prefix: str, *_: Any) -> None:
-    own = _tensors(network)
+    own = tensors_of(network)
     state.update({prefix + name: own[name].detach() for name in base})
