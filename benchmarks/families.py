@@ -37,21 +37,28 @@ SIDE, TOKENS = 512, 77
 
 
 class Diffusion(nn.Module):
-    """VAE encoder and UNet, under a text."""
+    """VAE encoder and features, under a text of some embeddings and a pooled one."""
 
-    def __init__(self, unet: UNet2DConditionModel, kind: type[UNetFeatures] = UNetFeatures):
+    def __init__(
+        self, features: nn.Module, width: int, pooled: int, tokens: int, latent_channels: int
+    ):
         super().__init__()
-        self.encoder = LatentEncoder(make_vae())
-        self.features = kind(unet)
+        self.encoder = LatentEncoder(make_vae(latent_channels=latent_channels))
+        self.features = features
+        self._text, self._pooled = (1, tokens, width), (1, pooled)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        width = self.features.unet.config.cross_attention_dim
-        context = Context(torch.zeros(1, TOKENS, width), None, torch.zeros(1, 1280))
+        context = Context(torch.zeros(self._text), None, torch.zeros(self._pooled))
         return list(self.features(self.encoder(images), context, 0.0).values())
 
 
+def of_unet(unet: UNet2DConditionModel, kind: type[UNetFeatures] = UNetFeatures) -> nn.Module:
+    config = unet.config
+    return Diffusion(kind(unet), config.cross_attention_dim, 1280, TOKENS, config.in_channels)
+
+
 def stable_diffusion_2() -> nn.Module:
-    return Diffusion(
+    return of_unet(
         UNet2DConditionModel(
             sample_size=64,
             cross_attention_dim=1024,
@@ -75,38 +82,22 @@ def stable_diffusion_xl() -> nn.Module:
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816,
     )
-    return Diffusion(unet, XLFeatures)
-
-
-class TransformerDiffusion(nn.Module):
-    """VAE encoder and transformer, under a text that CLIP and T5 read."""
-
-    def __init__(self, transformer: SD3Transformer2DModel):
-        super().__init__()
-        channels = transformer.config.in_channels
-        self.encoder = LatentEncoder(make_vae(latent_channels=channels))
-        self.features = TransformerFeatures(transformer)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        config = self.features.transformer.config
-        text = torch.zeros(1, TOKENS + T5_LENGTH, config.joint_attention_dim)
-        context = Context(text, None, torch.zeros(1, config.pooled_projection_dim))
-        return list(self.features(self.encoder(images), context, 0.0).values())
+    return of_unet(unet, XLFeatures)
 
 
 def stable_diffusion_3() -> nn.Module:
-    """The medium one."""
-    return TransformerDiffusion(
-        SD3Transformer2DModel(
-            sample_size=128,
-            in_channels=16,
-            num_layers=24,
-            num_attention_heads=24,
-            caption_projection_dim=1536,
-            out_channels=16,
-            pos_embed_max_size=192,
-        )
+    """The medium one, under a text that CLIP and T5 read."""
+    transformer = SD3Transformer2DModel(
+        sample_size=128,
+        in_channels=16,
+        num_layers=24,
+        num_attention_heads=24,
+        caption_projection_dim=1536,
+        out_channels=16,
+        pos_embed_max_size=192,
     )
+    width, pooled = transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim
+    return Diffusion(TransformerFeatures(transformer), width, pooled, TOKENS + T5_LENGTH, 16)
 
 
 def dinov2_l() -> nn.Module:
@@ -128,7 +119,7 @@ def convnext_l() -> nn.Module:
 
 # Name -> how it is made, and the side of its image: a multiple of its patches.
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "Stable Diffusion 1.5": (lambda: Diffusion(make_unet()), SIDE),
+    "Stable Diffusion 1.5": (lambda: of_unet(make_unet()), SIDE),
     "Stable Diffusion 2.1": (stable_diffusion_2, SIDE),
     "Stable Diffusion XL": (stable_diffusion_xl, SIDE),
     "Stable Diffusion 3 medium": (stable_diffusion_3, SIDE),
