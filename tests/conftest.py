@@ -23,9 +23,7 @@ import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from tadp_d2.cli import main  # noqa: E402
-from tadp_d2.config.load import load_config  # noqa: E402
 from tadp_d2.progress import hide_library_bars  # noqa: E402
-from tadp_d2.synthetic.data_folder import MODEL_FOLDER, write_data_folder  # noqa: E402
 from tadp_d2.synthetic.refer_data_sets import ReferSizes  # noqa: E402
 from tadp_d2.synthetic.room_data_sets import RoomSizes  # noqa: E402
 from tadp_d2.synthetic.street_data_sets import StreetSizes  # noqa: E402
@@ -33,9 +31,6 @@ from tadp_d2.synthetic.voc_data_sets import VocSizes  # noqa: E402
 
 from .browser import CHROMIUM, Browser  # noqa: E402
 from .forked import ForkedCommands  # noqa: E402
-
-hide_library_bars()
-
 
 # The files that take a minute and more, the longest first.
 LONGEST = (
@@ -84,6 +79,11 @@ QUICK = Path(__file__).parents[1] / "configs" / "quick_schedules"
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_bars() -> None:
+    hide_library_bars()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _remove_folders(request, tmp_path_factory):
     """Of a run that passed: they are gigabytes. Set up first, it comes last."""
     yield
@@ -110,6 +110,8 @@ def full_disk() -> Callable[[int], AbstractContextManager]:
 @pytest.fixture(scope="session")
 def world() -> Path:
     """A folder with the data sets, captions and the tiny diffusion model."""
+    from tadp_d2.synthetic.data_folder import write_data_folder
+
     folder = Path(os.environ["DETECTRON2_DATASETS"])
     if not folder.exists():
         write_data_folder(folder, 0, SIZES, STREET_SIZES, ROOM_SIZES, REFER_SIZES)
@@ -119,6 +121,8 @@ def world() -> Path:
 @pytest.fixture(scope="session")
 def model_folder(world: Path) -> Path:
     """A Stable Diffusion folder in diffusers' format."""
+    from tadp_d2.synthetic.data_folder import MODEL_FOLDER
+
     return world / MODEL_FOLDER
 
 
@@ -403,5 +407,7 @@ def make_referring_config(model_folder: Path, tmp_path: Path):
 
 
 def _maker(config: Path, settings: dict):
+    from tadp_d2.config.load import load_config
+
     pairs = [item for pair in settings.items() for item in pair]
     return lambda *overrides: load_config(str(config), overrides=[*pairs, *overrides])

@@ -160,6 +160,10 @@ def _run_all(
     os.setsid()
     signal.alarm(limit)
     os.environ.update(environment)
+    # Which a process reads when it starts.
+    if encoding := environment.get("PYTHONIOENCODING"):
+        sys.stdout.reconfigure(encoding=encoding)
+        sys.stderr.reconfigure(encoding=encoding)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     codes = []
     for number, command in enumerate(commands):

@@ -108,22 +108,32 @@ def start(labelled_world, arguments_of, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def observe(forked, labelled_world, arguments_of):
-    """observe(argument, ..., processes=1) is what the processes of a run on that world print.
+def in_forks(forked, labelled_world, arguments_of):
+    """in_forks(script, argument, ..., processes=2) is what the first process of a run prints.
 
     They start quickly, as forks with the variables of torchrun if there are several.
     """
 
-    def observe(*arguments, processes=1):
-        command = [OBSERVED, *arguments_of(*arguments)]
+    def in_forks(script, *arguments, processes=2, datasets=labelled_world, **options):
+        command = [script, *arguments_of(*arguments, **options)]
         started = [
-            forked.start(command, datasets=labelled_world, **variables)
+            forked.start(command, datasets=datasets, **variables)
             for variables in (_torchrun(processes) if processes > 1 else [{}])
         ]
         results = [result for process in started for result in process.results()]
         printed = ["".join(result[1:]) for result in results]
         assert all(result.code == 0 for result in results), printed
         return printed[0]
+
+    return in_forks
+
+
+@pytest.fixture(scope="module")
+def observe(in_forks):
+    """observe(argument, ..., processes=1) is such a run on that world."""
+
+    def observe(*arguments, processes=1):
+        return in_forks(OBSERVED, *arguments, processes=processes)
 
     return observe
 
@@ -232,8 +242,22 @@ def test_two_processes_evaluate_an_odd_number_of_pictures_as_one_does(
         assert (together / name).read_bytes() == path.read_bytes()
 
 
+@pytest.fixture(params=["in_forks", pytest.param("num_gpus", marks=pytest.mark.exhaustive)])
+def guess_in_two_processes(request, in_forks, start, world):
+    """guess_in_two_processes(argument, ...) runs GUESSING on the world in two processes."""
+
+    def guess(*arguments, **options):
+        options.update(config=DETECTION, datasets=world)
+        if request.param == "in_forks":
+            in_forks(GUESSING, *arguments, **options)
+        else:
+            finish(start((*PYTHON, GUESSING), "--num-gpus=2", *arguments, **options))
+
+    return guess
+
+
 def test_detections_of_two_processes_are_scored_as_those_of_one(
-    start, world, make_config, monkeypatch, tmp_path
+    guess_in_two_processes, make_config, monkeypatch, tmp_path
 ):
     overrides = {
         "DATASETS.TEST": ("watercolor_test",),
@@ -241,13 +265,9 @@ def test_detections_of_two_processes_are_scored_as_those_of_one(
         "TEST.GALLERY_IMAGES": 4,  # more than a process sees
     }
     cfg = make_config(*(item for pair in overrides.items() for item in pair))
-    process = start(
-        *((*PYTHON, GUESSING), "--num-gpus=2", "--eval-only", "OUTPUT_DIR", tmp_path),
-        **{"config": DETECTION, "settings": overrides, "datasets": world},
-    )
+    guess_in_two_processes("--eval-only", "OUTPUT_DIR", tmp_path, settings=overrides)
     monkeypatch.setattr(CaptionedRCNN, "inference", runpy.run_path(str(GUESSING))["guess"])
     Trainer.test(cfg, Trainer.build_model(cfg))
-    finish(process)
     own, two = Path(cfg.OUTPUT_DIR), tmp_path / "evaluation"
     assert 10 < metrics(own)["watercolor_test"]["voc07"]["AP"] < 90
     assert metrics(two) == metrics(own)

@@ -4,9 +4,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 from pydoc import locate
 
 import pytest
@@ -26,10 +25,7 @@ ARTIFACT = {
 }
 METADATA = {"invert": "learned_embeds.json", "dreambooth": "dreambooth.json"}
 STEPS = ("--steps", 8, "--save-every", 2, "--evaluate-every", 5)
-# As a process that has no Detectron2.
-WITHOUT_DETECTRON2 = (
-    "import sys; sys.modules['detectron2'] = None\nfrom tadp_d2.cli import main; main(sys.argv[1:])"
-)
+WITHOUT_DETECTRON2 = Path(__file__).with_name("without_detectron2.py")
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +56,17 @@ def curves(method, folder):
 
 
 @pytest.mark.parametrize("method", ARTIFACT)
-def test_killed_and_resumed(method, command, run, uninterrupted, tmp_path):
+def test_killed_and_resumed(method, command, run, uninterrupted, forked, tmp_path):
     out = tmp_path / "out"
+    threads = str(torch.get_num_threads())
     arguments = command(method, out, *STEPS)
-    process = subprocess.Popen([sys.executable, "-c", WITHOUT_DETECTRON2, *arguments])
+    process = forked.start((WITHOUT_DETECTRON2, *arguments), OMP_NUM_THREADS=threads)
     checkpoint, deadline = out / "checkpoint.pt", time.monotonic() + 120
     while not checkpoint.exists():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None and time.monotonic() < deadline, process.printed()
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.results()
     assert 2 <= torch.load(checkpoint, weights_only=True)["step"] < 8
     assert not (out / ARTIFACT[method]).exists()
     # What a process leaves that is killed while it writes.

@@ -21,7 +21,7 @@ SIMPLE = "a watercolor style painting of {caption}"
 
 
 @pytest.fixture
-def tiny_study(monkeypatch):
+def tiny_study(monkeypatch, in_this_process):
     """The question about cleaning, on watercolours alone, after two iterations."""
     schedule = adaptation.SCHEDULES["detection"]
     tiny = replace(schedule, overrides={**schedule.overrides, **TINY})
@@ -137,7 +137,9 @@ def test_an_adapter_is_trained_once_and_tested_with_and_without_the_style(
 
 
 @pytest.mark.exhaustive
-def test_expressions_are_asked_with_and_without_the_style(world, tmp_path, monkeypatch):
+def test_expressions_are_asked_with_and_without_the_style(
+    world, tmp_path, monkeypatch, in_this_process
+):
     schedule = adaptation.SCHEDULES["referring"]
     tiny = {**schedule.overrides, **TINY, "INPUT.FIXED_SIZE_TRAIN": (64, 64)}
     monkeypatch.setitem(adaptation.SCHEDULES, "referring", replace(schedule, overrides=tiny))

@@ -46,16 +46,14 @@ def test_the_table_has_means_wins_and_dashes():
 
 
 @pytest.fixture
-def tiny_study(monkeypatch):
+def tiny_study(monkeypatch, in_this_process):
     tiny = {"SOLVER.MAX_ITER": 1, "SOLVER.IMS_PER_BATCH": 1, "MODEL.DEPTH_HEAD.CHANNELS": 8}
     monkeypatch.setattr(depth_texts, "SCHEDULE", {**depth_texts.SCHEDULE, **tiny})
     kept = {name: CONDITIONS[name] for name in ("scene embedding", "oracle objects")}
     monkeypatch.setattr(depth_texts, "CONDITIONS", kept)
 
 
-def test_a_run_from_the_rooms_to_the_table(world, tmp_path, tiny_study, capsys, monkeypatch):
-    # In this process: the tiny schedule is not that of another.
-    monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", _Here)
+def test_a_run_from_the_rooms_to_the_table(world, tmp_path, tiny_study, capsys):
     command = ["study", "depth", "--output", str(tmp_path), "--seeds", "1", "--data", str(world)]
     main(command)
     folder = tmp_path / "depth"
@@ -72,23 +70,3 @@ def test_a_run_from_the_rooms_to_the_table(world, tmp_path, tiny_study, capsys, 
     main([*command[:2], "--results", str(folder / "results"), "--output", str(tmp_path / "again")])
     assert (tmp_path / "again" / "depth" / "table.md").read_text() == made
     assert made in capsys.readouterr().out
-
-
-class _Here:
-    """Runs at once what it is given."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, function, *arguments):
-        from concurrent.futures import Future
-
-        future = Future()
-        future.set_result(function(*arguments))
-        return future

@@ -82,11 +82,10 @@ def test_a_training_without_its_images_is_named(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_the_demo_makes_a_table_and_a_sheet(world, tmp_path, capsys, monkeypatch):
+def test_the_demo_makes_a_table_and_a_sheet(world, tmp_path, capsys, monkeypatch, in_this_process):
     tiny = {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "TEST.GALLERY_IMAGES": 2}
     demo = {**prompts.OVERRIDES["pascal demo"], **tiny}
     monkeypatch.setitem(prompts.OVERRIDES, "pascal demo", demo)
-    monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", InThisProcess)
     command = ["study", "prompts", "--question", "demo", "--data", str(world)]
     main([*command, "--output", str(tmp_path), "--seeds", "1", "--processes", "1"])
     folder = tmp_path / "prompts"
@@ -101,11 +100,12 @@ def test_the_demo_makes_a_table_and_a_sheet(world, tmp_path, capsys, monkeypatch
 
 
 @pytest.mark.exhaustive
-def test_the_rows_of_the_tagging_adapter_are_trained_and_compared(world, tmp_path, monkeypatch):
+def test_the_rows_of_the_tagging_adapter_are_trained_and_compared(
+    world, tmp_path, monkeypatch, in_this_process
+):
     tiny = {"SOLVER.MAX_ITER": 2, "SOLVER.IMS_PER_BATCH": 2, "TEST.GALLERY_IMAGES": 0}
     ade20k = {**prompts.OVERRIDES["ade20k"], **tiny}
     monkeypatch.setitem(prompts.OVERRIDES, "ade20k", ade20k)
-    monkeypatch.setattr("tadp_d2.study.jobs.ProcessPoolExecutor", InThisProcess)
     command = ["study", "prompts", "--question", "tagging-table-5", "--data", str(world)]
     main([*command, "--output", str(tmp_path), "--seeds", "1", "--processes", "1"])
     table = (tmp_path / "prompts" / "table.md").read_text()
@@ -120,23 +120,3 @@ def test_the_rows_of_the_tagging_adapter_are_trained_and_compared(world, tmp_pat
         trained = options["NAME"] == "TaggingAdapter" and options["TAGGING"]["LOSS_WEIGHT"]
         assert tagged[-1] == bool(trained)
     assert (sum(tagged), len(tagged)) == (4, 9)
-
-
-class InThisProcess:
-    """In the place of a pool, whose processes would know nothing of what a test changes."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def submit(self, function, job):
-        from concurrent.futures import Future
-
-        future = Future()
-        future.set_result(function(job))
-        return future
