@@ -29,7 +29,10 @@ from tadp_d2.records.provenance import Provenance
 
 from ..tiny_model import TEXT_WIDTH
 
-SMALL = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "DATASETS.TEST", ("watercolor_test",))
+SMALL = (
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "DATASETS.TEST", ("watercolor_test",)),
+    *("TEST.GALLERY_IMAGES", 0),
+)
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +133,12 @@ def test_the_command_gives_the_metrics_of_single_evaluations(cfgs, tmp_path, wei
     for name, cfg in cfgs.items():
         run = tmp_path / "runs" / name
         run.mkdir(parents=True)
-        (run / "config.yaml").write_text(cfg.dump())
+        (run / "config.yaml").write_text(_with_gallery(cfg))
         (run / "model_final.pth").symlink_to(cfg.MODEL.WEIGHTS)
         models.append(str(run))
     # Both ways to name a model.
     models[2] = f"{tmp_path / 'other.yaml'}={weights[1]}"
-    (tmp_path / "other.yaml").write_text(cfgs["other"].dump())
+    (tmp_path / "other.yaml").write_text(_with_gallery(cfgs["other"]))
     main(["benchmark", *models, "--output", str(tmp_path / "out")])
     for name, result in expected.items():
         content = json.loads((tmp_path / "out" / name / "results.json").read_text())
@@ -147,6 +150,13 @@ def test_the_command_gives_the_metrics_of_single_evaluations(cfgs, tmp_path, wei
         assert (tmp_path / "out" / name / "gallery" / "watercolor_test.png").exists()
 
 
+def _with_gallery(cfg):
+    own = cfg.clone()
+    own.defrost()
+    own.TEST.GALLERY_IMAGES = 1
+    return own.dump()
+
+
 def test_each_expression_of_an_image_is_read_and_the_image_encoded_once(
     referring_segmentor, trained_config, tmp_path
 ):
@@ -154,7 +164,7 @@ def test_each_expression_of_an_image_is_read_and_the_image_encoded_once(
         name: trained_config(
             referring_segmentor,
             *("TEXT.DOMAIN", "watercolor", "TEXT.MODIFIER", name),
-            *("OUTPUT_DIR", str(tmp_path / name)),
+            *("OUTPUT_DIR", str(tmp_path / name), "TEST.GALLERY_IMAGES", 0),
         )
         for name in ("null", "simple")
     }
