@@ -1,6 +1,7 @@
 """Small synthetic data sets for all tests, in the place where Detectron2 looks for data sets."""
 
 import contextlib
+import gc
 import os
 import resource
 import shutil
@@ -8,6 +9,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+
+# Garbage is looked for among all objects, and those of imports and of collected tests stay.
+gc.disable()
 
 # Detectron2 reads the place of the data sets when it is imported, and the hub client its mode.
 ROOT = Path(tempfile.mkdtemp(prefix="tadp_d2_tests_"))
@@ -43,6 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker waits for one at the end."""
     place = {name: index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
