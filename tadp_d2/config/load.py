@@ -128,12 +128,12 @@ def _check_file(file: Path, above: tuple[Path, ...] = ()) -> None:
     if file.resolve() in above:
         raise UserError(f"{file}: rests on itself by _BASE_; take the circle apart")
     try:
-        text = file.read_text("utf-8-sig")
-        root = yaml.compose(text, yaml.SafeLoader)
+        loader = yaml.SafeLoader(file.read_text("utf-8-sig"))
+        root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise UserError(f"{file}: expected keys and values, such as SEED: 1")
         _check_node(root, file, set())
-        content = yaml.safe_load(text)
+        content = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{file}{line}: not a safe YAML file ({error.problem})") from None

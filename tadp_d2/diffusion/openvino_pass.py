@@ -114,17 +114,17 @@ class OpenVINOPass:
         folder = self._find_folder(flat)
         if folder.exists():
             try:
-                network = _Network(self._openvino, _model_file(folder), precision)
+                network = _Network(self._openvino, _model_file(folder), precision, flat.name)
                 network.run(flat)
                 with contextlib.suppress(OSError):  # another user's
                     os.utime(folder)
                 return network
-            except (UserError, RuntimeError) as error:
+            except UserError as error:
                 _logger.warning(f"{folder}: is not used, and made again: {reason(error)}")
                 shutil.rmtree(folder, ignore_errors=True)
         _logger.info(f"{flat.name} is exported to OpenVINO, in a minute for a large model")
         model = flat.export(self._openvino)
-        network = _Network(self._openvino, model, precision)
+        network = _Network(self._openvino, model, precision, flat.name)
         network.run(flat)
         self._keep(model, folder)
         return network
@@ -225,17 +225,24 @@ class _FlatPass(nn.Module):
 class _Network:
     """An OpenVINO model that is ready to compute."""
 
-    def __init__(self, openvino: ModuleType, model: Any, precision: str):
+    def __init__(self, openvino: ModuleType, model: Any, precision: str, name: str):
         """
         Args:
             model: or its file.
+            name: for messages.
+
+        Raises:
+            UserError: OpenVINO does not take the model.
         """
         options = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
         }
-        self._compiled = openvino.Core().compile_model(model, "CPU", options)
+        try:
+            self._compiled = openvino.Core().compile_model(model, "CPU", options)
+        except RuntimeError as error:
+            raise _failure(name, error) from error
         self._precision = precision
         self._compared: set[tuple] = set()
         self._outputs: TreeSpec | None = None
@@ -271,10 +278,14 @@ class _Network:
         try:
             found = self._compiled([tensor.contiguous().numpy() for tensor in flat.tensors])
         except RuntimeError as error:
-            # Its first lines are places in its source.
-            why = str(error).strip().splitlines()[-1]
-            raise UserError(f"{flat.name}: OpenVINO fails ({why}): {_ADVICE}") from error
+            raise _failure(flat.name, error) from error
         return [torch.from_numpy(found[place]) for place in range(len(found))]
+
+
+def _failure(name: str, error: RuntimeError) -> UserError:
+    # Its first lines are places in OpenVINO's source.
+    why = (str(error).strip().splitlines() or ["no reason given"])[-1]
+    return UserError(f"{name}: OpenVINO fails ({why}): {_ADVICE}")
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -33,8 +33,7 @@ LEARNED_FROM, HELD_OUT = 5, 40
 # Noises for each image.
 DRAWS = 4
 _SIZE = 192
-# The schedules of a model whose text is 64 numbers wide and whose UNet has 4 million weights: the
-# paper's rates are those of Stable Diffusion.
+# Of the tiny model: the paper's rates are those of Stable Diffusion.
 SETTINGS = {
     "invert": {"steps": 100, "rate": 1e-2, "batch": 4, "accumulation": 1, "size": _SIZE},
     "dreambooth": {"steps": 100, "rate": 2e-5, "batch": 4, "size": _SIZE},

@@ -191,6 +191,16 @@ def test_bf16_may_differ_as_pytorchs_does(openvino):
             opened()(*inputs())
 
 
+def test_an_export_that_it_does_not_take_is_told(openvino, cache, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("in graph.cpp:7\nno such operation")
+
+    monkeypatch.setattr(openvino, "compile_model", refuse)
+    with pytest.raises(UserError, match=r"^Features: OpenVINO fails \(no such operation\): leave"):
+        opened()(*inputs())
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize("content", ["damaged", "other"])
 def test_a_wrong_file_is_made_again(openvino, cache, caplog, content):
     opened()(*inputs())
