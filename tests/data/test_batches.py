@@ -70,7 +70,9 @@ def test_too_little_shared_memory_ends_the_run(monkeypatch):
     assert len(load(workers=0)) == 3
 
 
-def test_a_worker_that_is_killed_ends_the_run():
+def test_a_worker_that_is_killed_ends_the_run(monkeypatch):
+    # Seconds after which torch looks how its workers are.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
     with pytest.raises(UserError, match="loading failed: DataLoader worker .*NUM_WORKERS"):
         load(stop)
 

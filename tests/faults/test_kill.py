@@ -112,7 +112,7 @@ def kill_while_saving(process, folder):
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("TADP_FAULT_SEEDS", 1))))
-def test_killed_at_random_moments(start, command, world, undisturbed, tmp_path, seed):
+def test_killed_at_random_moments(start, undisturbed, tmp_path, seed):
     print("seed", seed)
     moments = random.Random(seed)
     kill_while_saving(start(tmp_path / "run"), tmp_path / "run")
@@ -123,7 +123,15 @@ def test_killed_at_random_moments(start, command, world, undisturbed, tmp_path, 
         wait_for(process, moments.choice(["Starting training", "Start inference"]))
         time.sleep(moments.uniform(0, 3))
         kill(process)
-    # The last one is a process from its start on: nothing rests on what a fork inherits.
+    code, output = finish(start(tmp_path / "run"))
+    assert code == 0, output
+    assert_same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.exhaustive
+def test_continued_by_a_process_of_its_own(start, command, world, undisturbed, tmp_path):
+    """Nothing rests on what a fork inherits."""
+    kill_while_saving(start(tmp_path / "run"), tmp_path / "run")
     process = subprocess.run(
         [sys.executable, *command(tmp_path / "run")],
         cwd=ROOT,

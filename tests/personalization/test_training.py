@@ -87,8 +87,13 @@ def test_killed_and_resumed(method, command, run, uninterrupted, forked, tmp_pat
         ("invert", "tadp_d2.personalization.training.TrainingState.advance", 6),
         ("invert", "torch.save", 2),
         ("invert", "tadp_d2.personalization.output.OutputFolder.finish", 1),
-        ("dreambooth", "torch.save", 2),
-        ("dreambooth", "tadp_d2.personalization.output.OutputFolder.finish", 1),
+        *(
+            pytest.param("dreambooth", *moment, marks=pytest.mark.exhaustive)
+            for moment in (
+                ("torch.save", 2),
+                ("tadp_d2.personalization.output.OutputFolder.finish", 1),
+            )
+        ),
     ],
 )
 def test_interrupted_anywhere_and_resumed(
