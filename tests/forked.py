@@ -1,5 +1,6 @@
 """Runs commands quickly: each in a fork of a process that has imported what all of them import."""
 
+import gc
 import json
 import os
 import runpy
@@ -141,6 +142,8 @@ def _serve() -> None:
     # transformers prepares itself when it loads its first model.
     TextEncoder.from_pretrained(Path(tiny_diffusion.__file__).parent / "stable_diffusion")
 
+    # No fork looks for garbage among what is here, or copies it by counting it.
+    gc.freeze()
     for line in sys.stdin:
         what, *request = json.loads(line)
         if what == "start":
