@@ -1,7 +1,9 @@
 """`tadp-d2 study`: questions that the synthetic data sets answer."""
 
 import argparse
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +108,20 @@ def run(args: argparse.Namespace) -> None:
         "personalization": _personalization,
         "words": _words,
     }
-    _show(make[args.part](args, _world(args), folder), folder)
+    with _alone(folder):
+        _show(make[args.part](args, _world(args), folder), folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second run of a study out of the folder: both would write the same files."""
+    from tadp_d2.file_lock import locked
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".lock"
+    file.touch()
+    with locked(file, "name another folder in --output"):
+        yield
 
 
 def _of_results(args: argparse.Namespace, folder: Path) -> str:

@@ -10,6 +10,7 @@ from tadp_d2.cli import main
 from tadp_d2.conditioning.caption_prompt import get_modifiers
 from tadp_d2.conditioning.conditioner import get_conditioner_class
 from tadp_d2.conditioning.domains import SLOT
+from tadp_d2.file_lock import locked
 from tadp_d2.records.result_files import read_metrics
 from tadp_d2.reports.comparison import compare
 from tadp_d2.reports.runs import find_runs
@@ -162,6 +163,18 @@ def test_expressions_are_asked_with_and_without_the_style(
     assert plain["oIoU_without_text"] == simple["oIoU_without_text"] > 0
     table = (tmp_path / "adaptation" / "table.md").read_text()
     assert "refcoco_watercolor_test, oIoU" in table and "in the target's style" in table
+
+
+def test_two_at_once_in_one_folder_are_refused(world, tmp_path, tiny_study, capsys):
+    folder = tmp_path / "adaptation"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    command = ["study", "adaptation", "--data", str(world), "--output", str(tmp_path)]
+    with locked(folder / ".lock", ""), pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    assert "another process is writing to it; wait for it, or name" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 def test_help_names_all_questions(capsys, monkeypatch):
