@@ -367,6 +367,7 @@ def make_config(model_folder: Path, tmp_path: Path):
         "INPUT.FIXED_SIZE_TRAIN": (128, 128),
         "INPUT.FIXED_SIZE_TEST": (128, 128),
         "OUTPUT_DIR": str(tmp_path / "run"),
+        "TEST.GALLERY_IMAGES": 1,
     }
     return _maker(QUICK / "voc2watercolor_simple.yaml", settings)
 
@@ -382,6 +383,7 @@ def make_segmentation_config(model_folder: Path, tmp_path: Path):
         "TEST.WINDOW_SIZE": 64,
         "TEST.WINDOW_STRIDE": 43,
         "OUTPUT_DIR": str(tmp_path / "run"),
+        "TEST.GALLERY_IMAGES": 1,
     }
     return _maker(QUICK / "cityscapes2darkzurich_simple.yaml", settings)
 
@@ -399,6 +401,7 @@ def make_depth_config(model_folder: Path, tmp_path: Path):
         "TEST.WINDOW_SIZE": 64,
         "TEST.WINDOW_STRIDE": 32,
         "OUTPUT_DIR": str(tmp_path / "run"),
+        "TEST.GALLERY_IMAGES": 1,
     }
     return _maker(QUICK / "nyu_depth.yaml", settings)
 
@@ -411,6 +414,7 @@ def make_referring_config(model_folder: Path, tmp_path: Path):
         "INPUT.FIXED_SIZE_TRAIN": (128, 128),
         "INPUT.FIXED_SIZE_TEST": (128, 128),
         "OUTPUT_DIR": str(tmp_path / "run"),
+        "TEST.GALLERY_IMAGES": 1,
     }
     return _maker(QUICK / "refcoco.yaml", settings)
 

@@ -35,6 +35,7 @@ def run_script(model_folder, forked):
             "INPUT.FIXED_SIZE_TRAIN": (128, 128),
             "INPUT.FIXED_SIZE_TEST": (128, 128),
             "SOLVER.IMS_PER_BATCH": 2,
+            "TEST.GALLERY_IMAGES": 1,
         }
         if weights:
             settings["MODEL.DIFFUSION.WEIGHTS"] = weights

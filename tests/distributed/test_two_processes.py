@@ -43,6 +43,7 @@ SETTINGS = {
     "INPUT.CROP.SIZE": [64, 64],
     "TEST.WINDOW_SIZE": 64,
     "TEST.WINDOW_STRIDE": 43,
+    "TEST.GALLERY_IMAGES": 2,  # more than a process sees of some sets
     # A conditioner that is trained, has a loss of its own and is evaluated.
     "MODEL.CONDITIONER.NAME": "TaggingAdapter",
     "MODEL.CONDITIONER.TAGGING.WIDTH": 16,
@@ -221,10 +222,11 @@ def test_all_processes_hold_the_same_weights(together):
 def test_two_processes_evaluate_an_odd_number_of_pictures_as_one_does(
     together, make_segmentation_config, image_encoder_folder, tmp_path
 ):
-    conditioner = {key: value for key, value in SETTINGS.items() if "CONDITIONER" in key}
+    kept = ("CONDITIONER", "GALLERY")
+    shared = {key: v for key, v in SETTINGS.items() if any(word in key for word in kept)}
     cfg = make_segmentation_config(
         *("DATASETS.TEST", TEST_SETS, "TEST.SUBMISSION", True),
-        *(item for pair in conditioner.items() for item in pair),
+        *(item for pair in shared.items() for item in pair),
         *("MODEL.CONDITIONER.IMAGE_ENCODER", str(image_encoder_folder)),
     )
     model = Trainer.build_model(cfg)
