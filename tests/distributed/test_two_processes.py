@@ -109,18 +109,28 @@ def start(labelled_world, arguments_of, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def in_forks(forked, labelled_world, arguments_of):
-    """in_forks(script, argument, ..., processes=2) is what the first process of a run prints.
+def start_forks(forked, labelled_world, arguments_of):
+    """start_forks(script, argument, ..., processes=2) starts a run; returns its processes.
 
     They start quickly, as forks with the variables of torchrun if there are several.
     """
 
-    def in_forks(script, *arguments, processes=2, datasets=labelled_world, **options):
+    def start_forks(script, *arguments, processes=2, datasets=labelled_world, **options):
         command = [script, *arguments_of(*arguments, **options)]
-        started = [
+        return [
             forked.start(command, datasets=datasets, **variables)
             for variables in (_torchrun(processes) if processes > 1 else [{}])
         ]
+
+    return start_forks
+
+
+@pytest.fixture(scope="module")
+def in_forks(start_forks):
+    """in_forks(script, argument, ..., processes=2) is what the first process of a run prints."""
+
+    def in_forks(script, *arguments, processes=2, **options):
+        started = start_forks(script, *arguments, processes=processes, **options)
         results = [result for process in started for result in process.results()]
         printed = ["".join(result[1:]) for result in results]
         assert all(result.code == 0 for result in results), printed
@@ -276,22 +286,44 @@ def test_detections_of_two_processes_are_scored_as_those_of_one(
     assert pictures(two) == pictures(own) and pictures(own)
 
 
-def wait_for(path, process):
+def wait_for(path, process, printed):
     while not path.exists():
-        assert process.poll() is None, process.log.read_text()
+        assert process.poll() is None, printed()
         time.sleep(0.02)
 
 
+@pytest.fixture(params=["forks", pytest.param("torchrun", marks=pytest.mark.exhaustive)])
+def stop_after(request, start, start_forks):
+    """stop_after(path, argument, ...) is what a run prints that is stopped once the path exists.
+
+    All processes are stopped, as torchrun does it, which is also asked itself.
+    """
+
+    def stop_after(path, *arguments):
+        if request.param == "torchrun":
+            process = start((*TORCHRUN, "train_net.py"), *arguments)
+            wait_for(path, process, process.log.read_text)
+            process.send_signal(signal.SIGTERM)
+            return finish(process, code=None)  # torchrun's own
+        processes = start_forks("train_net.py", *arguments)
+        wait_for(path, processes[0], processes[0].printed)
+        for process in processes:
+            os.kill(process.pid, signal.SIGTERM)
+        (results,) = zip(*(process.results() for process in processes), strict=True)
+        output = "".join(text for result in results for text in result[1:])
+        assert "Traceback" not in output
+        return output
+
+    return stop_after
+
+
 def test_a_stopped_run_of_two_processes_saves_once_and_is_continued_by_one(
-    alone, start, observe, tmp_path
+    alone, stop_after, observe, tmp_path
 ):
     """Each of the two holds the state of half of the optimizer; the one then holds all of it."""
     folder = tmp_path / "run"
     shared = ("SOLVER.SHARD_OPTIMIZER", True)
-    process = start((*TORCHRUN, "train_net.py"), *shared, "OUTPUT_DIR", folder)
-    wait_for(folder / "model_0000001.pth", process)
-    process.send_signal(signal.SIGTERM)
-    output = finish(process, code=None)  # torchrun's own
+    output = stop_after(folder / "model_0000001.pth", *shared, "OUTPUT_DIR", folder)
     assert "--resume continues the run" in output
     assert "]: Traceback" not in output  # as torch marks that of a process; torchrun has its own
     iteration = int((folder / "last_checkpoint").read_text()[6:13]) + 1

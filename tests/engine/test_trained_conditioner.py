@@ -33,7 +33,9 @@ def train(cfg, resume):
     return trainer
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", ["TaggingAdapter", pytest.param("TextAdapter", marks=pytest.mark.exhaustive)]
+)
 def test_a_resumed_run_is_the_whole_one(name, make_config, image_encoder_folder, tmp_path):
     encoder = ("MODEL.CONDITIONER.IMAGE_ENCODER", str(image_encoder_folder))
     options = ("MODEL.CONDITIONER.NAME", name, *KINDS[name], *encoder, *SMALL)

@@ -54,7 +54,7 @@ def test_what_fails_leaves_the_others(tmp_path):
     assert not (tmp_path / "results" / "-1.json").exists()
 
 
-def test_results_of_something_else_are_refused(tmp_path):
+def test_results_of_something_else_are_refused(tmp_path, in_this_process):
     run_jobs(make_jobs(tmp_path, [2], model="a"))
     with pytest.raises(UserError, match="made of something else"):
         run_jobs(make_jobs(tmp_path, [2, 3], model="b"))
