@@ -1,5 +1,6 @@
 """Batches from loading workers: the same as without, and a message where none comes."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,14 @@ from tadp_d2.data.batches import BatchLoader
 from tadp_d2.errors import UserError
 
 BATCHES = [[0, 1], [2, 3], [4]]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    """torch looks soon how its workers are, also when the iterator of a test is taken down."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+    yield
+    gc.collect()
 
 
 class Inputs(Dataset):
@@ -70,9 +79,7 @@ def test_too_little_shared_memory_ends_the_run(monkeypatch):
     assert len(load(workers=0)) == 3
 
 
-def test_a_worker_that_is_killed_ends_the_run(monkeypatch):
-    # Seconds after which torch looks how its workers are.
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+def test_a_worker_that_is_killed_ends_the_run():
     with pytest.raises(UserError, match="loading failed: DataLoader worker .*NUM_WORKERS"):
         load(stop)
 
