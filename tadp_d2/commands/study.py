@@ -108,19 +108,27 @@ def run(args: argparse.Namespace) -> None:
         "personalization": _personalization,
         "words": _words,
     }
+    world = _world(args)
     with _alone(folder):
-        _show(make[args.part](args, _world(args), folder), folder)
+        _show(make[args.part](args, world, folder), folder)
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second run of a study out of the folder: both would write the same files."""
-    from tadp_d2.file_lock import locked
+    """Keeps a second run of a study out of the folder: both would write the same files.
 
-    folder.mkdir(parents=True, exist_ok=True)
+    Raises:
+        UserError: there is one, or the folder cannot be written.
+    """
+    from tadp_d2.file_lock import locked
+    from tadp_d2.files import writing
+
     file = folder / ".lock"
-    file.touch()
-    with locked(file, "name another folder in --output"):
+    with contextlib.ExitStack() as stack:
+        with writing(file):
+            folder.mkdir(parents=True, exist_ok=True)
+            file.touch()
+            stack.enter_context(locked(file, "name another folder in --output"))
         yield
 
 

@@ -177,6 +177,15 @@ def test_two_at_once_in_one_folder_are_refused(world, tmp_path, tiny_study, caps
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
+def test_an_output_that_is_no_folder_is_told(world, tmp_path, tiny_study, capsys):
+    (tmp_path / "file").write_text("precious")
+    output = str(tmp_path / "file")
+    with pytest.raises(SystemExit) as stop:
+        main(["study", "adaptation", "--data", str(world), "--output", output])
+    assert stop.value.code == 2
+    assert f"{output}/adaptation" in capsys.readouterr().err
+
+
 def test_help_names_all_questions(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")  # no name is divided at a hyphen
     with pytest.raises(SystemExit):
