@@ -6,12 +6,9 @@ import os
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-
-# Garbage is looked for among all objects, and those of imports and of collected tests stay.
-gc.disable()
 
 # Detectron2 reads the place of the data sets when it is imported, and the hub client its mode.
 ROOT = Path(tempfile.mkdtemp(prefix="tadp_d2_tests_"))
@@ -28,6 +25,7 @@ from PIL import Image  # noqa: E402
 
 from tadp_d2.cli import main  # noqa: E402
 from tadp_d2.progress import hide_library_bars  # noqa: E402
+from tadp_d2.start_up import importing  # noqa: E402
 from tadp_d2.synthetic.refer_data_sets import ReferSizes  # noqa: E402
 from tadp_d2.synthetic.room_data_sets import RoomSizes  # noqa: E402
 from tadp_d2.synthetic.street_data_sets import StreetSizes  # noqa: E402
@@ -49,9 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """No garbage is looked for among what stays: imported modules and collected tests."""
+    with importing():
+        result = yield
     gc.freeze()
-    gc.enable()
+    return result
+
+
+def pytest_collection_finish() -> None:
+    hide_library_bars()
 
 
 def pytest_unconfigure() -> None:
@@ -85,11 +91,6 @@ REFER_SIZES = ReferSizes(
     refcoco_comic_test=2,
 )
 QUICK = Path(__file__).parents[1] / "configs" / "quick_schedules"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_bars() -> None:
-    hide_library_bars()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -309,7 +309,7 @@ def stop_after(request, start, start_forks):
         wait_for(path, processes[0], processes[0].printed)
         for process in processes:
             os.kill(process.pid, signal.SIGTERM)
-        (results,) = zip(*(process.results() for process in processes), strict=True)
+        results = [result for process in processes for result in process.results()]
         output = "".join(text for result in results for text in result[1:])
         assert "Traceback" not in output
         return output
